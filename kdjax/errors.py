@@ -1,0 +1,22 @@
+"""The error for everything that the user of a command can mend."""
+
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake outside the program; its one-line message names value and choices.
+
+    The command line prints the message without a traceback and exits with 2.
+    """
+
+
+def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
+    """Returns the error for a name that is none of `choices`.
+
+    Args:
+        kind: what the name stands for, such as 'model'.
+        value: the name that was given.
+        choices: the names that exist.
+    """
+    listed = ", ".join(map(str, choices)) or "none"
+    return UserError(f"unknown {kind} {value!r}; choices: {listed}")

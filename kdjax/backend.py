@@ -1,0 +1,47 @@
+"""What differs by backend: the one place, with the measurements beside it."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def cache_folder() -> Path:
+    """Returns the user's folder for what can be made again: $KDJAX_CACHE, or XDG's."""
+    if folder := os.environ.get("KDJAX_CACHE"):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "kdjax"
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second start does not compile again.
+
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) win where they are given.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = cache_folder() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def compiler_options() -> dict[str, str]:
+    """Returns XLA's options for train and evaluation steps.
+
+    On CPU the library's fast reductions, but XLA's own convolutions: a supervised step
+    of WRN-16-1 (batch 128, two cores) takes 272 ms instead of 400, a CTKD step
+    1,085 ms instead of 1,493.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    option = "xla_cpu_experimental_ynn_fusion_type"
+    return {option: "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def steps_per_dispatch() -> int:
+    """Returns how many train steps one call of the compiled program makes.
+
+    On CPU one: convolutions' weight gradients inside a loop take a path 20 times
+    slower (9,800 ms a step instead of 400). Elsewhere a loop on the device saves the
+    host's work between steps.
+    """
+    return 1 if jax.default_backend() == "cpu" else 32

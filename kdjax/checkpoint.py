@@ -1,0 +1,93 @@
+"""Checkpoints by orbax, with a digest of the content and readable metadata.
+
+Orbax writes atomically, so that a half-written checkpoint is never seen; it has no
+checksum, so that a flipped byte would be. The digest sees it.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kdjax.errors import UserError
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def digest(tree: Any) -> str:
+    """Returns a hash of a tree's paths, shapes, dtypes and bits."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        found.update(name.encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the latest one, saved in the background."""
+
+    def __init__(self, folder: Path):
+        """Opens the folder, which is made when the first checkpoint is saved."""
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1, cleanup_tmp_directories=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
+        """Saves a tree of arrays and JSON values; returns once they are copied."""
+        if step == self.latest():
+            return
+        meta = {**meta, "digest": digest(jax.device_get(tree))}
+        args = ocp.args.Composite(
+            tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
+        )
+        if not self._manager.save(step, args=args):
+            raise RuntimeError(f"orbax did not save step {step} in {self._folder}")
+
+    def restore(self, target: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the newest checkpoint's tree and JSON values.
+
+        Args:
+            target: the tree's shapes, dtypes and shardings.
+
+        Raises:
+            UserError: the checkpoint is damaged or of another shape.
+        """
+        step = self._manager.latest_step()
+        args = ocp.args.Composite(
+            tree=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        )
+        try:
+            found = self._manager.restore(step, args=args)
+            tree, meta = found.tree, found.meta
+        # Whatever orbax and its storage library raise on damaged files.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise self._damaged(step, reason) from error
+        if digest(jax.device_get(tree)) != meta.pop("digest"):
+            raise self._damaged(step, "its content is not what was saved")
+        return tree, meta
+
+    def _damaged(self, step: int | None, reason: str) -> UserError:
+        return UserError(
+            f"checkpoint {self._folder / str(step)} cannot be read: {reason}; "
+            "delete its folder to train again from what is left"
+        )
+
+    def close(self) -> None:
+        """Waits for the last checkpoint to be on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,122 @@
+"""The stream of training batches: a pure function of (key, epoch, index).
+
+What example i looks like in epoch e depends on the stream's key, e and i alone: not on
+stage, method or role, devices, or how often the run was resumed.
+"""
+
+import dataclasses
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from kdjax.data.augment import Augment
+from kdjax.errors import UserError
+from kdjax.keys import fold
+
+
+@flax.struct.dataclass
+class Batch:
+    """One batch.
+
+    Attributes:
+        images: `[batch, height, width, channels]`, normalised.
+        labels: `[batch]` integers.
+        index: `[batch]` positions in the training set.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    index: jax.Array
+
+
+def normalise(
+    images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype
+) -> jax.Array:
+    """Returns 0..255 images with each channel's mean taken off, over its deviation."""
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    scale = jnp.asarray(std, dtype).reshape(shape)
+    shift = jnp.asarray(mean, dtype).reshape(shape)
+    return (images.astype(dtype) / 255 - shift) / scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The training stream of one data set, batch size and augmentation.
+
+    An epoch has floor(size / batch_size) steps; the tail of its permutation is dropped,
+    so that one compiled program serves all steps.
+
+    Attributes:
+        size: number of training images.
+        batch_size: images per step.
+        augment: how images are varied.
+        mean: per channel, for images of 0..1.
+        std: per channel, for images of 0..1.
+        dtype: of the normalised images.
+    """
+
+    size: int
+    batch_size: int
+    augment: Augment
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        if self.batch_size > self.size:
+            raise UserError(
+                f"batch_size={self.batch_size} is larger than the training set of "
+                f"{self.size} images"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return self.size // self.batch_size
+
+    def order(self, key: jax.Array, epoch: jax.Array | int) -> jax.Array:
+        """Returns the epoch's order of all examples, `[size]`.
+
+        Args:
+            key: the stream's key, `fold(replica key, 'stream')`.
+            epoch: counted from 0.
+        """
+        return jax.random.permutation(fold(key, epoch, "order"), self.size)
+
+    def batch(
+        self,
+        data: tuple[jax.Array, jax.Array],
+        order: jax.Array,
+        key: jax.Array,
+        step: jax.Array,
+    ) -> Batch:
+        """Returns the batch of a step, made on the device.
+
+        Args:
+            data: all training images (uint8) and labels.
+            order: the epoch's order.
+            key: the stream's key.
+            step: the step's number in the stage.
+        """
+        epoch, position = step // self.steps, step % self.steps
+        start = position * self.batch_size
+        index = jax.lax.dynamic_slice_in_dim(order, start, self.batch_size)
+        return self.examples(data, index, fold(key, epoch, "augment"))
+
+    def examples(
+        self, data: tuple[jax.Array, jax.Array], index: jax.Array, key: jax.Array
+    ) -> Batch:
+        """Returns given examples as they look in the epoch that `key` belongs to."""
+        images, labels = data
+        keys = jax.vmap(fold, in_axes=(None, 0))(key, index)
+        varied = self.augment.apply(images[index], keys)
+        return Batch(
+            normalise(varied, self.mean, self.std, self.dtype), labels[index], index
+        )
+
+
+def pad(size: int, batch_size: int) -> int:
+    """Returns `size` rounded up to whole batches."""
+    return math.ceil(size / batch_size) * batch_size

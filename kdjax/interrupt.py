@@ -1,0 +1,33 @@
+"""SIGTERM and Ctrl-C: finish the step, save a checkpoint, then leave."""
+
+import signal
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Raised once a checkpoint is saved after a signal; the exit code is 128 + it."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved")
+        self.exit_code = 128 + number
+
+
+class Interrupt:
+    """Remembers the first signal; a second one of the same kind ends at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def install(self) -> None:
+        """Handles SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def raise_if_set(self) -> None:
+        """Raises Interrupted if a signal has come."""
+        if self.number is not None:
+            raise Interrupted(self.number)

@@ -1,0 +1,32 @@
+"""Distillation losses as pure functions of arrays.
+
+Every loss is called as `f(student, teacher, *, ...)`: the student's array first, the
+teacher's second, hyper-parameters by keyword. A loss that decomposes over examples
+returns one value per example, `[batch]`; take the mean for the usual batch loss.
+
+Nothing here stops a gradient. A frozen or blocked teacher is the caller's decision:
+
+    kd(student, jax.lax.stop_gradient(teacher), temperature=4.0).mean()
+
+Inputs are computed in at least float32: bfloat16 goes up, float64 stays. Shapes that
+do not fit raise ValueError; they are never broadcast.
+"""
+
+from kdjax.losses.features import (
+    attention_distance,
+    attention_map,
+    attention_transfer,
+    feature_mse,
+)
+from kdjax.losses.logits import cross_entropy, kd, logit_matching, soft_cross_entropy
+
+__all__ = [
+    "attention_distance",
+    "attention_map",
+    "attention_transfer",
+    "cross_entropy",
+    "feature_mse",
+    "kd",
+    "logit_matching",
+    "soft_cross_entropy",
+]

@@ -1,0 +1,103 @@
+"""The command: `python -m kdjax.main --config configs/ctkd.py --workdir runs/ctkd`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from kdjax.errors import UserError, unknown
+
+_USAGE = """\
+usage: python -m kdjax.main --config CONFIG.py[:ARG] --workdir DIR [--config.KEY=VALUE]
+
+  --config   an experiment, such as configs/ctkd.py or configs/ctkd.py:digits,seeds=3
+  --workdir  the folder for stages and results; what it holds already is not repeated
+"""
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
+    """Returns the config as plain dictionaries and the working folder.
+
+    Args:
+        argv: program name and arguments.
+
+    Returns:
+        Config and folder, or None if help was asked for.
+
+    Raises:
+        UserError: whatever absl, config flags or the config file find wrong.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=list(argv)
+    )
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        # A config file's own error comes as the last line of a quoted traceback.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(line.removeprefix("kdjax.errors.UserError: ")) from error
+    except (AttributeError, KeyError) as error:
+        raise _unknown_key(argv) or UserError(f"config: {error}") from error
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"config file: {error}".replace("\n", " ")) from error
+    if values.help:
+        return None
+    if rest[1:]:
+        raise UserError(f"unknown argument {rest[1]!r}; see --help")
+    for name in ("config", "workdir"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
+    if not isinstance(values.config, ConfigDict):
+        path = Path(config_flags.get_config_filename(values["config"]))
+        raise unknown("config", str(path), sorted(map(str, path.parent.glob("*.py"))))
+    return values.config.to_dict(), Path(values.workdir)
+
+
+def _unknown_key(argv: Sequence[str]) -> UserError | None:
+    """Returns the error for the first override of a key that the config lacks."""
+    prefix = "--config."
+    parsed = parse_flags([arg for arg in argv if not arg.startswith(prefix)])
+    for arg in argv:
+        found: Any = parsed[0] if parsed else {}
+        for key in arg.removeprefix(prefix).split("=")[0].split("."):
+            if not arg.startswith(prefix):
+                break
+            if not isinstance(found, Mapping) or key not in found:
+                return unknown(f"key of {arg!r}", key, found if found else ())
+            found = found[key]
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs an experiment and returns the exit code."""
+    # Imported here: wrong flags are answered at once.
+    from kdjax import backend, experiment
+    from kdjax.interrupt import Interrupt, Interrupted
+
+    try:
+        parsed = parse_flags(sys.argv if argv is None else argv)
+        if parsed is None:
+            print(_USAGE)
+            return 0
+        config, workdir = parsed
+        interrupt = Interrupt()
+        interrupt.install()
+        backend.use_compilation_cache()
+        experiment.Run(experiment.parse(config), workdir, interrupt).run()
+    except UserError as error:
+        print(f"kdjax: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interruption:
+        print(f"kdjax: {interruption}", file=sys.stderr)
+        return interruption.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The methods: how a stage learns."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kdjax.errors import UserError, unknown
+from kdjax.fields import build
+from kdjax.methods.base import Context, Method, Term
+from kdjax.methods.collaborative import CTKD, Rocket
+from kdjax.methods.combined import Combined
+from kdjax.methods.features import AT, FitNet
+from kdjax.methods.logits import KD
+
+__all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
+
+METHODS: dict[str, type[Method]] = {
+    "supervised": Method,
+    "kd": KD,
+    "at": AT,
+    "fitnet": FitNet,
+    "rocket": Rocket,
+    "ctkd": CTKD,
+}
+"""Methods by name; a name like 'rocket+kd' combines several."""
+
+
+def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
+    """Returns a method with its hyper-parameters.
+
+    Args:
+        name: a row of `METHODS`, or several joined by '+': the first one's
+            cross-entropy counts, the others add their terms.
+        options: hyper-parameters by method name; what is not given keeps its default.
+
+    Raises:
+        UserError: an unknown method or option, or a value out of range.
+    """
+    parts = {}
+    for part in name.split("+"):
+        if part not in METHODS:
+            raise unknown("method", part, METHODS)
+        if part in parts:
+            raise UserError(f"method {name!r} names {part!r} twice")
+        parts[part] = build(METHODS[part], part, options.get(part, {}))
+    for part in options:
+        if part not in parts:
+            raise UserError(f"options for {part!r}, but the method is {name!r}")
+    return parts[name] if name in parts else Combined(parts)
+
+
+def options(method: Method) -> dict[str, dict[str, Any]]:
+    """Returns every part's hyper-parameters and version by name: for fingerprints."""
+    names = {cls: name for name, cls in METHODS.items()}
+    parts = method.parts.values() if isinstance(method, Combined) else (method,)
+    return {
+        names[type(part)]: {"version": part.VERSION, **dataclasses.asdict(part)}
+        for part in parts
+    }

@@ -1,0 +1,138 @@
+"""Methods that teach through feature maps: attention transfer and FitNet hints."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from kdjax import losses
+from kdjax.errors import UserError, unknown
+from kdjax.methods.base import Context, Method, Term, cross_entropy, only
+from kdjax.models import Outputs
+
+
+def feature(outputs: Outputs, name: str) -> jax.Array:
+    """Returns a named feature.
+
+    Raises:
+        UserError: the network has none of that name.
+    """
+    if name not in outputs.features:
+        raise unknown("feature", name, sorted(outputs.features))
+    return outputs.features[name]
+
+
+def attention_maps(
+    outputs: Outputs, levels: tuple[str, ...], power: float
+) -> dict[str, jax.Array]:
+    """Returns the attention maps of some features, `[batch, positions]` by name."""
+    return {
+        level: losses.attention_map(feature(outputs, level), power=power)
+        for level in levels
+    }
+
+
+def attention_distance(
+    student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
+) -> jax.Array:
+    """Returns the attention term, summed over the levels, `[batch]`."""
+    return sum(
+        losses.attention_distance(student[level], teacher[level], norm=norm)
+        for level in teacher
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AT(Method):
+    """Attention transfer (Zagoruyko and Komodakis, 2017): CE + beta sum_j AT_j."""
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 1e3
+    levels: tuple[str, ...] = ("stage1", "stage2", "stage3")
+    power: float = 2.0
+    norm: str = "mean_square"
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the attention maps."""
+        return attention_maps(outputs, self.levels, self.power)
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and attention term."""
+        teacher, target = only(context.targets)
+        maps = attention_maps(context.outputs["student"], self.levels, self.power)
+        distance = attention_distance(maps, target, self.norm)
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            f"at/{teacher}": Term(distance, self.beta),
+        }
+
+
+class Regressor(nn.Module):
+    """FitNet's regressor: a convolution to the teacher's shape, BatchNorm, ReLU.
+
+    `ConvReg` of RepDistiller: 3x3 with stride 2 from twice the size, a transposed 4x4
+    with stride 2 from half the size, otherwise (1 + difference of the sizes).
+    """
+
+    level: str
+    shape: tuple[int, int, int]  # height, width and channels of the teacher's map
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> jax.Array:
+        """Returns the student's map in the teacher's shape."""
+        del targets
+        x = feature(outputs["student"], self.level)
+        *size, channels = self.shape
+        height, width = x.shape[1:3]
+        if [height, width] == [2 * side for side in size]:
+            x = nn.Conv(channels, (3, 3), 2, padding=1)(x)
+        elif [2 * height, 2 * width] == size:
+            x = nn.ConvTranspose(channels, (4, 4), (2, 2))(x)
+        elif height >= size[0] and width >= size[1]:
+            kernel = (1 + height - size[0], 1 + width - size[1])
+            x = nn.Conv(channels, kernel, padding="VALID")(x)
+        else:
+            raise UserError(
+                f"fitnet: the student's {self.level} {(height, width)} cannot be "
+                f"brought to the teacher's {tuple(size)}; it must be half its size, "
+                "as large, or larger"
+            )
+        return nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class FitNet(Method):
+    """A hint on the middle of the network (Romero et al., 2015): CE + beta hint.
+
+    Deviations: trained jointly with the cross-entropy, with BatchNorm and ReLU in the
+    regressor and the mean of squares, as RepDistiller has it; the paper trains the
+    lower half on the hint first, with half the sum of squares.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 100.0
+    level: str = "stage2"
+
+    def read(self, outputs: Outputs) -> jax.Array:
+        """Returns the hint."""
+        return feature(outputs, self.level)
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns the regressor."""
+        teacher, target = only(targets)
+        return {f"fitnet/{teacher}": Regressor(self.level, target.shape[1:])}
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and hint term."""
+        teacher, target = only(context.targets)
+        name = f"fitnet/{teacher}"
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            name: Term(losses.feature_mse(context.adapted[name], target), self.beta),
+        }

@@ -1,0 +1,88 @@
+"""The networks: linen modules `model(x, train) -> Outputs(logits, features)`."""
+
+from types import ModuleType
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import unknown
+from kdjax.keys import fold
+from kdjax.models import wrn
+from kdjax.models.base import Outputs, Variables
+
+__all__ = [
+    "MODELS",
+    "Outputs",
+    "Variables",
+    "create",
+    "init",
+    "shapes",
+    "version",
+]
+
+MODELS = {"wrn": wrn}
+"""Families by the first word of their names; each module has `create` and `VERSION`."""
+
+
+def _family(name: str) -> ModuleType:
+    try:
+        return MODELS[name.split("-")[0]]
+    except KeyError:
+        raise unknown("model", name, ("wrn-DEPTH-WIDEN",)) from None
+
+
+def create(name: str, num_classes: int) -> nn.Module:
+    """Returns a network by its name in the papers, such as 'wrn-16-1'.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    return _family(name).create(name, num_classes)
+
+
+def version(name: str) -> int:
+    """Returns the version of a network's numbers, which goes into fingerprints."""
+    return _family(name).VERSION
+
+
+def init(
+    key: jax.Array,
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    copy: int = 0,
+    dtype: jnp.dtype = jnp.float32,
+) -> Variables:
+    """Returns a network's initial variables.
+
+    They depend on the replica's key, the model's name, the number of classes and
+    `copy` alone, not on the stage or role: CTKD's scratch teacher and expert of one
+    seed start from the same point, as the paper's Figure 1 has it.
+
+    Args:
+        key: the replica's root key.
+        name: the model's name.
+        num_classes: the number of classes.
+        image_shape: height, width and channels of the images.
+        copy: tells apart networks of one name and seed that must differ.
+        dtype: of the parameters and statistics.
+    """
+    images = jnp.zeros((1, *image_shape), dtype)
+    key = fold(key, name, num_classes, copy)
+    variables = create(name, num_classes).init(key, images, train=False)
+    variables = {"batch_stats": {}, **variables}
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+
+
+def shapes(
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: jnp.dtype = jnp.float32,
+) -> Variables:
+    """Returns the shapes and dtypes of a network's variables."""
+    return jax.eval_shape(
+        lambda key: init(key, name, num_classes, image_shape, dtype=dtype),
+        jax.random.key(0),
+    )

@@ -1,0 +1,111 @@
+"""Wide residual networks WRN-d-k for small images.
+
+Zagoruyko and Komodakis, *Wide Residual Networks*, 2016; the networks of the CTKD
+paper (its Figure 4), as its released code and that of attention transfer build them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import UserError
+from kdjax.models.base import Outputs
+
+VERSION = 1
+
+# He normal with the fan of the inputs, sqrt(2 / fan_in), for convolutions and the
+# classifier: `kaiming_normal` of the released CTKD and Rocket Launching code. That
+# code draws BatchNorm scales from U(0, 1); here they start at 1, as in the paper.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+def _conv(features: int, size: int, strides: int, name: str) -> nn.Conv:
+    # Padding on both sides: 'SAME' would pad stride-2 convolutions on one side only.
+    return nn.Conv(
+        features,
+        (size, size),
+        strides,
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=he_normal,
+        name=name,
+    )
+
+
+def _batch_norm(train: bool, name: str) -> nn.BatchNorm:
+    """BatchNorm with PyTorch's constants.
+
+    The running variance is the biased one, where PyTorch keeps n/(n-1) times it.
+    """
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
+
+
+class Block(nn.Module):
+    """BatchNorm-ReLU-convolution twice around a shortcut (pre-activation block)."""
+
+    features: int
+    strides: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Returns the block's output and its input's first BatchNorm."""
+        pre = _batch_norm(train, "bn1")(x)
+        out = nn.relu(pre)
+        # Without a change of width the shortcut is the identity, otherwise a 1x1
+        # convolution of the activated input.
+        shortcut = x
+        if x.shape[-1] != self.features:
+            shortcut = _conv(self.features, 1, self.strides, "shortcut")(out)
+        out = _conv(self.features, 3, self.strides, "conv1")(out)
+        out = nn.relu(_batch_norm(train, "bn2")(out))
+        return _conv(self.features, 3, 1, "conv2")(out) + shortcut, pre
+
+
+class WideResNet(nn.Module):
+    """WRN-d-k, d = 6 * blocks + 4: three groups of 16k, 32k and 64k channels.
+
+    The features 'stage1' to 'stage3' are the groups' outputs, neither normalised nor
+    rectified; 'stage1_pre' to 'stage3_pre' are these after the BatchNorm that comes
+    next.
+    """
+
+    blocks: int
+    widen: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Outputs:
+        """Classifies images `[batch, height, width, channels]`."""
+        x = _conv(16, 3, 1, "stem")(x)
+        features = {"stem": x}
+        for stage, strides in ((1, 1), (2, 2), (3, 2)):
+            for block in range(1, self.blocks + 1):
+                x, pre = Block(
+                    features=16 * self.widen * 2 ** (stage - 1),
+                    strides=strides if block == 1 else 1,
+                    name=f"stage{stage}_block{block}",
+                )(x, train)
+                if stage > 1 and block == 1:
+                    features[f"stage{stage - 1}_pre"] = pre
+            features[f"stage{stage}"] = x
+        pre = features["stage3_pre"] = _batch_norm(train, "bn")(x)
+        pooled = features["pooled"] = jnp.mean(nn.relu(pre), axis=(1, 2))
+        logits = nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(pooled)
+        return Outputs(logits, features)
+
+
+def create(name: str, num_classes: int) -> WideResNet:
+    """Returns the network for a name like 'wrn-16-1' (depth 16, widening 1).
+
+    Raises:
+        UserError: the name is not 'wrn-DEPTH-WIDEN', or the depth not 6n + 4.
+    """
+    _, *parts = name.split("-")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise UserError(f"model {name!r} is not of the form wrn-DEPTH-WIDEN")
+    depth, widen = map(int, parts)
+    if depth < 10 or (depth - 4) % 6:
+        raise UserError(
+            f"model {name!r}: depth {depth} is not 6n + 4; choices: 10, 16, 22, 28, ..."
+        )
+    return WideResNet((depth - 4) // 6, widen, num_classes)

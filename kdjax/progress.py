@@ -1,0 +1,57 @@
+"""What a person sees while a stage trains: a bar on a terminal, lines elsewhere."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class StageProgress:
+    """The progress of one replica of a stage, in steps."""
+
+    def __init__(self, label: str, total: int, done: int):
+        """Starts at `done` of `total` steps."""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, speed="")
+        self._label = label
+
+    def __enter__(self) -> "StageProgress":
+        """Shows the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def step(self, done: int, images_per_second: float) -> None:
+        """Moves the bar."""
+        if console.is_terminal:
+            speed = f"{images_per_second:,.0f} images/s"
+            self._bar.update(self._task, completed=done, speed=speed)
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        console.print(f"{self._label}  {text}", markup=False)

@@ -1,0 +1,247 @@
+"""The train state, the one train step of every method, and the evaluation step."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kdjax import losses, models
+from kdjax.data.stream import Batch
+from kdjax.keys import fold
+from kdjax.methods import Context, Method
+from kdjax.models import Outputs, Variables
+
+Metrics = dict[str, jax.Array]
+_shapes = functools.cache(models.shapes)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: number of steps done.
+        params: of trained roles and adapters, by name, without tied ones.
+        batch_stats: of trained roles and adapters, by name.
+        opt_state: the optimiser's.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One stage's step: which networks it runs, and how they learn.
+
+    Attributes:
+        method: makes the terms of the loss.
+        student: the student's model name.
+        teachers: model names of the frozen teachers, by stage.
+        num_classes: the data set's.
+        image_shape: height, width and channels.
+        tx: the optimiser.
+        copy: tells the student's start apart from an equal network's.
+        dtype: of parameters and computation.
+    """
+
+    method: Method
+    student: str
+    teachers: Mapping[str, str]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    tx: optax.GradientTransformation
+    copy: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    def _model(self, name: str) -> nn.Module:
+        return models.create(name, self.num_classes)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Model names of the trained networks, by role, 'student' first."""
+        return self.method.roles(self.student)
+
+    def _adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        return self.method.adapters(outputs, targets)
+
+    def init(self, key: jax.Array, frozen: Mapping[str, Variables]) -> TrainState:
+        """Returns the state before the first step.
+
+        Args:
+            key: the replica's root key.
+            frozen: the teachers' variables.
+        """
+        variables = {
+            role: models.init(
+                key,
+                name,
+                self.num_classes,
+                self.image_shape,
+                self.copy if role == "student" else 0,
+                self.dtype,
+            )
+            for role, name in self.roles.items()
+        }
+        variables = self.method.initial(variables, frozen)
+        images = jnp.zeros((2, *self.image_shape), self.dtype)
+        params = {name: part["params"] for name, part in variables.items()}
+        stats = {name: part["batch_stats"] for name, part in variables.items()}
+        outputs, _ = self._apply_roles(params, stats, images)
+        targets = self._targets(frozen, images)
+        for name, adapter in self._adapters(outputs, targets).items():
+            part = adapter.init(fold(key, "adapter", name), outputs, targets, True)
+            part = jax.tree.map(lambda leaf: leaf.astype(self.dtype), part)
+            params[name] = part.get("params", {})
+            stats[name] = part.get("batch_stats", {})
+        flat = flatten_dict(params, keep_empty_nodes=True)
+        for path in self.method.ties(params):
+            del flat[path]
+        params = unflatten_dict(flat)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, stats, self.tx.init(params))
+
+    def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters with the tied ones in their places."""
+        shapes = {
+            role: _shapes(name, self.num_classes, self.image_shape)["params"]
+            for role, name in self.roles.items()
+        }
+        flat = flatten_dict(params, keep_empty_nodes=True)
+        for path, owner in self.method.ties(shapes).items():
+            flat[path] = flat[owner]
+        return unflatten_dict(flat)
+
+    def networks(self, state: TrainState) -> dict[str, Variables]:
+        """Returns the complete variables of every trained network, by role."""
+        params = self.complete(state.params)
+        return {
+            role: {"params": params[role], "batch_stats": state.batch_stats[role]}
+            for role in self.roles
+        }
+
+    def _apply_roles(
+        self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
+    ) -> tuple[dict[str, Outputs], dict[str, Any]]:
+        outputs, new_stats = {}, {}
+        for role, name in self.roles.items():
+            variables = {"params": params[role], "batch_stats": stats[role]}
+            outputs[role], mutated = self._model(name).apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
+            new_stats[role] = mutated.get("batch_stats", {})
+        return outputs, new_stats
+
+    def _targets(
+        self, frozen: Mapping[str, Variables], images: jax.Array
+    ) -> dict[str, Any]:
+        """Returns what the method reads of every teacher, blocked to gradients."""
+        return {
+            teacher: jax.lax.stop_gradient(
+                self.method.read(
+                    self._model(name).apply(frozen[teacher], images, train=False)
+                )
+            )
+            for teacher, name in self.teachers.items()
+        }
+
+    def train(
+        self,
+        state: TrainState,
+        frozen: Mapping[str, Variables],
+        batch: Batch,
+        key: jax.Array,
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after one step, and the step's metrics.
+
+        Args:
+            state: before the step.
+            frozen: the teachers' variables.
+            batch: images, labels and their indices.
+            key: the replica's root key; the step's number is folded in here.
+
+        Returns:
+            The new state; scalars: the total 'loss', every raw term by name, and
+            'accuracy/ROLE' of every trained network on this batch.
+        """
+        targets = self._targets(frozen, batch.images)
+
+        def loss_fn(params):
+            params = self.complete(params)
+            outputs, stats = self._apply_roles(params, state.batch_stats, batch.images)
+            adapted = {}
+            for name, adapter in self._adapters(outputs, targets).items():
+                variables = {"params": params[name]}
+                variables["batch_stats"] = state.batch_stats[name]
+                adapted[name], mutated = adapter.apply(
+                    variables, outputs, targets, True, mutable=["batch_stats"]
+                )
+                stats[name] = mutated.get("batch_stats", {})
+            context = Context(
+                labels=batch.labels,
+                index=batch.index,
+                outputs=outputs,
+                targets=targets,
+                adapted=adapted,
+                step=state.step,
+                key=fold(key, "step", state.step),
+            )
+            metrics, loss = {}, jnp.zeros((), self.dtype)
+            for name, (value, weight) in self.method.terms(context).items():
+                metrics[name] = jnp.mean(value)
+                weight = weight(state.step) if callable(weight) else weight
+                loss += weight * metrics[name]
+            metrics["loss"] = loss
+            for role, output in outputs.items():
+                hits = jnp.argmax(output.logits, axis=-1) == batch.labels
+                metrics[f"accuracy/{role}"] = jnp.mean(hits, dtype=self.dtype)
+            return loss, (stats, metrics)
+
+        grads, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    def evaluate(
+        self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array
+    ) -> Metrics:
+        """Returns sums over one batch of test images, for every trained network.
+
+        Args:
+            state: the networks.
+            images: `[batch, height, width, channels]`, normalised.
+            labels: `[batch]` integers.
+            valid: `[batch]` booleans, False for padding.
+
+        Returns:
+            'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE', each summed over what is valid.
+        """
+        metrics = {}
+        for role, variables in self.networks(state).items():
+            model = self._model(self.roles[role])
+            logits = model.apply(variables, images, train=False).logits
+            best = jax.lax.top_k(logits, min(5, self.num_classes))[1]
+            hits = (best == labels[:, None]) & valid[:, None]
+            # A NaN sorts first, but it is never right.
+            hits &= jnp.all(jnp.isfinite(logits), axis=1, keepdims=True)
+            loss = losses.cross_entropy(logits, labels)
+            metrics[f"accuracy/{role}"] = jnp.sum(hits[:, 0])
+            metrics[f"top5/{role}"] = jnp.sum(hits)
+            metrics[f"loss/{role}"] = jnp.sum(jnp.where(valid, loss, 0))
+        return metrics

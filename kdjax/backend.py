@@ -37,6 +37,16 @@ def compiler_options() -> dict[str, str]:
     return {option: "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
+def start_options() -> dict[str, str]:
+    """Returns XLA's options for programs that run once, such as initial parameters.
+
+    On CPU without optimisation: WRN-40-1's start compiles in 4.6 s instead of 13.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": "0"}
+
+
 def steps_per_dispatch() -> int:
     """Returns how many train steps one call of the compiled program makes.
 

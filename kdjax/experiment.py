@@ -16,9 +16,8 @@ import numpy as np
 import kdjax
 from kdjax import methods, models, parallel
 from kdjax.analysis.report import draw_curves, print_table
-from kdjax.data import sources
+from kdjax.data import resident, sources
 from kdjax.data.augment import Augment
-from kdjax.data.sources import Dataset
 from kdjax.data.stream import Stream
 from kdjax.errors import UserError, unknown
 from kdjax.fields import build
@@ -26,10 +25,11 @@ from kdjax.files import write_json
 from kdjax.interrupt import Interrupt
 from kdjax.methods import Method
 from kdjax.models import Variables
+from kdjax.program import Program
 from kdjax.progress import console
 from kdjax.recipe import Recipe
 from kdjax.step import Step
-from kdjax.train import Saving, Trainer, load_network
+from kdjax.train import Saving, Training, load_network
 
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
 
@@ -190,7 +190,7 @@ class Run:
                 f"workdir {workdir} cannot be written: {error.strerror}"
             ) from error
         data = experiment.data
-        self._dataset: Dataset = sources.load(
+        dataset = sources.load(
             data["name"],
             data.get("dir"),
             train_size=data.get("train_size"),
@@ -198,7 +198,7 @@ class Run:
         )
         self._dtype = DTYPES[experiment.precision]
         self._mesh = parallel.make_mesh()
-        self._image_shape = self._dataset.train.images.shape[1:]
+        self._data = resident.place(dataset, self._mesh)
 
     def settings(self, name: str, seed: int) -> dict[str, Any]:
         """Returns everything that decides the weights of one replica of a stage."""
@@ -208,7 +208,7 @@ class Run:
             for teacher in stage.teachers
         ]
         roles = stage.method.roles(stage.model).items()
-        data = self._dataset
+        data = self._data.dataset
         return {
             "seed": seed,
             "copy": stage.copy,
@@ -224,7 +224,7 @@ class Run:
                 "version": data.version,
                 "train_size": len(data.train.labels),
                 "classes": data.num_classes,
-                "image_shape": list(self._image_shape),
+                "image_shape": list(self._data.image_shape),
             },
             "augment": {
                 "version": Augment.VERSION,
@@ -248,39 +248,34 @@ class Run:
         found = sorted((self._workdir / "stages").glob(f"*-{fingerprint}"))
         return found[0] if found else self._workdir / "stages" / f"{name}-{fingerprint}"
 
-    def _trainer(self, stage: Stage) -> Trainer:
-        dataset, recipe = self._dataset, stage.recipe
-        stream = Stream(
-            size=len(dataset.train.labels),
-            batch_size=recipe.batch_size,
-            augment=self._experiment.augment,
-            mean=dataset.mean,
-            std=dataset.std,
-            dtype=self._dtype,
-        )
-        total = recipe.epochs * stream.steps
-        step = Step(
-            method=stage.method,
-            student=stage.model,
-            teachers={
-                teacher: self._experiment.stages[teacher].model
-                for teacher in stage.teachers
-            },
-            num_classes=dataset.num_classes,
-            image_shape=self._image_shape,
-            tx=recipe.optimiser(total),
-            copy=stage.copy,
-            dtype=self._dtype,
-        )
-        return Trainer(
-            step,
-            dataset,
-            stream,
-            recipe.epochs,
-            recipe.schedule(total),
-            self._mesh,
-            self._experiment.saving,
-        )
+    def _program(self, stage: Stage) -> Program:
+        """Returns the programs of a stage; raises UserError where parts do not fit."""
+        dataset, recipe = self._data.dataset, stage.recipe
+        try:
+            stream = Stream(
+                size=len(dataset.train.labels),
+                batch_size=recipe.batch_size,
+                augment=self._experiment.augment,
+                mean=dataset.mean,
+                std=dataset.std,
+                dtype=self._dtype,
+            )
+            step = Step(
+                method=stage.method,
+                student=stage.model,
+                teachers={
+                    teacher: self._experiment.stages[teacher].model
+                    for teacher in stage.teachers
+                },
+                num_classes=dataset.num_classes,
+                image_shape=self._data.image_shape,
+                tx=recipe.optimiser(recipe.epochs * stream.steps),
+                copy=stage.copy,
+                dtype=self._dtype,
+            )
+            return Program(step, self._data, stream, self._mesh)
+        except UserError as error:
+            raise UserError(f"stage {stage.name!r}: {error}") from error
 
     def _finished(self, name: str, seed: int) -> dict[str, Any] | None:
         """Returns the result of a replica, or None if it is not finished."""
@@ -292,38 +287,24 @@ class Run:
         return load_network(
             self.folder(name, seed),
             self._experiment.stages[name].model,
-            self._dataset.num_classes,
-            self._image_shape,
+            self._data.dataset.num_classes,
+            self._data.image_shape,
             self._dtype,
         )
-
-    def _check(self, trainers: Mapping[str, Trainer]) -> None:
-        """Raises UserError for networks that do not fit, before anything is trained."""
-        for name, trainer in trainers.items():
-            frozen = {}
-            for teacher in self._experiment.stages[name].teachers:
-                model = self._experiment.stages[teacher].model
-                frozen[teacher] = models.shapes(
-                    model, self._dataset.num_classes, self._image_shape, self._dtype
-                )
-            try:
-                trainer.shapes(frozen)
-            except UserError as error:
-                raise UserError(f"stage {name!r}: {error}") from error
 
     def run(self) -> dict[str, Any]:
         """Trains what is missing and returns the results, also in `results.json`."""
         stages = self._experiment.stages
-        trainers = {
-            name: self._trainer(stage)
+        # All of them before the first is trained: what does not fit is known at once.
+        programs = {
+            name: self._program(stage)
             for name, stage in stages.items()
             if any(not self._finished(name, seed) for seed in range(stage.seeds))
         }
-        self._check(trainers)
         results = {}
         for name, stage in stages.items():
             results[name] = [
-                self._replica(name, seed, trainers.get(name))
+                self._replica(name, seed, programs.get(name))
                 for seed in range(stage.seeds)
             ]
         summary = self._summary(results)
@@ -332,7 +313,7 @@ class Run:
         print_table(summary["stages"])
         return summary
 
-    def _replica(self, name: str, seed: int, trainer: Trainer | None) -> dict[str, Any]:
+    def _replica(self, name: str, seed: int, program: Program | None) -> dict[str, Any]:
         """Returns a replica's result, after training it if there is none yet."""
         stage = self._experiment.stages[name]
         folder, fingerprint = self.folder(name, seed), self.fingerprint(name, seed)
@@ -340,7 +321,7 @@ class Run:
         if result := self._finished(name, seed):
             console.print(f"{label}  found in {folder}", markup=False)
             return result
-        assert trainer is not None
+        assert program is not None
         folder.mkdir(exist_ok=True)
         settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
         write_json(folder / "stage.json", settings)
@@ -348,7 +329,18 @@ class Run:
             teacher: self._load(teacher, self.replica_of(teacher, seed))
             for teacher in stage.teachers
         }
-        result = trainer.run(label, seed, frozen, folder, fingerprint, self._interrupt)
+        training = Training(
+            program,
+            stage.recipe,
+            self._experiment.saving,
+            label=label,
+            seed=seed,
+            frozen=frozen,
+            folder=folder,
+            fingerprint=fingerprint,
+            interrupt=self._interrupt,
+        )
+        result = training.run()
         result = {"fingerprint": fingerprint, "seed": seed, **result}
         write_json(folder / "result.json", result)
         return result

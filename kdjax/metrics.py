@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -38,9 +39,21 @@ def add(
     return {"sums": sums, "bad": bad}
 
 
+def means(totals: dict[str, Any], steps: int) -> Record:
+    """Returns the means of an epoch of `steps` steps.
+
+    Raises:
+        UserError: a metric was not finite.
+    """
+    totals = jax.device_get(totals)
+    check_finite(totals, steps)
+    return {name: float(total) / steps for name, total in totals["sums"].items()}
+
+
 def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
     """Raises UserError that names step and terms if a metric was not finite."""
-    bad = {name: int(step) for name, step in totals["bad"].items() if step >= 0}
+    first_bad = jax.device_get(totals["bad"])
+    bad = {name: int(step) for name, step in first_bad.items() if step >= 0}
     if bad:
         first = min(bad.values())
         terms = [name for name, step in bad.items() if step == first]
@@ -79,7 +92,16 @@ class Writer:
         for key, value in record.items():
             self._events.add_scalar(key, value, int(record["epoch"]))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Writer":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Closes both files."""
         self._lines.close()
         self._events.close()

@@ -1,7 +1,6 @@
 """The train state, the one train step of every method, and the evaluation step."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ from kdjax.methods import Context, Method
 from kdjax.models import Outputs, Variables
 
 Metrics = dict[str, jax.Array]
-_shapes = functools.cache(models.shapes)
 
 
 @flax.struct.dataclass
@@ -71,19 +69,13 @@ class Step:
         """Model names of the trained networks, by role, 'student' first."""
         return self.method.roles(self.student)
 
-    def _adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
-        return self.method.adapters(outputs, targets)
-
-    def init(self, key: jax.Array, frozen: Mapping[str, Variables]) -> TrainState:
-        """Returns the state before the first step.
+    def start(self, key: jax.Array) -> dict[str, Variables]:
+        """Returns the trained networks' own initial variables, by role.
 
         Args:
             key: the replica's root key.
-            frozen: the teachers' variables.
         """
-        variables = {
+        return {
             role: models.init(
                 key,
                 name,
@@ -94,14 +86,36 @@ class Step:
             )
             for role, name in self.roles.items()
         }
+
+    def init(
+        self,
+        variables: dict[str, Variables],
+        frozen: Mapping[str, Variables],
+        key: jax.Array,
+    ) -> TrainState:
+        """Returns the state before the first step.
+
+        Args:
+            variables: what `start` returns.
+            frozen: the teachers' variables.
+            key: the replica's root key.
+        """
         variables = self.method.initial(variables, frozen)
-        images = jnp.zeros((2, *self.image_shape), self.dtype)
         params = {name: part["params"] for name, part in variables.items()}
         stats = {name: part["batch_stats"] for name, part in variables.items()}
-        outputs, _ = self._apply_roles(params, stats, images)
-        targets = self._targets(frozen, images)
-        for name, adapter in self._adapters(outputs, targets).items():
-            part = adapter.init(fold(key, "adapter", name), outputs, targets, True)
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        (outputs, _), targets = jax.eval_shape(
+            lambda images: (
+                self._apply_roles(params, stats, images),
+                self._targets(frozen, images),
+            ),
+            images,
+        )
+        for name, adapter in self.method.adapters(outputs, targets).items():
+            # Adapters see shapes only: their start does not depend on the networks.
+            part = adapter.lazy_init(
+                fold(key, "adapter", name), outputs, targets, train=True
+            )
             part = jax.tree.map(lambda leaf: leaf.astype(self.dtype), part)
             params[name] = part.get("params", {})
             stats[name] = part.get("batch_stats", {})
@@ -114,14 +128,18 @@ class Step:
 
     def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the parameters with the tied ones in their places."""
-        shapes = {
-            role: _shapes(name, self.num_classes, self.image_shape)["params"]
-            for role, name in self.roles.items()
-        }
+        shapes = {role: part["params"] for role, part in self.shapes().items()}
         flat = flatten_dict(params, keep_empty_nodes=True)
         for path, owner in self.method.ties(shapes).items():
             flat[path] = flat[owner]
         return unflatten_dict(flat)
+
+    def shapes(self) -> dict[str, Variables]:
+        """Returns the shapes of the trained networks' variables, by role."""
+        return {
+            role: models.shapes(name, self.num_classes, self.image_shape, self.dtype)
+            for role, name in self.roles.items()
+        }
 
     def networks(self, state: TrainState) -> dict[str, Variables]:
         """Returns the complete variables of every trained network, by role."""
@@ -181,11 +199,11 @@ class Step:
             params = self.complete(params)
             outputs, stats = self._apply_roles(params, state.batch_stats, batch.images)
             adapted = {}
-            for name, adapter in self._adapters(outputs, targets).items():
+            for name, adapter in self.method.adapters(outputs, targets).items():
                 variables = {"params": params[name]}
                 variables["batch_stats"] = state.batch_stats[name]
                 adapted[name], mutated = adapter.apply(
-                    variables, outputs, targets, True, mutable=["batch_stats"]
+                    variables, outputs, targets, train=True, mutable=["batch_stats"]
                 )
                 stats[name] = mutated.get("batch_stats", {})
             context = Context(
@@ -230,7 +248,7 @@ class Step:
             valid: `[batch]` booleans, False for padding.
 
         Returns:
-            'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE', each summed over what is valid.
+            'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE', summed over what is valid.
         """
         metrics = {}
         for role, variables in self.networks(state).items():

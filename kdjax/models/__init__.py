@@ -1,11 +1,14 @@
 """The networks: linen modules `model(x, train) -> Outputs(logits, features)`."""
 
+import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax import backend
 from kdjax.errors import unknown
 from kdjax.keys import fold
 from kdjax.models import wrn
@@ -68,13 +71,33 @@ def init(
         copy: tells apart networks of one name and seed that must differ.
         dtype: of the parameters and statistics.
     """
-    images = jnp.zeros((1, *image_shape), dtype)
-    key = fold(key, name, num_classes, copy)
-    variables = create(name, num_classes).init(key, images, train=False)
-    variables = {"batch_stats": {}, **variables}
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+    start = _start(name, num_classes, image_shape, dtype)
+    return _compiled(start)(fold(key, name, num_classes, copy))
 
 
+@functools.cache
+def _start(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], dtype: jnp.dtype
+) -> Callable[[jax.Array], Variables]:
+    """Returns the function from a network's own key to its initial variables."""
+
+    def start(key: jax.Array) -> Variables:
+        images = jnp.zeros((1, *image_shape), dtype)
+        variables = create(name, num_classes).init(key, images, train=False)
+        variables = {"batch_stats": {}, **variables}
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+
+    return start
+
+
+@functools.cache
+def _compiled(
+    start: Callable[[jax.Array], Variables],
+) -> Callable[[jax.Array], Variables]:
+    return jax.jit(start, compiler_options=backend.start_options())
+
+
+@functools.cache
 def shapes(
     name: str,
     num_classes: int,
@@ -82,7 +105,5 @@ def shapes(
     dtype: jnp.dtype = jnp.float32,
 ) -> Variables:
     """Returns the shapes and dtypes of a network's variables."""
-    return jax.eval_shape(
-        lambda key: init(key, name, num_classes, image_shape, dtype=dtype),
-        jax.random.key(0),
-    )
+    start = _start(name, num_classes, image_shape, dtype)
+    return jax.eval_shape(start, jax.random.key(0))

@@ -1,0 +1,14 @@
+"""TFDS builders that need no TensorFlow.
+
+They write what the official builders write: the same names, versions, features, ids
+and order (PNG files may differ in bytes, never in pixels), so that a folder prepared
+by either is read by both. Tiny ImageNet, which TFDS lacks, has a builder of its own.
+"""
+
+from kdjax.data.builders.cifar import Cifar10, Cifar100
+from kdjax.data.builders.svhn import SvhnCropped
+from kdjax.data.builders.tiny_imagenet import TinyImagenet
+
+BUILDERS = {
+    builder.name: builder for builder in (Cifar10, Cifar100, SvhnCropped, TinyImagenet)
+}

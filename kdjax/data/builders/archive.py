@@ -1,0 +1,87 @@
+"""Published archives: fetched or taken from a folder, and read with clear errors."""
+
+import contextlib
+import pathlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from tensorflow_datasets.core import utils
+from tensorflow_datasets.core.download import (
+    DownloadError,
+    DownloadManager,
+    download_manager,
+    downloader,
+)
+
+from kdjax.errors import UserError
+
+
+class FromArchive:
+    """Mixin for TFDS builders: an archive from the network or from a folder."""
+
+    def __init__(
+        self, *, archive_dir: pathlib.Path | None = None, **kwargs: Any
+    ) -> None:
+        """Makes a builder.
+
+        Args:
+            archive_dir: a folder with the archives under their published names; None
+                downloads them.
+            **kwargs: for the TFDS builder.
+        """
+        self._archive_dir = archive_dir
+        super().__init__(**kwargs)
+
+    def fetch(self, manager: DownloadManager, url: str) -> pathlib.Path:
+        """Returns the path of an archive on this machine.
+
+        Args:
+            manager: TFDS's download manager: it resumes nothing but keeps what is whole
+                and compares it with the sums in checksums.tsv.
+            url: where the archive is published.
+
+        Raises:
+            UserError: the archive is not in the folder, or cannot be downloaded.
+        """
+        file_name = url.rsplit("/", 1)[-1]
+        if self._archive_dir is not None:
+            path = self._archive_dir / file_name
+            if not path.is_file():
+                raise UserError(
+                    f"no {file_name} in {self._archive_dir}; get it at {url}"
+                )
+            return path
+        try:
+            # TFDS's ten retries wait more than three minutes for a network that is off.
+            with utils.temporary_assignment(downloader, "MAX_RETRIES", 3):
+                return pathlib.Path(manager.download(url))
+        except download_manager.NonMatchingChecksumError as error:
+            raise UserError(f"{url} is not the file that was published") from error
+        except (requests.RequestException, DownloadError) as error:
+            raise UserError(
+                f"cannot download {url} ({type(error).__name__}); get {file_name} by "
+                "other means and name its folder: --archive-dir DIR"
+            ) from error
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a damaged archive raises while it is read into a UserError."""
+    try:
+        yield
+    except (
+        OSError,  # among them gzip.BadGzipFile
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,  # scipy.io, on garbage
+        tarfile.TarError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"archive {path} is damaged: {reason}") from error

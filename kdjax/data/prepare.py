@@ -1,0 +1,112 @@
+"""Provides a data set: python -m kdjax.data.prepare NAME [--data-dir DIR].
+
+Downloads the published archives (or takes them from --archive-dir) and writes them as
+TFDS array_record files. TensorFlow is not needed.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from kdjax.data import records, sources
+from kdjax.errors import UserError, unknown
+
+
+def prepare(
+    name: str,
+    data_dir: pathlib.Path,
+    archive_dir: pathlib.Path | None = None,
+) -> str:
+    """Prepares a data set unless it is there already.
+
+    Args:
+        name: a key of `sources.SOURCES`.
+        data_dir: the folder of all data sets.
+        archive_dir: a folder with the published archives; None downloads them.
+
+    Returns:
+        One line that says what there is now.
+
+    Raises:
+        UserError: an unknown name; an archive that is missing, damaged or out of reach;
+            a folder that cannot be written to or holds something else.
+    """
+    if name not in sources.SOURCES:
+        raise unknown("data set", name, sources.SOURCES)
+    tfds_name = sources.SOURCES[name].tfds_name
+    if tfds_name is None:
+        return f"{name}: comes with scikit-learn, nothing to prepare"
+    if prepared := records.find(name, tfds_name, data_dir):
+        return f"{name}: already prepared, {_summary(prepared)}"
+    try:
+        _build(tfds_name, data_dir, archive_dir)
+    except OSError as error:
+        raise UserError(f"cannot write {name} to {data_dir}: {error}") from error
+    prepared = records.find(name, tfds_name, data_dir)
+    assert prepared is not None
+    return f"{name}: {_summary(prepared)}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kdjax.data.prepare", description="Provides a data set."
+    )
+    parser.add_argument("name", help=f"one of {', '.join(sources.SOURCES)}")
+    parser.add_argument(
+        "--data-dir",
+        type=pathlib.Path,
+        default=records.default_data_dir(),
+        help="folder of all data sets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--archive-dir",
+        type=pathlib.Path,
+        help="folder with the published archives (default: download them)",
+    )
+    options = parser.parse_args(argv)
+    try:
+        print(
+            prepare(
+                options.name,
+                options.data_dir.expanduser(),
+                options.archive_dir and options.archive_dir.expanduser(),
+            )
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _build(
+    tfds_name: str, data_dir: pathlib.Path, archive_dir: pathlib.Path | None
+) -> None:
+    with records.quiet_tfds():
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import shuffle, utils
+
+        from kdjax.data.builders import BUILDERS
+
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        builder = BUILDERS[tfds_name](
+            archive_dir=archive_dir, data_dir=data_dir, file_format="array_record"
+        )
+        if builder.data_path.exists():  # TFDS would take it for the data set
+            raise UserError(
+                f"{builder.data_path} exists but holds no data set: delete it"
+            )
+        # Above this size TFDS sorts on disk, which needs TensorFlow.
+        with utils.temporary_assignment(shuffle, "MAX_MEM_BUFFER_SIZE", 64 << 30):
+            builder.download_and_prepare()
+
+
+def _summary(prepared: records.Prepared) -> str:
+    images = " and ".join(f"{n} {split}" for split, n in prepared.sizes.items())
+    return f"{images} images in {prepared.path}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The data sets: uint8 images and labels in memory, by name.
+
+    dataset = load("cifar10", data_dir, train_size=5000)
+
+`digits` comes with scikit-learn and needs no download; the others are read from the
+folder in which TFDS or `python -m kdjax.data.prepare` put them.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from kdjax.data import records
+from kdjax.errors import UserError, unknown
+
+_SUBSET_SEED = 20200702  # fixed for ever: it decides which images a subset holds
+_DIGITS_TEST = 360  # a fifth of the 1,797 digits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their classes.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: its key in `SOURCES`.
+        version: the version of the files it was read from.
+        train: what networks learn from.
+        test: what they are judged on.
+        num_classes: labels are below this number.
+        mean: mean of each channel, on the scale 0 to 1.
+        std: standard deviation of each channel, on the scale 0 to 1.
+    """
+
+    name: str
+    version: str
+    train: Split
+    test: Split
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How to get a data set, and what is known of it beforehand.
+
+    Attributes:
+        tfds_name: its name in TFDS; None if it needs no files.
+        num_classes: the number of classes.
+        mean: see `Dataset`.
+        std: see `Dataset`.
+        test_split: the name of TFDS for the split that serves as test set.
+    """
+
+    tfds_name: str | None
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test_split: str = "test"
+
+
+def _of_255(*channels: float) -> tuple[float, ...]:
+    return tuple(channel / 255 for channel in channels)
+
+
+# CIFAR: the constants of Zagoruyko's released code. Digits: of the training images.
+SOURCES = {
+    "digits": Source(None, 10, (0.3049,), (0.3758,)),
+    "cifar10": Source(
+        "cifar10", 10, _of_255(125.3, 123.0, 113.9), _of_255(63.0, 62.1, 66.7)
+    ),
+    "cifar100": Source(
+        "cifar100", 100, _of_255(129.3, 124.1, 112.4), _of_255(68.2, 65.4, 70.4)
+    ),
+    # The 531,131 easier images of the split 'extra' are not used.
+    "svhn": Source(
+        "svhn_cropped", 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    ),
+    # The labels of the published test images are secret: validation stands in.
+    "tiny_imagenet": Source(
+        "tiny_imagenet",
+        200,
+        (0.4802, 0.4481, 0.3975),
+        (0.2770, 0.2691, 0.2821),
+        test_split="validation",
+    ),
+}
+
+
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    train_size: int | None = None,
+    test_size: int | None = None,
+) -> Dataset:
+    """Reads a data set into memory.
+
+    Args:
+        name: a key of `SOURCES`.
+        data_dir: the folder of TFDS data sets; by default the one TFDS uses.
+        train_size: take that many training images; None takes all.
+        test_size: take that many test images; None takes all.
+
+    Returns:
+        The data set. Its subsets are fixed: class counts are within one of
+        proportional, a smaller subset lies within every larger one, and images keep
+        their order.
+
+    Raises:
+        UserError: no data set of that name or not prepared or damaged, or a size that
+            is not between 1 and the split's.
+    """
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
+    source = SOURCES[name]
+    if source.tfds_name is None:
+        version, train, test = "1", *_digits()
+    else:
+        folder = pathlib.Path(data_dir or records.default_data_dir()).expanduser()
+        prepared = records.find(name, source.tfds_name, folder)
+        if prepared is None:
+            raise UserError(
+                f"data set {name!r} not found in {folder / source.tfds_name}; "
+                f"provide it with: {records.prepare_command(name, folder)}"
+            )
+        version = prepared.version
+        train = Split(*records.read(prepared, "train"))
+        test = Split(*records.read(prepared, source.test_split))
+    return Dataset(
+        name=name,
+        version=version,
+        train=_subset(train, train_size, f"train_size of {name}"),
+        test=_subset(test, test_size, f"test_size of {name}"),
+        num_classes=source.num_classes,
+        mean=source.mean,
+        std=source.std,
+    )
+
+
+def _digits() -> tuple[Split, Split]:
+    """Returns scikit-learn's digits, 8x8x1, split into 1,437 and 360 images."""
+    from sklearn import datasets  # takes a second: not for `import kdjax`
+
+    digits = datasets.load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = digits.target.astype(np.int32)
+    is_test = np.zeros(len(labels), bool)
+    is_test[_stratified(labels, _DIGITS_TEST)] = True
+    return (
+        Split(images[~is_test], labels[~is_test]),
+        Split(images[is_test], labels[is_test]),
+    )
+
+
+def _subset(split: Split, size: int | None, what: str) -> Split:
+    if size is None:
+        return split
+    total = len(split.labels)
+    if not 1 <= size <= total:
+        raise UserError(f"{what} must be from 1 to {total}, not {size}")
+    chosen = np.sort(_stratified(split.labels, size))
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def _stratified(labels: np.ndarray, size: int) -> np.ndarray:
+    """Returns the first `size` positions of a fixed order with balanced beginnings.
+
+    The first k positions hold k * (share of the class) images of a class, up to less
+    than one: the j-th image of a class may come no earlier and no later than this
+    allows, and the most urgent class goes first (Steiner and Yeomans, 1993, show that
+    this always works out).
+
+    Args:
+        labels: [N].
+        size: at most N.
+    """
+    # Raw bits, because NumPy promises only them to be the same in every version.
+    keys = np.random.PCG64(_SUBSET_SEED).random_raw(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    members = [np.flatnonzero(labels == label) for label in classes]
+    members = [positions[np.argsort(keys[positions])] for positions in members]
+    taken = np.zeros_like(counts)
+    released = np.zeros_like(counts)  # the earliest rank of each class's next image
+    due = -(-len(labels) // counts)  # and the first rank that is too late for it
+    order = np.empty(size, np.int64)
+    for rank in range(size):
+        chosen = np.argmin(np.where(released <= rank, due, len(labels) + 1))
+        order[rank] = members[chosen][taken[chosen]]
+        taken[chosen] += 1
+        released[chosen] = taken[chosen] * len(labels) // counts[chosen]
+        due[chosen] = -(-(taken[chosen] + 1) * len(labels) // counts[chosen])
+    return order

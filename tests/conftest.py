@@ -1,0 +1,36 @@
+"""Strict settings for every test: four devices, no silent rank promotion."""
+
+import os
+
+# Before jax starts: the tests of sharding need several devices.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4"
+    # Tiny programs compile longer than they run.
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Keeps decoded data and compiled programs out of the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("KDJAX_CACHE", str(folder))
+
+
+@pytest.fixture
+def x64():
+    """Computes in float64, where whole steps can be compared."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

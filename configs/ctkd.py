@@ -41,7 +41,10 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "expert": common.stage(setting.teacher),
             "student": common.stage(
-                setting.student, "ctkd", ("expert",), ctkd={"scratch": setting.teacher}
+                setting.student,
+                "ctkd",
+                ("expert",),
+                ctkd={"scratch": setting.teacher, "beta": setting.beta},
             ),
         },
     )

@@ -59,7 +59,7 @@ class Program:
 
     def _trace(self) -> tuple[TrainState, dict[str, Any]]:
         """Returns the shapes of the state and of the metrics' sums."""
-        step, key = self.step, jax.random.key(0)
+        step, key = self.step, self.place(jax.random.key(0))
         frozen = {
             teacher: models.shapes(
                 model, step.num_classes, step.image_shape, step.dtype
@@ -67,12 +67,18 @@ class Program:
             for teacher, model in step.teachers.items()
         }
         state = jax.eval_shape(step.init, step.shapes(), frozen, key)
-        order = jax.ShapeDtypeStruct((self.stream.size,), jnp.int32)
-        batch = jax.eval_shape(
-            self.stream.batch, self._data.train, order, key, state.step
+        # With their shardings, as compile() has them: what is traced once is kept.
+        state, frozen = self._placed_shapes((state, frozen))
+        order = jax.ShapeDtypeStruct(
+            (self.stream.size,), jnp.int32, sharding=self._everywhere
         )
-        _, measured = jax.eval_shape(self._train_step, state, frozen, batch, key)
-        shapes = state, jax.eval_shape(lambda: metrics.zeros(measured))
+        _, measured = jax.eval_shape(
+            self._batch_and_step, state, frozen, self._data.train, order, key
+        )
+        totals = jax.eval_shape(lambda: metrics.zeros(measured))
+        return state, self._placed_shapes(totals)
+
+    def _placed_shapes(self, shapes: Any) -> Any:
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=self._everywhere
@@ -84,8 +90,9 @@ class Program:
         """Returns a tree of arrays on every device."""
         return jax.device_put(tree, self._everywhere)
 
-    def start(self, key: jax.Array, frozen: Mapping[str, Variables]) -> TrainState:
+    def start(self, seed: int, frozen: Mapping[str, Variables]) -> TrainState:
         """Returns a replica's state before the first step."""
+        key = jax.random.key(seed)
         return self.place(self.step.init(self.step.start(key), frozen, key))
 
     def empty(self) -> dict[str, Any]:
@@ -152,14 +159,15 @@ class Program:
         assert self._compiled
         return self._compiled[1](state, self._data.test)
 
+    def _batch_and_step(self, state, frozen, data, order, key):  # type: ignore[no-untyped-def]
+        batch = self.stream.batch(data, order, fold(key, "stream"), state.step)
+        batch = jax.lax.with_sharding_constraint(batch, parallel.over_data(self._mesh))
+        return self._train_step(state, frozen, batch, key)
+
     def _dispatch(self, state, totals, frozen, data, order, key, count):  # type: ignore[no-untyped-def]
         def one(_, carry):  # type: ignore[no-untyped-def]
             state, totals = carry
-            batch = self.stream.batch(data, order, fold(key, "stream"), state.step)
-            batch = jax.lax.with_sharding_constraint(
-                batch, parallel.over_data(self._mesh)
-            )
-            new, measured = self._train_step(state, frozen, batch, key)
+            new, measured = self._batch_and_step(state, frozen, data, order, key)
             return new, metrics.add(totals, measured, state.step)
 
         carry = (state, totals)

@@ -12,6 +12,8 @@ from rich.progress import (
 )
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 110  # tables in log files are not cut
 
 
 class StageProgress:

@@ -1,6 +1,7 @@
 """The train state, the one train step of every method, and the evaluation step."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,22 @@ class Step:
         """Model names of the trained networks, by role, 'student' first."""
         return self.method.roles(self.student)
 
+    @functools.cached_property
+    def _seen(self) -> tuple[dict[str, Outputs], dict[str, Any]]:
+        """Shapes of the trained networks' outputs and of what is read of teachers."""
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        variables, frozen = self.shapes(), {}
+        for teacher, name in self.teachers.items():
+            frozen[teacher] = self._model_shapes(name)
+        params = {role: part["params"] for role, part in variables.items()}
+        stats = {role: part["batch_stats"] for role, part in variables.items()}
+        outputs, _ = jax.eval_shape(self._apply_roles, params, stats, images)
+        return outputs, jax.eval_shape(self._targets, frozen, images)
+
+    @functools.cached_property
+    def _adapters(self) -> dict[str, nn.Module]:
+        return self.method.adapters(*self._seen)
+
     def start(self, key: jax.Array) -> dict[str, Variables]:
         """Returns the trained networks' own initial variables, by role.
 
@@ -103,15 +120,8 @@ class Step:
         variables = self.method.initial(variables, frozen)
         params = {name: part["params"] for name, part in variables.items()}
         stats = {name: part["batch_stats"] for name, part in variables.items()}
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        (outputs, _), targets = jax.eval_shape(
-            lambda images: (
-                self._apply_roles(params, stats, images),
-                self._targets(frozen, images),
-            ),
-            images,
-        )
-        for name, adapter in self.method.adapters(outputs, targets).items():
+        outputs, targets = self._seen
+        for name, adapter in self._adapters.items():
             # Adapters see shapes only: their start does not depend on the networks.
             part = adapter.lazy_init(
                 fold(key, "adapter", name), outputs, targets, train=True
@@ -136,10 +146,10 @@ class Step:
 
     def shapes(self) -> dict[str, Variables]:
         """Returns the shapes of the trained networks' variables, by role."""
-        return {
-            role: models.shapes(name, self.num_classes, self.image_shape, self.dtype)
-            for role, name in self.roles.items()
-        }
+        return {role: self._model_shapes(name) for role, name in self.roles.items()}
+
+    def _model_shapes(self, name: str) -> Variables:
+        return models.shapes(name, self.num_classes, self.image_shape, self.dtype)
 
     def networks(self, state: TrainState) -> dict[str, Variables]:
         """Returns the complete variables of every trained network, by role."""
@@ -199,7 +209,7 @@ class Step:
             params = self.complete(params)
             outputs, stats = self._apply_roles(params, state.batch_stats, batch.images)
             adapted = {}
-            for name, adapter in self.method.adapters(outputs, targets).items():
+            for name, adapter in self._adapters.items():
                 variables = {"params": params[name]}
                 variables["batch_stats"] = state.batch_stats[name]
                 adapted[name], mutated = adapter.apply(

@@ -90,7 +90,7 @@ class Training:
         self._history: list[metrics.Record] = []
         self._seconds = 0.0
         if self._checkpoints.latest() is None:
-            self._state = program.start(self._key, self._frozen)
+            self._state = program.start(seed, frozen)
             self._totals = program.empty()
         else:
             self._restore()

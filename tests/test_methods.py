@@ -60,7 +60,7 @@ def test_every_method_has_a_row():
 def test_every_trained_parameter_moves(row):
     prog = program(row)
     key = jax.random.key(0)
-    start = prog.start(key, tiny.frozen(prog.step.teachers))
+    start = prog.start(0, tiny.frozen(prog.step.teachers))
     state, totals = after_two_steps(row)
     assert state.step == 2
     for path, leaf in flatten_dict(start.params).items():
@@ -87,7 +87,7 @@ def test_gradients_are_finite_at_black_images(row):
     images = jnp.zeros((tiny.BATCH, *tiny.SHAPE))
     index = jnp.arange(tiny.BATCH)
     batch = Batch(images, index % tiny.CLASSES, index)
-    state = prog.start(key, teachers)
+    state = prog.start(0, teachers)
     state, measured = jax.jit(prog.step.train)(state, teachers, batch, key)
     chex.assert_tree_all_finite((state, measured))
 

@@ -110,10 +110,11 @@ class InterruptAfter(Interrupt):
 
 def steps(prog: Program, count: int, seed: int = 0):
     """Returns the state and the last sums after some steps."""
-    key, teachers = prog.place(jax.random.key(seed)), prog.place(
-        frozen(prog.step.teachers, dtype=prog.step.dtype)
+    key, teachers = (
+        prog.place(jax.random.key(seed)),
+        prog.place(frozen(prog.step.teachers, dtype=prog.step.dtype)),
     )
-    state, totals = prog.start(key, teachers), prog.empty()
+    state, totals = prog.start(seed, teachers), prog.empty()
     prog.compile(key, teachers)
     for step in range(count):
         order = prog.order(key, step // prog.stream.steps)

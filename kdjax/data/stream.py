@@ -83,7 +83,8 @@ class Stream:
             key: the stream's key, `fold(replica key, 'stream')`.
             epoch: counted from 0.
         """
-        return jax.random.permutation(fold(key, epoch, "order"), self.size)
+        examples = jnp.arange(self.size, dtype=jnp.int32)
+        return jax.random.permutation(fold(key, epoch, "order"), examples)
 
     def batch(
         self,

@@ -85,16 +85,17 @@ class Regressor(nn.Module):
     ) -> jax.Array:
         """Returns the student's map in the teacher's shape."""
         del targets
+        # Without a bias, which the BatchNorm takes off again.
         x = feature(outputs["student"], self.level)
         *size, channels = self.shape
         height, width = x.shape[1:3]
         if [height, width] == [2 * side for side in size]:
-            x = nn.Conv(channels, (3, 3), 2, padding=1)(x)
+            x = nn.Conv(channels, (3, 3), 2, padding=1, use_bias=False)(x)
         elif [2 * height, 2 * width] == size:
-            x = nn.ConvTranspose(channels, (4, 4), (2, 2))(x)
+            x = nn.ConvTranspose(channels, (4, 4), (2, 2), use_bias=False)(x)
         elif height >= size[0] and width >= size[1]:
             kernel = (1 + height - size[0], 1 + width - size[1])
-            x = nn.Conv(channels, kernel, padding="VALID")(x)
+            x = nn.Conv(channels, kernel, padding="VALID", use_bias=False)(x)
         else:
             raise UserError(
                 f"fitnet: the student's {self.level} {(height, width)} cannot be "

@@ -1,17 +1,8 @@
 """What differs by backend: the one place, with the measurements beside it."""
 
-import os
-from pathlib import Path
-
 import jax
 
-
-def cache_folder() -> Path:
-    """Returns the user's folder for what can be made again: $KDJAX_CACHE, or XDG's."""
-    if folder := os.environ.get("KDJAX_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "kdjax"
+from kdjax.files import cache_folder
 
 
 def use_compilation_cache() -> None:
@@ -19,7 +10,7 @@ def use_compilation_cache() -> None:
 
     JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) win where they are given.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_folder() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 

@@ -60,8 +60,12 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A data set and a graph of stages, every teacher before whom it teaches."""
+    """A data set and a graph of stages, every teacher before whom it teaches.
 
+    `config` is what it was made from, for the record.
+    """
+
+    config: Mapping[str, Any]
     data: Mapping[str, Any]
     augment: Augment
     stages: Mapping[str, Stage]
@@ -74,10 +78,18 @@ _DATA = ("name", "dir", "train_size", "test_size", "augment")
 _STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy")
 
 
-def _expect(kind: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _expect(
+    kind: str,
+    settings: Mapping[str, Any],
+    known: tuple[str, ...],
+    required: tuple[str, ...],
+) -> None:
     for key in settings:
         if key not in known:
             raise unknown(kind, key, known)
+    for key in required:
+        if key not in settings:
+            raise UserError(f"{kind} {key!r} is missing")
 
 
 def parse(config: Mapping[str, Any]) -> Experiment:
@@ -90,9 +102,10 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: an unknown name or a value out of range.
     """
-    _expect("config key", config, _CONFIG)
+    required = ("data", "recipe", "seeds", "stages")
+    _expect("config key", config, _CONFIG, required)
     data = dict(config["data"])
-    _expect("data key", data, _DATA)
+    _expect("data key", data, _DATA, ("name",))
     if data["name"] not in sources.SOURCES:
         raise unknown("data set", data["name"], sources.SOURCES)
     augment = build(Augment, "data.augment", data.pop("augment", {}))
@@ -104,6 +117,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
         for name, settings in config["stages"].items()
     }
     return Experiment(
+        config=config,
         data=data,
         augment=augment,
         stages=_in_order(stages),
@@ -117,9 +131,9 @@ def _parse_stage(
 ) -> Stage:
     settings = dict(settings)
     method = settings.get("method", "supervised")
-    parts = method.split("+")
-    _expect(f"key of stage {name!r}", settings, (*_STAGE, *parts))
-    options = {part: settings[part] for part in parts if part in settings}
+    known = (*_STAGE, *methods.METHODS)
+    _expect(f"key of stage {name!r}", settings, known, ("model",))
+    options = {key: settings[key] for key in settings if key not in _STAGE}
     recipe = {**config["recipe"], **settings.get("recipe", {})}
     seeds = settings.get("seeds", config["seeds"])
     if seeds < 1:
@@ -351,6 +365,7 @@ class Run:
                 name: _summarise(self._experiment.stages[name], replicas)
                 for name, replicas in results.items()
             },
+            "config": self._experiment.config,
             "versions": {
                 "kdjax": kdjax.__version__,
                 "jax": jax.__version__,

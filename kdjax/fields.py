@@ -37,4 +37,7 @@ def _cast(name: str, value: Any, default: Any) -> Any:
     known = default is not None and default is not dataclasses.MISSING
     if known and type(value) is not type(default):
         raise UserError(f"{name}={value!r} is not of type {type(default).__name__}")
+    if isinstance(default, tuple) and default:
+        # The first item of the default tells the type of all.
+        value = tuple(_cast(f"{name}[{i}]", v, default[0]) for i, v in enumerate(value))
     return value

@@ -42,10 +42,10 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
         # A config file's own error comes as the last line of a quoted traceback.
         line = str(error).strip().splitlines()[-1]
         raise UserError(line.removeprefix("kdjax.errors.UserError: ")) from error
-    except (AttributeError, KeyError) as error:
-        raise _unknown_key(argv) or UserError(f"config: {error}") from error
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"config file: {error}".replace("\n", " ")) from error
+    # Whatever else a config file raises, or an override of a key that it lacks.
+    except Exception as error:
+        line = f"config: {type(error).__name__}: {error}".replace("\n", " ")
+        raise _unknown_key(argv) or UserError(line) from error
     if values.help:
         return None
     if rest[1:]:
@@ -62,12 +62,13 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
 def _unknown_key(argv: Sequence[str]) -> UserError | None:
     """Returns the error for the first override of a key that the config lacks."""
     prefix = "--config."
-    parsed = parse_flags([arg for arg in argv if not arg.startswith(prefix)])
-    for arg in argv:
+    overrides = [arg for arg in argv if arg.startswith(prefix)]
+    if not overrides:
+        return None
+    parsed = parse_flags([arg for arg in argv if arg not in overrides])
+    for arg in overrides:
         found: Any = parsed[0] if parsed else {}
         for key in arg.removeprefix(prefix).split("=")[0].split("."):
-            if not arg.startswith(prefix):
-                break
             if not isinstance(found, Mapping) or key not in found:
                 return unknown(f"key of {arg!r}", key, found if found else ())
             found = found[key]

@@ -43,7 +43,7 @@ class Recipe:
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     decay_factor: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
         for name in ("epochs", "batch_size", "learning_rate", "decay_factor"):

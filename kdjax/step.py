@@ -62,8 +62,10 @@ class Step:
     copy: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    def _model(self, name: str) -> nn.Module:
-        return models.create(name, self.num_classes)
+    def _outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
+        """Returns what a network says in evaluation mode."""
+        model = models.create(name, self.num_classes)
+        return model.apply(variables, images, train=False)  # type: ignore[return-value]
 
     @property
     def roles(self) -> dict[str, str]:
@@ -165,7 +167,8 @@ class Step:
         outputs, new_stats = {}, {}
         for role, name in self.roles.items():
             variables = {"params": params[role], "batch_stats": stats[role]}
-            outputs[role], mutated = self._model(name).apply(
+            model = models.create(name, self.num_classes)
+            outputs[role], mutated = model.apply(
                 variables, images, train=True, mutable=["batch_stats"]
             )
             new_stats[role] = mutated.get("batch_stats", {})
@@ -177,9 +180,7 @@ class Step:
         """Returns what the method reads of every teacher, blocked to gradients."""
         return {
             teacher: jax.lax.stop_gradient(
-                self.method.read(
-                    self._model(name).apply(frozen[teacher], images, train=False)
-                )
+                self.method.read(self._outputs(name, frozen[teacher], images))
             )
             for teacher, name in self.teachers.items()
         }
@@ -205,7 +206,7 @@ class Step:
         """
         targets = self._targets(frozen, batch.images)
 
-        def loss_fn(params):
+        def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(params)
             outputs, stats = self._apply_roles(params, state.batch_stats, batch.images)
             adapted = {}
@@ -226,10 +227,11 @@ class Step:
                 key=fold(key, "step", state.step),
             )
             metrics, loss = {}, jnp.zeros((), self.dtype)
-            for name, (value, weight) in self.method.terms(context).items():
-                metrics[name] = jnp.mean(value)
-                weight = weight(state.step) if callable(weight) else weight
-                loss += weight * metrics[name]
+            for name, term in self.method.terms(context).items():
+                metrics[name] = jnp.mean(term.value)
+                weight = term.weight
+                scale = weight(state.step) if callable(weight) else weight
+                loss += scale * metrics[name]
             metrics["loss"] = loss
             for role, output in outputs.items():
                 hits = jnp.argmax(output.logits, axis=-1) == batch.labels
@@ -262,8 +264,7 @@ class Step:
         """
         metrics = {}
         for role, variables in self.networks(state).items():
-            model = self._model(self.roles[role])
-            logits = model.apply(variables, images, train=False).logits
+            logits = self._outputs(self.roles[role], variables, images).logits
             best = jax.lax.top_k(logits, min(5, self.num_classes))[1]
             hits = (best == labels[:, None]) & valid[:, None]
             # A NaN sorts first, but it is never right.

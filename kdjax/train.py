@@ -39,7 +39,7 @@ class Saving:
     best: bool = False
     evaluate_every: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.evaluate_every < 1:
             raise UserError(f"evaluate_every={self.evaluate_every} is not positive")
         if self.every_s < 0:

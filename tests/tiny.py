@@ -18,7 +18,7 @@ from kdjax.recipe import Recipe
 from kdjax.step import Step
 from kdjax.train import Saving, Training
 
-STUDENT, TEACHER = "wrn-10-1", "wrn-16-1"
+STUDENT = TEACHER = "wrn-10-1"  # of different seeds
 CLASSES, SHAPE, SIZE, BATCH = 5, (8, 8, 3), 24, 8
 RECIPE = Recipe(epochs=2, batch_size=BATCH, learning_rate=0.05, milestones=(0.5,))
 AUGMENT = Augment(crop=1, flip=True)
@@ -34,6 +34,13 @@ def dataset(size: int = SIZE, classes: int = CLASSES) -> Dataset:
 
     mean, std = (0.5,) * 3, (0.25,) * 3
     return Dataset("tiny", "1", split(size), split(10), classes, mean, std)
+
+
+def black(prog: Program) -> resident.Resident:
+    """Returns a program's data with black training images, each like the others."""
+    data = prog._data
+    images, labels = data.train
+    return dataclasses.replace(data, train=(jnp.zeros_like(images), labels))
 
 
 def frozen(names=("expert",), model=TEACHER, dtype=jnp.float64):

@@ -44,7 +44,7 @@ def print_table(stages: Mapping[str, Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def draw_curves(results: Mapping[str, list[Mapping[str, Any]]], path: Path) -> None:
+def draw_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws loss and test accuracy of every network over the epochs.
 
     Lines are medians over the seeds, the band spans them.

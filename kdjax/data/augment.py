@@ -30,7 +30,7 @@ class Augment:
     flip: bool = False
     rotate: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.padding not in PADDINGS:
             raise unknown("padding", self.padding, PADDINGS)
         if self.crop < 0 or not 0 <= self.rotate <= 180:
@@ -70,9 +70,10 @@ class Augment:
             # One gather crops and flips; the padding is never made.
             image = image[_reflect(rows, height)[:, None], _reflect(columns, width)]
         if self.crop and self.padding == "zero":
-            inside = (rows >= 0) & (rows < height)
-            inside = inside[:, None] & (columns >= 0) & (columns < width)
-            image = jnp.where(inside[:, :, None], image, 0)
+            row_inside = (rows >= 0) & (rows < height)
+            column_inside = (columns >= 0) & (columns < width)
+            inside = row_inside[:, None, None] & column_inside[None, :, None]
+            image = jnp.where(inside, image, 0)
         if self.rotate:
             angle = jax.random.uniform(rotate_key, (), minval=-1.0) * self.rotate
             image = _rotate(image, jnp.deg2rad(angle))

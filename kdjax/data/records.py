@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from kdjax.errors import UserError
+from kdjax.files import cache_folder
 
 _CHUNK = 1000  # records fetched at once: array_record reads them in parallel
 
@@ -120,7 +121,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: a file is missing or damaged.
     """
-    cached = _cache_folder() / (
+    cached = cache_folder() / (
         f"{prepared.path.parent.name}-{prepared.version}-{split}-{_digest(prepared)}.npz"
     )
     # The npz format checks a sum over its content: a damaged file is an error here.
@@ -195,13 +196,6 @@ def _digest(prepared: Prepared) -> str:
     ]
     content = json.dumps([str(prepared.path.resolve()), prepared.info, files])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _cache_folder() -> pathlib.Path:
-    if own := os.environ.get("KDJAX_CACHE"):
-        return pathlib.Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(shared).expanduser() / "kdjax"
 
 
 def _write_atomically(

@@ -5,7 +5,6 @@ stage, method or role, devices, or how often the run was resumed.
 """
 
 import dataclasses
-import math
 
 import flax.struct
 import jax
@@ -64,7 +63,7 @@ class Stream:
     std: tuple[float, ...]
     dtype: jnp.dtype = jnp.float32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.batch_size > self.size:
             raise UserError(
                 f"batch_size={self.batch_size} is larger than the training set of "
@@ -116,8 +115,3 @@ class Stream:
         return Batch(
             normalise(varied, self.mean, self.std, self.dtype), labels[index], index
         )
-
-
-def pad(size: int, batch_size: int) -> int:
-    """Returns `size` rounded up to whole batches."""
-    return math.ceil(size / batch_size) * batch_size

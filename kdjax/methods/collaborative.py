@@ -52,7 +52,7 @@ class Rocket(Method):
     hint_weight: float = 0.03
     tied: str = "lower"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.tied not in _TIED:
             raise unknown("tied of rocket", self.tied, _TIED)
 
@@ -118,7 +118,7 @@ class CTKD(Method):
     attention_target: str = "student"
     inherit: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.attention_target not in _ATTENTION_TARGETS:
             raise unknown(
                 "attention_target of ctkd", self.attention_target, _ATTENTION_TARGETS

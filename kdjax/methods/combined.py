@@ -106,7 +106,7 @@ class Combined(Method):
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the terms of all parts."""
-        terms = []
+        terms: list[dict[str, Term]] = []
         for name, part in self.parts.items():
             targets = _of_part(name, context.targets)
             own = part.terms(dataclasses.replace(context, targets=targets))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.errors import UserError, unknown
@@ -38,10 +39,11 @@ def attention_distance(
     student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
 ) -> jax.Array:
     """Returns the attention term, summed over the levels, `[batch]`."""
-    return sum(
+    distances = [
         losses.attention_distance(student[level], teacher[level], norm=norm)
         for level in teacher
-    )
+    ]
+    return jnp.sum(jnp.stack(distances), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ class KD(Method):
     alpha: float = 0.9
     form: str = "weighted"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.form not in _FORMS:
             raise unknown("form of kd", self.form, _FORMS)
         if not self.temperature > 0:

@@ -101,7 +101,7 @@ def create(name: str, num_classes: int) -> WideResNet:
         UserError: the name is not 'wrn-DEPTH-WIDEN', or the depth not 6n + 4.
     """
     _, *parts = name.split("-")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise UserError(f"model {name!r} is not of the form wrn-DEPTH-WIDEN")
     depth, widen = map(int, parts)
     if depth < 10 or (depth - 4) % 6:

@@ -70,7 +70,8 @@ def _unknown_key(argv: Sequence[str]) -> UserError | None:
         found: Any = parsed[0] if parsed else {}
         for key in arg.removeprefix(prefix).split("=")[0].split("."):
             if not isinstance(found, Mapping) or key not in found:
-                return unknown(f"key of {arg!r}", key, found if found else ())
+                choices = found if isinstance(found, Mapping) else ()
+                return unknown(f"key of {arg!r}", key, choices)
             found = found[key]
     return None
 

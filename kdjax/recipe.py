@@ -52,6 +52,8 @@ class Recipe:
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative")
+        if self.nesterov and not self.momentum:
+            raise UserError("nesterov=True wants a momentum, which is 0")
         for milestone in self.milestones:
             if not 0 <= milestone <= 1:
                 raise UserError(

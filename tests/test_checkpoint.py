@@ -1,0 +1,366 @@
+"""Checkpoints keep every bit or say so; records of training are whole."""
+
+import contextlib
+import gc
+import json
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kdjax import metrics, parallel
+from kdjax.checkpoint import Checkpoints, digest
+from kdjax.errors import UserError
+
+META = {"history": [{"epoch": 1, "loss": 0.25}], "fingerprint": "0123", "none": None}
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture
+def abandoned():
+    """Waits for what orbax leaves behind when it fails to read one of many arrays.
+
+    Tensorstore's threads then find the event loop closed, and coroutines are lost.
+    """
+    yield
+    time.sleep(0.05)
+    gc.collect()
+
+
+damaged = pytest.mark.usefixtures("abandoned")
+
+
+def tree(seed=0):
+    """Like a train state: parameters, an optimiser's state, the step, no memory."""
+    rng = np.random.default_rng(seed)
+    kernel = jnp.asarray(rng.normal(size=(40, 30)), jnp.float32)
+    special = jnp.asarray([np.nan, -0.0, np.inf, 1e-45], jnp.float32)
+    params = {"student": {"conv": {"kernel": kernel}, "bn": {"scale": special}}}
+    half = jnp.asarray(rng.normal(size=5), jnp.bfloat16)
+    return {
+        "params": params,
+        "batch_stats": {"student": {}, "half": half},
+        "opt_state": optax.adam(0.1).init(params),
+        "step": jnp.int32(7 + seed),
+        "memory": {},
+    }
+
+
+def on(devices, tree):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    return jax.device_put(tree, parallel.replicated(mesh))
+
+
+def shapes(tree):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )
+
+
+def save(folder, step=3, value=None, meta=META):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(step, tree() if value is None else value, meta)
+    checkpoints.close()
+
+
+def restore(folder, target=None):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(shapes(tree() if target is None else target))
+    finally:
+        checkpoints.close()
+
+
+def assert_same_bits(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    for new, old in pairs:
+        assert (new.dtype, new.shape) == (old.dtype, old.shape)
+        assert np.asarray(new).tobytes() == np.asarray(old).tobytes()
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    save(tmp_path)
+
+    found, meta = restore(tmp_path)
+
+    assert_same_bits(found, tree())
+    assert meta == META
+
+
+def test_the_tree_may_change_once_save_has_returned(tmp_path):
+    value, checkpoints = tree(), Checkpoints(tmp_path)
+    checkpoints.save(3, value, META)
+    jax.tree.map(lambda leaf: leaf.delete(), value)  # as a donating step does
+    checkpoints.close()
+
+    assert_same_bits(restore(tmp_path)[0], tree())
+
+
+def test_only_the_latest_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    for step in (1, 2, 10):
+        checkpoints.save(step, tree(step), {"step": step})
+        assert checkpoints.latest() == step
+    checkpoints.close()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
+    found, meta = restore(tmp_path)
+    assert_same_bits(found, tree(10))
+    assert meta == {"step": 10}
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_what_is_not_beyond_the_latest_is_not_saved(tmp_path, step):
+    save(tmp_path, 3)
+
+    save(tmp_path, step, tree(1), {})
+
+    found, meta = restore(tmp_path)
+    assert_same_bits(found, tree())
+    assert meta == META
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4)])
+def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path, before, after):
+    save(tmp_path, value=on(before, tree()))
+
+    target = on(after, tree(1))
+    found, _ = restore(tmp_path, target)
+
+    assert_same_bits(found, tree())
+    for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(target), strict=True):
+        assert new.sharding == old.sharding
+        assert len(new.sharding.device_set) == after
+
+
+def files(folder):
+    """The checkpoint's files, the largest first, without the folder."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    found.sort(key=lambda path: (-path.stat().st_size, path))
+    return [path.relative_to(folder) for path in found]
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def assert_told_and_left(folder):
+    before = {path: (folder / path).read_bytes() for path in files(folder)}
+    with pytest.raises(UserError) as error:
+        restore(folder)
+    assert str(folder / "3") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert before == {path: (folder / path).read_bytes() for path in files(folder)}
+
+
+@damaged
+@pytest.mark.parametrize("rank", range(2))
+def test_a_flipped_byte_in_the_arrays_is_told(tmp_path, rank):
+    save(tmp_path)
+    path = tmp_path / [f for f in files(tmp_path) if f.parent.name == "d"][rank]
+
+    flip(path, path.stat().st_size // 2)
+
+    assert_told_and_left(tmp_path)
+
+
+@damaged
+def test_a_changed_digit_in_the_json_values_is_told(tmp_path):
+    save(tmp_path)
+    path = tmp_path / "3" / "meta" / "metadata"
+
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+
+    assert_told_and_left(tmp_path)
+
+
+@damaged
+def test_a_flipped_byte_anywhere_is_told_or_harmless(tmp_path):
+    save(tmp_path)
+    for path in files(tmp_path):
+        path = tmp_path / path
+        content = path.read_bytes()
+        for position in {0, len(content) // 3, len(content) - 1}:
+            flip(path, position)
+            with contextlib.suppress(UserError):
+                found, meta = restore(tmp_path)
+                assert_same_bits(found, tree())
+                assert meta == META
+            path.write_bytes(content)
+
+
+@damaged
+@pytest.mark.parametrize("length", [0, 100])
+@pytest.mark.parametrize("rank", range(2))
+def test_a_truncated_file_is_told(tmp_path, rank, length):
+    save(tmp_path)
+    path = tmp_path / [f for f in files(tmp_path) if f.parent.name == "d"][rank]
+
+    os.truncate(path, length)
+
+    assert_told_and_left(tmp_path)
+
+
+@damaged
+def test_a_missing_file_is_told(tmp_path):
+    save(tmp_path)
+    (tmp_path / "3" / "meta" / "metadata").unlink()
+
+    assert_told_and_left(tmp_path)
+
+
+@damaged
+@pytest.mark.parametrize("change", ["shape", "missing", "more"])
+def test_another_networks_checkpoint_is_told(tmp_path, change):
+    save(tmp_path)
+    target = tree()
+    convolution = target["params"]["student"]["conv"]
+    if change == "shape":
+        convolution["kernel"] = jnp.zeros((40, 31))
+    elif change == "missing":
+        del convolution["kernel"]
+    else:
+        convolution["bias"] = jnp.zeros(30)
+
+    with pytest.raises(UserError) as error:
+        restore(tmp_path, target)
+
+    assert str(tmp_path / "3") in str(error.value)
+
+
+def test_a_save_that_was_killed_is_passed_over(tmp_path):
+    save(tmp_path)
+    unfinished = tmp_path / "9.orbax-checkpoint-tmp"
+    (unfinished / "tree").mkdir(parents=True)
+    (unfinished / "tree" / "manifest.ocdbt").write_bytes(b"half")
+
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() == 3
+    assert_same_bits(checkpoints.restore(shapes(tree()))[0], tree())
+    checkpoints.save(9, tree(9), {})
+    checkpoints.close()
+
+    assert_same_bits(restore(tmp_path)[0], tree(9))
+
+
+def test_a_digest_tells_bits_dtype_shape_and_name_apart():
+    value = np.arange(6, dtype=np.float32)
+    next_up = value.copy()
+    next_up[3] = np.nextafter(next_up[3], 9)
+    others = [
+        {"a": value},
+        {"a": next_up},
+        {"a": np.where(value == 0, np.float32(-0.0), value)},
+        {"a": value.view(np.int32)},
+        {"a": value.reshape(2, 3)},
+        {"a": value.reshape(3, 2)},
+        {"b": value},
+        {"a": {"a": value}},
+        [value],
+        {"a": value, "b": value[:0]},
+        {"a": value[:3], "b": value[3:]},
+    ]
+
+    assert len({digest(other) for other in others}) == len(others)
+    assert digest({"a": jnp.asarray(value)}) == digest({"a": value.copy()})
+    assert len(digest({})) == 16
+
+
+def summed(rows, first=0):
+    totals = metrics.zeros(jax.tree.map(jnp.asarray, rows[0]))
+    for step, row in enumerate(rows, first):
+        measured = jax.tree.map(jnp.float32, row)
+        totals = jax.jit(metrics.add)(totals, measured, jnp.int32(step))
+    return totals
+
+
+def test_means_are_of_all_steps():
+    totals = summed([{"loss": 1.0, "ce": 0.5}, {"loss": 2.0, "ce": -0.5}])
+
+    assert metrics.means(totals, 2) == {"loss": 1.5, "ce": 0.0}
+    metrics.check_finite(totals, 2)
+
+
+def test_empty_sums_are_zero_in_the_metrics_dtype():
+    totals = metrics.zeros({"loss": jax.ShapeDtypeStruct((), jnp.float16)})
+
+    assert totals["sums"]["loss"].dtype == jnp.float16
+    assert float(totals["sums"]["loss"]) == 0
+    metrics.check_finite(totals, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_first_step_that_is_not_finite_and_its_term_are_told(bad):
+    rows = [{"loss": 1.0, "kd": 1.0, "ce": 1.0, "at": 1.0} for _ in range(6)]
+    rows[2] |= {"loss": bad, "kd": bad}
+    rows[4] |= {"loss": bad, "kd": bad, "at": bad}
+    totals = summed(rows, first=20)
+
+    for check in (metrics.check_finite, metrics.means):
+        with pytest.raises(UserError, match=r"^kd not finite at step 22 \(epoch 8\)"):
+            check(totals, 3)
+
+
+def test_a_loss_that_alone_is_not_finite_is_told():
+    with pytest.raises(UserError, match=r"^loss not finite at step 0 \(epoch 1\)"):
+        metrics.means(summed([{"loss": np.nan, "ce": 1.0}]), 1)
+
+
+def record(epoch):
+    return {"epoch": epoch, "train/loss": 1.0 / epoch, "test/accuracy": 0.5}
+
+
+def lines(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def scalars(folder, name):
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_records_are_lines_and_tensorboard_scalars(tmp_path):
+    with metrics.Writer(tmp_path, []) as writer:
+        writer.write(record(1))
+        assert lines(tmp_path) == [record(1)]  # at once: a killed run keeps them
+        writer.write(record(2))
+
+    assert lines(tmp_path) == [record(1), record(2)]
+    assert scalars(tmp_path, "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert scalars(tmp_path, "test/accuracy") == [(1, 0.5), (2, 0.5)]
+
+
+def test_a_resumed_run_has_every_epoch_once(tmp_path):
+    with metrics.Writer(tmp_path, []) as writer:
+        for epoch in (1, 2, 4):  # 4 came after the last checkpoint
+            writer.write(record(epoch))
+    (tmp_path / "tensorboard" / "stale").touch()
+
+    with metrics.Writer(tmp_path, [record(1), record(2)]) as writer:
+        writer.write(record(3))
+
+    assert lines(tmp_path) == [record(1), record(2), record(3)]
+    assert [step for step, _ in scalars(tmp_path, "train/loss")] == [1, 2, 3]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_what_is_not_finite_is_null_in_the_lines(tmp_path):
+    with metrics.Writer(tmp_path, []) as writer:
+        writer.write({"epoch": 1, "test/loss": np.nan})
+
+    assert lines(tmp_path) == [{"epoch": 1, "test/loss": None}]

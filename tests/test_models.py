@@ -1,0 +1,221 @@
+"""The networks against their papers: sizes, numbers in NumPy, and where they start."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from kdjax import models
+from kdjax.errors import UserError
+
+CIFAR = (32, 32, 3)
+# Even sides: only there does 'SAME' pad stride-2 convolutions on one side alone.
+SMALL = (8, 12, 3)
+CLASSES = 7
+same_worker = pytest.mark.xdist_group("starts")  # they share compiled programs
+
+
+def convolve(x, kernel, stride=1):
+    """3x3 with one pixel of padding on every side, or 1x1."""
+    size = kernel.shape[0]
+    border = size // 2
+    x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    height, width = (side - size + 1 for side in x.shape[1:3])
+    taps = [
+        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return sum(taps)
+
+
+class Reference:
+    """A WRN as the papers describe it, in NumPy; `stats` holds the new statistics."""
+
+    def __init__(self, variables, train):
+        self.params = flatten_dict(variables["params"], sep="/")
+        self.old = flatten_dict(variables["batch_stats"], sep="/")
+        self.train, self.stats = train, {}
+
+    def conv(self, name, x, stride=1):
+        return convolve(x, self.params[f"{name}/kernel"], stride)
+
+    def normalise(self, name, x):
+        mean, var = self.old[f"{name}/mean"], self.old[f"{name}/var"]
+        if self.train:
+            self.stats[f"{name}/mean"] = 0.9 * mean + 0.1 * x.mean((0, 1, 2))
+            self.stats[f"{name}/var"] = 0.9 * var + 0.1 * x.var((0, 1, 2))
+            mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        scale, bias = self.params[f"{name}/scale"], self.params[f"{name}/bias"]
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    def __call__(self, x, depth, widen):
+        taps = {"stem": self.conv("stem", x)}
+        x = taps["stem"]
+        for group in (1, 2, 3):
+            width = 16 * widen * 2 ** (group - 1)
+            for block in range(1, (depth - 4) // 6 + 1):
+                name = f"stage{group}_block{block}"
+                stride = 2 if group > 1 and block == 1 else 1
+                pre = self.normalise(f"{name}/bn1", x)
+                if group > 1 and block == 1:
+                    taps[f"stage{group - 1}_pre"] = pre
+                out = np.maximum(pre, 0)
+                if x.shape[-1] != width:
+                    x = self.conv(f"{name}/shortcut", out, stride)
+                out = self.conv(f"{name}/conv1", out, stride)
+                out = np.maximum(self.normalise(f"{name}/bn2", out), 0)
+                x = x + self.conv(f"{name}/conv2", out)
+            taps[f"stage{group}"] = x
+        taps["stage3_pre"] = self.normalise("bn", x)
+        taps["pooled"] = np.maximum(taps["stage3_pre"], 0).mean((1, 2))
+        head = self.params["head/kernel"], self.params["head/bias"]
+        return taps["pooled"] @ head[0] + head[1], taps
+
+
+def random_variables(name, rng):
+    """Not the initial ones: there, scales of 1 and means of 0 would hide mistakes."""
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return rng.uniform(0.5, 1.5, leaf.shape)
+        fan_in = np.prod(leaf.shape[:-1])
+        return rng.normal(size=leaf.shape) / np.sqrt(fan_in)
+
+    shapes = models.shapes(name, CLASSES, SMALL, jnp.float64)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=1e-9, atol=1e-11, err_msg=name
+        )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("depth", "widen"), [(16, 1), (16, 2)])
+def test_wrn_equals_numpy(depth, widen, train, rng):
+    name = f"wrn-{depth}-{widen}"
+    variables = random_variables(name, rng)
+    images = rng.normal(size=(3, *SMALL))
+
+    @jax.jit
+    def apply(variables, images):
+        model = models.create(name, CLASSES)
+        return model.apply(variables, images, train, mutable=["batch_stats"])
+
+    outputs, new = apply(variables, images)
+
+    reference = Reference(variables, train)
+    logits, taps = reference(images, depth, widen)
+    assert outputs.logits.dtype == np.float64
+    assert_close({"logits": outputs.logits}, {"logits": logits})
+    assert_close(outputs.features, taps)
+    stats = flatten_dict(new["batch_stats"], sep="/")
+    assert_close(stats, reference.stats if train else reference.old)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("wrn-16-1", 180_916),
+        ("wrn-16-2", 703_284),
+        ("wrn-40-1", 569_780),
+        ("wrn-40-2", 2_255_156),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, count):
+    params = models.shapes(name, 100, CIFAR)["params"]
+
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(("name", "widen"), [("wrn-16-1", 1), ("wrn-16-2", 2)])
+def test_features_have_the_papers_shapes(name, widen):
+    model = models.create(name, 10)
+    images = jax.ShapeDtypeStruct((5, *CIFAR), jnp.float32)
+    apply = functools.partial(model.apply, train=False)
+    outputs = jax.eval_shape(apply, models.shapes(name, 10, CIFAR), images)
+
+    sides = {1: 32, 2: 16, 3: 8}
+    expected = {"stem": (5, 32, 32, 16), "pooled": (5, 64 * widen)}
+    for group, side in sides.items():
+        shape = (5, side, side, 8 * widen * 2**group)
+        expected |= {f"stage{group}": shape, f"stage{group}_pre": shape}
+    assert outputs.logits.shape == (5, 10)
+    assert {k: v.shape for k, v in outputs.features.items()} == expected
+
+
+@functools.cache
+def start(seed=0, name="wrn-10-1", classes=4, copy=0, shape=SMALL):
+    return models.init(jax.random.key(seed), name, classes, shape, copy)
+
+
+@same_worker
+def test_kernels_start_he_normal_and_the_rest_neutral():
+    variables = start(name="wrn-10-2")
+
+    for path, leaf in flatten_dict(variables).items():
+        leaf, where = np.asarray(leaf), "/".join(path)
+        if path[-1] == "kernel":
+            expected = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            # Five standard errors of a deviation that is estimated from `size` draws.
+            bound = 5 / np.sqrt(2 * leaf.size)
+            assert abs(leaf.std() / expected - 1) < bound, where
+            assert abs(leaf.mean() / expected) < 5 / np.sqrt(leaf.size), where
+        else:
+            neutral = {"scale": 1, "bias": 0, "mean": 0, "var": 1}[path[-1]]
+            np.testing.assert_array_equal(leaf, neutral, err_msg=where)
+    # Not truncated: of 147,456 normal draws, some lie beyond four deviations.
+    kernel = np.asarray(variables["params"]["stage3_block1"]["conv2"]["kernel"])
+    assert abs(kernel).max() > 4 * np.sqrt(2 / (9 * 128))
+
+
+@same_worker
+def test_same_start_for_the_same_seed_name_classes_and_copy():
+    for other in (start.__wrapped__(), start(shape=(16, 16, 3))):
+        jax.tree.map(np.testing.assert_array_equal, other, start())
+
+
+@same_worker
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"name": "wrn-10-2"}, {"classes": 5}, {"copy": 1}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_start_for_another(change):
+    def stem(variables):
+        return np.asarray(variables["params"]["stem"]["kernel"])
+
+    assert stem(start(**change)).shape == stem(start()).shape
+    assert np.all(stem(start(**change)) != stem(start()))
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("resnext-50", "wrn-DEPTH-WIDEN"),
+        ("", "wrn-DEPTH-WIDEN"),
+        ("wrn", "wrn-DEPTH-WIDEN"),
+        ("wrn-16", "wrn-DEPTH-WIDEN"),
+        ("wrn-16-1-1", "wrn-DEPTH-WIDEN"),
+        ("wrn-16-0", "wrn-DEPTH-WIDEN"),
+        ("wrn-16--1", "wrn-DEPTH-WIDEN"),
+        ("wrn-16-²", "wrn-DEPTH-WIDEN"),
+        ("wrn-a-b", "wrn-DEPTH-WIDEN"),
+        ("wrn-17-1", "10, 16, 22, 28"),
+        ("wrn-4-1", "10, 16, 22, 28"),
+    ],
+)
+def test_unknown_names_are_told_with_the_choices(name, choices):
+    with pytest.raises(UserError) as error:
+        models.create(name, 10)
+
+    assert repr(name) in str(error.value)
+    assert choices in str(error.value)

@@ -1,0 +1,70 @@
+"""The README's Python runs, and its configs exist."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax import losses
+from kdjax.data.stream import Batch
+from kdjax.methods.base import Method, Term, cross_entropy, only
+from kdjax.step import Step
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_a_loss_is_used_alone():
+    rng = np.random.default_rng(0)
+    names = {
+        "apply": lambda params, images: images @ params,
+        "params": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32),
+        "images": jnp.asarray(rng.normal(size=(4, 6)), jnp.float32),
+        "labels": jnp.array([0, 1, 2, 0]),
+        "teacher_logits": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+    }
+    exec(BLOCKS[0], names)
+    assert names["grads"].shape == (6, 3)
+    assert np.all(np.isfinite(names["grads"]))
+
+
+def test_a_new_method_is_one_class():
+    names = {
+        "dataclasses": dataclasses,
+        "ClassVar": ClassVar,
+        "Method": Method,
+        "Term": Term,
+        "cross_entropy": cross_entropy,
+        "losses": losses,
+        "only": only,
+        # Where the dataclass looks for its module.
+        "__name__": __name__,
+    }
+    exec(BLOCKS[1], names)
+    step = Step(
+        names["LogitMSE"](),
+        "wrn-10-1",
+        {"expert": "wrn-10-1"},
+        3,
+        (8, 8, 1),
+        optax.sgd(0.1),
+    )
+    key = jax.random.key(0)
+    state = jax.eval_shape(step.init, step.shapes(), {}, key)
+    image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)
+    label = jax.ShapeDtypeStruct((4,), jnp.int32)
+    frozen = {"expert": step.shapes()["student"]}
+    batch = Batch(image, label, label)
+    _, measured = jax.eval_shape(step.train, state, frozen, batch, key)
+    assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
+
+
+def test_every_config_it_names_exists():
+    for path in set(re.findall(r"configs/\w+\.py", README)):
+        assert (ROOT / path).exists(), path

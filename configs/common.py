@@ -127,15 +127,16 @@ def experiment(
     """
     changes = {key: shrink[key] for key in ("epochs", "batch_size") if key in shrink}
     recipe = dataclasses.replace(setting.recipe, **changes)
-    size = config_dict.placeholder(int)
+    # One each: an override of a shared placeholder would change both sizes.
+    train_size, test_size = config_dict.placeholder(int), config_dict.placeholder(int)
     return ConfigDict(
         {
             "data": {
                 "name": setting.dataset,
                 # None: $TFDS_DATA_DIR, or TFDS's own default.
                 "dir": config_dict.placeholder(str),
-                "train_size": shrink.get("train_size", size),
-                "test_size": shrink.get("test_size", size),
+                "train_size": shrink.get("train_size", train_size),
+                "test_size": shrink.get("test_size", test_size),
                 "augment": dataclasses.asdict(setting.augment),
             },
             "recipe": dataclasses.asdict(recipe),

@@ -1,0 +1,359 @@
+"""Whole runs of the command: results, found stages, kills, damaged files."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("run")]
+
+SMALL = (
+    "--config.stages.expert.model=wrn-10-1",
+    "--config.stages.student.model=wrn-10-1",
+    "--config.stages.student.ctkd.scratch=wrn-10-1",
+)
+OFTEN = "--config.saving.every_s=0"  # a checkpoint after every step
+CHANGE = "--config.stages.student.ctkd.beta=1"
+# Written down before the first run: of ten epochs of the recipe, six.
+EPOCHS, THRESHOLD = 6, 0.90
+# 6 steps an epoch.
+TINY = "digits,epochs=3,batch_size=32,train_size=200,test_size=64"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """The command with a folder, on one device."""
+
+    workdir: Path
+    args: tuple[str, ...]
+    cache: Path
+
+    @classmethod
+    def of(cls, workdir: Path, cache: Path, arg: str, *more: str) -> "Command":
+        return cls(workdir, (f"--config=configs/ctkd.py:{arg}", *SMALL, *more), cache)
+
+    def start(self) -> subprocess.Popen:
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(self.cache)}
+        env["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+        env["PYTHONUNBUFFERED"] = "1"
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "kdjax.main",
+                *self.args,
+                f"--workdir={self.workdir}",
+            ],
+            cwd=Path(__file__).parents[1],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, code: int = 0) -> tuple[str, str]:
+        """Returns both outputs of a run that must end with an exit code."""
+        out, err = self.finish(self.start(), code)
+        if code == 0:
+            assert err == ""
+        return out, err
+
+    def finish(self, process: subprocess.Popen, code: int) -> tuple[str, str]:
+        try:
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        assert process.returncode == code, (out, err)
+        return out, err
+
+    def fails(self) -> str:
+        """Returns the one line of a run that must refuse, and change no file."""
+        before = snapshot(self.workdir / "stages")
+        _, err = self.run(2)
+        assert err.startswith("kdjax: ")
+        assert err.count("\n") == 1
+        assert before.items() <= snapshot(self.workdir / "stages").items()
+        return err
+
+    def end_when(
+        self, ready: Callable[[], Any], number: int, code: int
+    ) -> tuple[str, str]:
+        """Starts the command, and sends it a signal as soon as something is true."""
+        process = self.start()
+        try:
+            deadline = time.monotonic() + 120
+            while not ready():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            process.send_signal(number)
+        except BaseException:
+            process.kill()
+            raise
+        return self.finish(process, code)
+
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.workdir / "results.json").read_text())
+
+    def digests(self) -> dict[str, list[str]]:
+        return {name: part["digest"] for name, part in self.results()["stages"].items()}
+
+    def folder(self, stage: str) -> Path:
+        (found,) = (self.workdir / "stages").glob(f"{stage}-*")
+        return found
+
+    def saved_steps(self, stage: str) -> list[int]:
+        """Returns the steps of the stage's whole checkpoints."""
+        found = (self.workdir / "stages").glob(f"{stage}-*/checkpoints/*")
+        return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    """Returns the files of checkpoints and networks, and their content."""
+    return {
+        path: path.read_bytes()
+        for kind in ("checkpoints", "networks")
+        for path in folder.glob(f"*/{kind}/**/*")
+        if path.is_file()
+    }
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def largest(folder: Path) -> Path:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Returns commands in new folders; all share one cache of compiled programs."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def command(arg: str, *more: str, copy_of: Path | None = None) -> Command:
+        workdir = tmp_path_factory.mktemp("run")
+        if copy_of:
+            shutil.copytree(copy_of, workdir, dirs_exist_ok=True)
+        return Command.of(workdir, cache, arg, *more)
+
+    return command
+
+
+def without_student(command: Command) -> Command:
+    """Returns the command after removing what it has of the student's stage."""
+    shutil.rmtree(command.folder("student"))
+    (command.workdir / "results.json").unlink()
+    return command
+
+
+@pytest.fixture(scope="module")
+def whole(make):
+    """Digits to the end: the command and what it printed."""
+    command = make(f"digits,epochs={EPOCHS}")
+    return command, command.run()[0]
+
+
+@pytest.fixture(scope="module")
+def straight(make):
+    """The tiny run that nothing has interrupted."""
+    command = make(TINY)
+    command.run()
+    return command
+
+
+@pytest.fixture(scope="module")
+def changed(make, straight):
+    """The tiny run's folder after a change of the student, and what was printed."""
+    command = make(TINY, CHANGE, copy_of=straight.workdir)
+    out, _ = without_student(command).run()
+    return command, out
+
+
+@pytest.fixture(scope="module")
+def terminated(make, straight):
+    """A tiny run that SIGTERM ended within the student's stage, and its stderr."""
+    command = without_student(make(TINY, OFTEN, copy_of=straight.workdir))
+    ready = functools.partial(command.saved_steps, "student")
+    return command, command.end_when(ready, signal.SIGTERM, 143)[1]
+
+
+def test_reaches_the_accuracy(whole):
+    stages = whole[0].results()["stages"]
+    for network in (stages["expert"], stages["student"]):
+        assert network["test_accuracy"]["median"] >= THRESHOLD
+
+
+def test_results_obey_the_contract(whole):
+    results = whole[0].results()
+    assert list(results["stages"]) == ["expert", "student"]
+    for name, stage in results["stages"].items():
+        folder = whole[0].folder(name)
+        history = records(folder)
+        scores = [record["test/accuracy/student"] for record in history]
+        assert stage["test_accuracy"]["final"] == [scores[-1]]
+        assert stage["test_accuracy"]["best"] == [max(scores)]
+        assert stage["test_accuracy"]["median"] == scores[-1]
+        assert stage["test_loss"] == [history[-1]["test/loss/student"]]
+        # Worked by hand for one channel and 10 classes: stem 144; blocks 4,672 + 32,
+        # 14,432 and 57,536 with shortcuts and BatchNorm; 128; head 650.
+        assert stage["parameters"] == 77562
+        assert stage["seconds"][0] > 0
+        assert stage["images_per_second"][0] > 0
+        assert folder.name == f"{name}-{stage['fingerprint'][0]}"
+        assert len(stage["digest"]) == 1
+    assert set(results["versions"]) >= {"kdjax", "jax", "python"}
+    assert results["devices"] == ["cpu"]
+    config = results["config"]
+    assert config["recipe"]["epochs"] == EPOCHS
+    assert config["stages"]["student"]["ctkd"]["scratch"] == "wrn-10-1"
+    assert config["stages"]["student"]["ctkd"]["beta"] == 62.5
+
+
+def test_scratch_teacher_retraces_the_expert(whole):
+    """Same start, same stream, same recipe, and no gradient from the student."""
+    stages = whole[0].results()["stages"]
+    expert = stages["expert"]["test_accuracy"]["final"]
+    scratch = stages["student"]["others"]["scratch"]["test_accuracy"]["final"]
+    assert scratch == pytest.approx(expert, abs=0.01)
+
+
+def test_output_and_curves(whole):
+    from matplotlib.image import imread
+
+    command, out = whole
+    lines = out.splitlines()
+    for stage in ("expert", "student"):
+        told = [line for line in lines if line.startswith(f"{stage} seed 0  epoch ")]
+        assert [line.split()[4] for line in told] == [
+            f"{epoch + 1}/{EPOCHS}" for epoch in range(EPOCHS)
+        ]
+    final = command.results()["stages"]["student"]["test_accuracy"]["final"][0]
+    (row,) = [line for line in lines if line.startswith("│ student ")]
+    assert {"ctkd", "wrn-10-1", "77,562", f"{100 * final:.2f}"} <= set(row.split())
+    picture = imread(command.workdir / "curves.png")
+    assert picture.shape[:2] == (480, 1200)
+    assert len({tuple(color) for row in picture for color in row}) > 20
+
+
+def test_records_and_events_have_every_epoch_once(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for stage in ("expert", "student"):
+        history = records(whole[0].folder(stage))
+        assert [record["epoch"] for record in history] == list(range(1, EPOCHS + 1))
+        events = EventAccumulator(str(whole[0].folder(stage) / "tensorboard"))
+        events.Reload()
+        assert set(events.Tags()["scalars"]) == set(history[0])
+        for key in history[0]:
+            found = [(event.step, event.value) for event in events.Scalars(key)]
+            expected = [(record["epoch"], record[key]) for record in history]
+            assert [step for step, _ in found] == [step for step, _ in expected]
+            values = [value for _, value in expected]
+            assert [value for _, value in found] == pytest.approx(values, rel=1e-6)
+
+
+def test_second_time_finds_everything(straight):
+    before = straight.results()
+    out, _ = straight.run()
+    after = straight.results()
+    assert "expert seed 0  found in " in out
+    assert "student seed 0  found in " in out
+    assert "epoch" not in out.split("Test accuracy")[0]
+    assert {**after, "finished": before["finished"]} == before
+
+
+def test_changed_student_finds_the_expert(straight, changed):
+    command, out = changed
+    assert "expert seed 0  found in " in out
+    assert "expert seed 0  epoch" not in out
+    assert "student seed 0  epoch 3/3" in out
+    assert command.digests()["expert"] == straight.digests()["expert"]
+    assert command.digests()["student"] != straight.digests()["student"]
+
+
+@pytest.mark.parametrize(("stage", "beyond"), [("expert", 0), ("student", 7)])
+def test_killed_run_ends_in_the_same_bits(make, straight, stage, beyond):
+    command = make(TINY, OFTEN)
+    if stage == "student":
+        command = without_student(make(TINY, OFTEN, copy_of=straight.workdir))
+
+    def ready() -> bool:
+        return any(step > beyond for step in command.saved_steps(stage))
+
+    command.end_when(ready, signal.SIGKILL, -signal.SIGKILL)
+    assert not (command.folder(stage) / "result.json").exists()
+    out, _ = dataclasses.replace(command, args=straight.args).run()
+    assert ("expert seed 0  found in" in out) == (stage == "student")
+    # An epoch that was over by then is not trained again.
+    assert (f"{stage} seed 0  epoch 1/3" in out) == (beyond < 6)
+    assert command.digests() == straight.digests()
+    for name in ("expert", "student"):
+        epochs = [record["epoch"] for record in records(command.folder(name))]
+        assert epochs == [1, 2, 3]
+
+
+def test_sigterm_saves_and_goes_on_to_the_same_bits(terminated, straight, make):
+    command, err = terminated
+    assert err == "kdjax: stopped by SIGTERM; saved\n"
+    assert command.saved_steps("student")
+    again = make(TINY, copy_of=command.workdir)
+    again.run()
+    assert again.digests() == straight.digests()
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate])
+def test_damaged_checkpoint_is_refused(terminated, make, damage):
+    command = make(TINY, copy_of=terminated[0].workdir)
+    step = command.saved_steps("student")[-1]
+    checkpoint = command.folder("student") / "checkpoints" / str(step)
+    damage(largest(checkpoint))
+    assert str(checkpoint) in command.fails()
+
+
+def test_damaged_teacher_is_refused(terminated, make):
+    command = make(TINY, copy_of=terminated[0].workdir)
+    networks = command.folder("expert") / "networks" / "student"
+    flip_a_byte(largest(networks))
+    assert str(networks) in command.fails()
+
+
+def test_checkpoint_of_another_config_is_refused(terminated, changed, make):
+    command = make(TINY, CHANGE, copy_of=terminated[0].workdir)
+    own = command.folder("student").name
+    other = changed[0].folder("student").name
+    command.folder("student").rename(command.workdir / "stages" / other)
+    line = command.fails()
+    told = ("another config", own.split("-")[1], str(command.folder("student")))
+    assert [word for word in told if word not in line] == []
+
+
+def test_loss_that_is_not_finite_stops(make):
+    command = make(TINY, "--config.recipe.learning_rate=1e20")
+    _, err = command.run(2)
+    assert err.startswith("kdjax: ")
+    assert err.count("\n") == 1
+    assert "ce/student not finite at step " in err
+    assert not list((command.workdir / "stages").glob("student-*"))

@@ -1,6 +1,7 @@
 """Dataclasses from settings: names and types are checked, errors name both."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ def _cast(name: str, value: Any, default: Any) -> Any:
     known = default is not None and default is not dataclasses.MISSING
     if known and type(value) is not type(default):
         raise UserError(f"{name}={value!r} is not of type {type(default).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number")
     if isinstance(default, tuple) and default:
         # The first item of the default tells the type of all.
         value = tuple(_cast(f"{name}[{i}]", v, default[0]) for i, v in enumerate(value))

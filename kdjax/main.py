@@ -55,7 +55,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
             raise UserError(f"--{name} is missing; see --help")
     if not isinstance(values.config, ConfigDict):
         path = Path(config_flags.get_config_filename(values["config"]))
-        raise unknown("config", str(path), sorted(map(str, path.parent.glob("*.py"))))
+        found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
+        raise unknown("config", str(path), found)
     return values.config.to_dict(), Path(values.workdir)
 
 
@@ -78,26 +79,26 @@ def _unknown_key(argv: Sequence[str]) -> UserError | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs an experiment and returns the exit code."""
-    # Imported here: wrong flags are answered at once.
-    from kdjax import backend, experiment
-    from kdjax.interrupt import Interrupt, Interrupted
-
     try:
         parsed = parse_flags(sys.argv if argv is None else argv)
         if parsed is None:
             print(_USAGE)
             return 0
-        config, workdir = parsed
-        interrupt = Interrupt()
-        interrupt.install()
+        # Only now: wrong flags are answered at once.
+        from kdjax import backend, experiment, graph, interrupt
+
+        signals = interrupt.Interrupt()
+        signals.install()
         backend.use_compilation_cache()
-        experiment.Run(experiment.parse(config), workdir, interrupt).run()
+        config, workdir = parsed
+        try:
+            experiment.Run(graph.parse(config), workdir, signals).run()
+        except interrupt.Interrupted as interruption:
+            print(f"kdjax: {interruption}", file=sys.stderr)
+            return interruption.exit_code
     except UserError as error:
         print(f"kdjax: {error}", file=sys.stderr)
         return 2
-    except Interrupted as interruption:
-        print(f"kdjax: {interruption}", file=sys.stderr)
-        return interruption.exit_code
     return 0
 
 

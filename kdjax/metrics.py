@@ -66,6 +66,13 @@ def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
         )
 
 
+def finite(name: str, value: float) -> float:
+    """Returns a number, or raises UserError that names it if it is not finite."""
+    if not math.isfinite(value):
+        raise UserError(f"{name} is not finite; a smaller learning rate may help")
+    return value
+
+
 class Writer:
     """Writes a stage's records as JSON lines and TensorBoard events.
 

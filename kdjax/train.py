@@ -172,7 +172,7 @@ class Training:
         last = self._step == self._total
         if last or record["epoch"] % self._saving.evaluate_every == 0:
             for name, value in program.evaluate(self._state).items():
-                record[f"test/{name}"] = float(value)
+                record[f"test/{name}"] = metrics.finite(f"test {name}", float(value))
         self._totals = program.empty()
         return {**record, "seconds": self._elapsed()}
 

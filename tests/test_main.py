@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from configs import common, ctkd, ctkd_tables
-from kdjax import experiment
+from kdjax import experiment, graph
 from kdjax import main as command
 from kdjax.errors import UserError
 from kdjax.interrupt import Interrupt
@@ -217,7 +217,7 @@ PAPER = {
 @pytest.mark.parametrize("variant", PAPER)
 def test_ctkd_has_the_papers_numbers(variant):
     student, teacher, widen, optimizer, epochs, rate, decay, drops = PAPER[variant]
-    parsed = experiment.parse(ctkd.get_config(variant).to_dict())
+    parsed = graph.parse(ctkd.get_config(variant).to_dict())
     assert parsed.data["name"] == variant.split("-")[0]
     assert list(parsed.stages) == ["expert", "student"]
     for stage in parsed.stages.values():
@@ -242,7 +242,7 @@ def test_ctkd_has_the_papers_numbers(variant):
 
 @pytest.mark.parametrize("variant", [*ctkd_tables.TABLES, ""])
 def test_tables_build(variant):
-    parsed = experiment.parse(ctkd_tables.get_config(variant).to_dict())
+    parsed = graph.parse(ctkd_tables.get_config(variant).to_dict())
     name, rows = ctkd_tables.TABLES[variant or "table1"]
     assert set(parsed.stages) == {"expert", *rows}
     setting = common.SETTINGS[name]
@@ -255,8 +255,8 @@ def test_tables_build(variant):
 def test_tables_share_the_stages_of_ctkd():
     """One working folder trains the expert and CTKD of both configs once."""
     for table, (name, rows) in ctkd_tables.TABLES.items():
-        stages = experiment.parse(ctkd_tables.get_config(table).to_dict()).stages
-        own = experiment.parse(ctkd.get_config(name).to_dict()).stages
+        stages = graph.parse(ctkd_tables.get_config(table).to_dict()).stages
+        own = graph.parse(ctkd.get_config(name).to_dict()).stages
         assert stages["expert"] == own["expert"]
         if "ctkd" in rows:
             renamed = dataclasses.replace(own["student"], name="ctkd")
@@ -272,7 +272,7 @@ def test_argument_shrinks():
     config = ctkd.get_config(arg).to_dict()
     assert config["data"]["train_size"] == 5000
     assert config["data"]["test_size"] == 10
-    for stage in experiment.parse(config).stages.values():
+    for stage in graph.parse(config).stages.values():
         assert (stage.recipe.epochs, stage.recipe.batch_size) == (4, 64)
         assert stage.seeds == 3
         assert stage.recipe.milestones == (0.3, 0.6, 0.8)
@@ -283,7 +283,7 @@ def test_parse_names_a_missing_key(missing):
     config = ctkd.get_config("digits").to_dict()
     del config[missing]
     with pytest.raises(UserError, match=f"'{missing}' is missing"):
-        experiment.parse(config)
+        graph.parse(config)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_parse_names_a_missing_entry(path, key, message):
         part = part[step]
     del part[key]
     with pytest.raises(UserError, match=message):
-        experiment.parse(config)
+        graph.parse(config)
 
 
 def test_parse_refuses_a_circle_and_unknown_options():
@@ -309,7 +309,7 @@ def test_parse_refuses_a_circle_and_unknown_options():
     circle = copy.deepcopy(config)
     circle["stages"]["expert"] = {**student, "teachers": ["student"]}
     with pytest.raises(UserError, match=r"circle: \w+ -> \w+ -> \w+$"):
-        experiment.parse(circle)
+        graph.parse(circle)
     student["ctkd"]["gamma"] = 1.0
     with pytest.raises(UserError, match=r"'gamma'; choices: .*beta"):
-        experiment.parse(config)
+        graph.parse(config)

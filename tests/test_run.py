@@ -24,7 +24,7 @@ SMALL = (
 )
 OFTEN = "--config.saving.every_s=0"  # a checkpoint after every step
 CHANGE = "--config.stages.student.ctkd.beta=1"
-# Written down before the first run: of ten epochs of the recipe, six.
+# Six of the ten epochs of the recipe; a first run reached 0.95.
 EPOCHS, THRESHOLD = 6, 0.90
 # 6 steps an epoch.
 TINY = "digits,epochs=3,batch_size=32,train_size=200,test_size=64"

@@ -1,0 +1,162 @@
+"""From a config to an experiment: a data set and a graph of stages."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from kdjax import methods, models
+from kdjax.data import sources
+from kdjax.data.augment import Augment
+from kdjax.errors import UserError, unknown
+from kdjax.fields import build
+from kdjax.methods import Method
+from kdjax.recipe import Recipe
+from kdjax.train import Saving
+
+DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training run that ends in one named network, for every seed.
+
+    Attributes:
+        name: for people and for the stages it teaches.
+        model: the network's name.
+        method: how it learns.
+        teachers: the stages that teach it.
+        recipe: how it is optimised.
+        seeds: number of replicas.
+        copy: tells its start apart from that of an equal network.
+    """
+
+    name: str
+    model: str
+    method: Method
+    method_name: str
+    teachers: tuple[str, ...]
+    recipe: Recipe
+    seeds: int
+    copy: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A data set and a graph of stages, every teacher before whom it teaches.
+
+    `config` is what it was made from, for the record.
+    """
+
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    augment: Augment
+    stages: Mapping[str, Stage]
+    precision: str
+    saving: Saving
+
+
+_CONFIG = ("data", "recipe", "seeds", "precision", "saving", "stages")
+_DATA = ("name", "dir", "train_size", "test_size", "augment")
+_STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy")
+
+
+def _expect(
+    kind: str,
+    settings: Mapping[str, Any],
+    known: tuple[str, ...],
+    required: tuple[str, ...],
+) -> None:
+    for key in settings:
+        if key not in known:
+            raise unknown(kind, key, known)
+    for key in required:
+        if key not in settings:
+            raise UserError(f"{kind} {key!r} is missing")
+
+
+def parse(config: Mapping[str, Any]) -> Experiment:
+    """Returns the experiment that a config describes.
+
+    Args:
+        config: plain nested dictionaries: 'data', 'recipe', 'seeds', 'precision',
+            'saving' and 'stages', as `configs/common.py` makes them.
+
+    Raises:
+        UserError: an unknown name or a value out of range.
+    """
+    required = ("data", "recipe", "seeds", "stages")
+    _expect("config key", config, _CONFIG, required)
+    data = dict(config["data"])
+    _expect("data key", data, _DATA, ("name",))
+    if data["name"] not in sources.SOURCES:
+        raise unknown("data set", data["name"], sources.SOURCES)
+    augment = build(Augment, "data.augment", data.pop("augment", {}))
+    precision = config.get("precision", "float32")
+    if precision not in DTYPES:
+        raise unknown("precision", precision, DTYPES)
+    stages = {
+        name: _parse_stage(name, settings, config)
+        for name, settings in config["stages"].items()
+    }
+    return Experiment(
+        config=config,
+        data=data,
+        augment=augment,
+        stages=_in_order(stages),
+        precision=precision,
+        saving=build(Saving, "saving", config.get("saving", {})),
+    )
+
+
+def _parse_stage(
+    name: str, settings: Mapping[str, Any], config: Mapping[str, Any]
+) -> Stage:
+    settings = dict(settings)
+    method = settings.get("method", "supervised")
+    known = (*_STAGE, *methods.METHODS)
+    _expect(f"key of stage {name!r}", settings, known, ("model",))
+    options = {key: settings[key] for key in settings if key not in _STAGE}
+    recipe = {**config["recipe"], **settings.get("recipe", {})}
+    seeds = settings.get("seeds", config["seeds"])
+    if seeds < 1:
+        raise UserError(f"stage {name!r}: seeds={seeds} is not positive")
+    stage = Stage(
+        name=name,
+        model=settings["model"],
+        method=methods.create(method, options),
+        method_name=method,
+        teachers=tuple(settings.get("teachers", ())),
+        recipe=build(Recipe, f"recipe of stage {name!r}", recipe),
+        seeds=seeds,
+        copy=settings.get("copy", 0),
+    )
+    for model in stage.method.roles(stage.model).values():
+        models.create(model, 2)
+    if len(stage.teachers) != stage.method.num_teachers:
+        raise UserError(
+            f"stage {name!r}: method {method!r} takes {stage.method.num_teachers} "
+            f"teachers, not {len(stage.teachers)} ({', '.join(stage.teachers)})"
+        )
+    return stage
+
+
+def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Returns the stages with every teacher before the stages that it teaches."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(f"stages teach in a circle: {' -> '.join((*path, name))}")
+        if name in ordered:
+            return
+        for teacher in stages[name].teachers:
+            if teacher not in stages:
+                raise unknown(f"teacher of stage {name!r}", teacher, stages)
+            visit(teacher, (*path, name))
+        ordered[name] = stages[name]
+
+    for name in stages:
+        visit(name, ())
+    return ordered

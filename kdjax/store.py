@@ -1,0 +1,140 @@
+"""The working folder: a folder for every replica of a stage, found by fingerprint."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import kdjax
+from kdjax import methods, models
+from kdjax.data.augment import Augment
+from kdjax.data.sources import Dataset
+from kdjax.errors import UserError
+from kdjax.files import write_json
+from kdjax.graph import DTYPES, Experiment
+from kdjax.models import Variables
+from kdjax.recipe import Recipe
+from kdjax.train import load_network
+
+
+class Store:
+    """The replicas of an experiment's stages in a working folder.
+
+    A replica's folder is `stages/<name>-<fingerprint>`; the fingerprint hashes
+    everything that decides its weights and figures, but not its name: another config
+    finds it under the name that the first one gave it.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, workdir: Path):
+        """Makes the folder.
+
+        Args:
+            experiment: the graph of stages.
+            dataset: what they are trained on.
+            workdir: where everything goes.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        self._experiment, self._dataset = experiment, dataset
+        self._stages = workdir / "stages"
+        try:
+            self._stages.mkdir(parents=True, exist_ok=True)
+            probe = self._stages / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"workdir {workdir} cannot be written: {error.strerror}"
+            ) from error
+        train, test = dataset.train, dataset.test
+        self._data = {
+            "name": dataset.name,
+            "version": dataset.version,
+            "train_size": len(train.labels),
+            "test_size": len(test.labels),
+            "content": hashlib.sha256(
+                train.images.tobytes() + train.labels.tobytes()
+            ).hexdigest()[:16],
+        }
+
+    def settings(self, name: str, seed: int) -> dict[str, Any]:
+        """Returns everything that decides one replica of a stage, as plain data."""
+        experiment = self._experiment
+        stage = experiment.stages[name]
+        augment = dataclasses.asdict(experiment.augment)
+        return {
+            "seed": seed,
+            "copy": stage.copy,
+            "roles": {
+                role: {"model": model, "version": models.version(model)}
+                for role, model in stage.method.roles(stage.model).items()
+            },
+            "method": methods.options(stage.method),
+            "teachers": [
+                self.fingerprint(teacher, self._replica_of(teacher, seed))
+                for teacher in stage.teachers
+            ],
+            "recipe": {"version": Recipe.VERSION, **dataclasses.asdict(stage.recipe)},
+            "data": self._data,
+            "augment": {"version": Augment.VERSION, **augment},
+            "precision": experiment.precision,
+        }
+
+    def _replica_of(self, teacher: str, seed: int) -> int:
+        """Returns the replica of a teacher that teaches a stage's replica."""
+        return seed % self._experiment.stages[teacher].seeds
+
+    def fingerprint(self, name: str, seed: int) -> str:
+        """Returns the hash by which a replica is found again."""
+        text = json.dumps(self.settings(name, seed), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Returns a replica's folder, which may bear the name of another config."""
+        fingerprint = self.fingerprint(name, seed)
+        found = sorted(self._stages.glob(f"*-{fingerprint}"))
+        return found[0] if found else self._stages / f"{name}-{fingerprint}"
+
+    def open(self, name: str, seed: int) -> Path:
+        """Makes a replica's folder, writes its settings and returns it."""
+        folder = self.folder(name, seed)
+        folder.mkdir(exist_ok=True)
+        settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
+        write_json(folder / "stage.json", settings)
+        return folder
+
+    def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
+        """Writes a replica's result, the last thing: now it counts as finished."""
+        write_json(self.folder(name, seed) / "result.json", result)
+
+    def result(self, name: str, seed: int) -> dict[str, Any] | None:
+        """Returns the result of a replica, or None if it is not finished.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.folder(name, seed) / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged: {error}; delete its folder to train it again"
+            ) from error
+
+    def teachers(self, name: str, seed: int) -> dict[str, Variables]:
+        """Returns the trained networks that teach a replica, by stage."""
+        stages, dataset = self._experiment.stages, self._dataset
+        return {
+            teacher: load_network(
+                self.folder(teacher, self._replica_of(teacher, seed)),
+                stages[teacher].model,
+                dataset.num_classes,
+                dataset.train.images.shape[1:],
+                DTYPES[self._experiment.precision],
+            )
+            for teacher in stages[name].teachers
+        }

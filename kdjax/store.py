@@ -71,7 +71,8 @@ class Store:
                 role: {"model": model, "version": models.version(model)}
                 for role, model in stage.method.roles(stage.model).items()
             },
-            "method": methods.options(stage.method),
+            # With the name: the first of several methods counts the cross-entropy.
+            "method": {"name": stage.method_name, **methods.options(stage.method)},
             "teachers": [
                 self.fingerprint(teacher, self._replica_of(teacher, seed))
                 for teacher in stage.teachers

@@ -1,0 +1,114 @@
+"""Fingerprints: everything that decides a replica is in them, and nothing else."""
+
+import copy
+
+import pytest
+import tiny
+
+from configs import ctkd
+from kdjax import graph
+from kdjax.errors import UserError
+from kdjax.store import Store
+
+
+def config():
+    return ctkd.get_config("cifar10,seeds=2").to_dict()
+
+
+def prints(settings, folder, data=None):
+    """Fingerprints of all replicas, by stage and seed."""
+    experiment = graph.parse(settings)
+    store = Store(experiment, data or tiny.dataset(), folder)
+    return {
+        (name, seed): store.fingerprint(name, seed)
+        for name, stage in experiment.stages.items()
+        for seed in range(stage.seeds)
+    }
+
+
+def changed(path, value):
+    settings = copy.deepcopy(config())
+    inner = settings
+    for key in path[:-1]:
+        inner = inner[key]
+    assert path[-1] in inner or path[-1] == "copy"
+    inner[path[-1]] = value
+    return settings
+
+
+def test_seeds_and_stages_differ_and_calls_agree(tmp_path):
+    first = prints(config(), tmp_path)
+    assert len(set(first.values())) == len(first) == 4
+    assert prints(config(), tmp_path / "elsewhere") == first
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("data", "dir"), "/elsewhere"),
+        (("saving", "every_s"), 1.0),
+        (("saving", "best"), True),
+    ],
+)
+def test_where_and_how_often_do_not_count(path, value, tmp_path):
+    assert prints(changed(path, value), tmp_path) == prints(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("recipe", "epochs"), 7),
+        (("recipe", "nesterov"), True),
+        (("data", "augment", "flip"), False),
+        (("precision",), "float64"),
+        (("stages", "expert", "model"), "wrn-28-1"),
+        (("stages", "expert", "copy"), 1),
+    ],
+)
+def test_what_decides_the_expert_retrains_all(path, value, tmp_path):
+    ours, theirs = prints(changed(path, value), tmp_path), prints(config(), tmp_path)
+    assert all(ours[replica] != theirs[replica] for replica in theirs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("beta", 5.0), ("norm", "l2"), ("scratch", "wrn-22-1")]
+)
+def test_a_students_setting_retrains_the_student_alone(key, value, tmp_path):
+    ours = prints(changed(("stages", "student", "ctkd", key), value), tmp_path)
+    for replica, theirs in prints(config(), tmp_path).items():
+        assert (ours[replica] == theirs) == (replica[0] == "expert")
+
+
+def test_other_images_are_another_data_set(tmp_path):
+    data, other = tiny.dataset(), tiny.dataset()
+    other.train.images[0, 0, 0, 0] ^= 1
+    ours, theirs = (prints(config(), tmp_path, d) for d in (data, other))
+    assert not set(ours.values()) & set(theirs.values())
+
+
+def test_the_first_method_is_told_from_the_second(tmp_path):
+    settings = config()
+    student = settings["stages"]["student"]
+    del student["ctkd"]
+    student["method"] = "rocket+kd"
+    ours = prints(settings, tmp_path)
+    student["method"] = "kd+rocket"
+    assert prints(settings, tmp_path)["student", 0] != ours["student", 0]
+
+
+def test_another_name_finds_the_same_folder(tmp_path):
+    settings = config()
+    store = Store(graph.parse(settings), tiny.dataset(), tmp_path)
+    folder = store.open("expert", 0)
+    settings["stages"]["teacher"] = settings["stages"].pop("expert")
+    settings["stages"]["student"]["teachers"] = ("teacher",)
+    renamed = Store(graph.parse(settings), tiny.dataset(), tmp_path)
+    assert renamed.folder("teacher", 0) == folder
+
+
+def test_a_damaged_result_is_one_clear_error(tmp_path):
+    store = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    assert store.result("expert", 0) is None
+    (store.open("expert", 0) / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result\.json is damaged.*delete"):
+        store.result("expert", 0)

@@ -45,8 +45,8 @@ SETTINGS = {
         "svhn",
         "wrn-16-1",
         "wrn-40-1",
-        # The paper: Adam 0.01 times 0.2 at epochs 20, 40 and 60 of 100. The released
-        # code gives Adam no weight decay.
+        # The paper: Adam 0.01 times 0.2 at epochs 20, 40 and 60 of 100. Rocket
+        # Launching's code, which CTKD's builds on, gives Adam no weight decay.
         Recipe(
             epochs=100,
             optimizer="adam",

@@ -22,7 +22,7 @@ as in `:cifar10,epochs=3,train_size=10000,seeds=1`; milestones scale with the ep
 subsets are stratified and fixed. What the paper leaves open, and the recipes, are in
 `configs/common.py`.
 
-Hardware: digits takes about a minute on two CPU cores; the others are for a GPU or TPU
+Hardware: digits takes a minute or two on two CPU cores; the others are for a GPU or TPU
 (one seed of CIFAR-10 trains WRN-40-1 twice and WRN-16-1 once for 200 epochs).
 """
 

@@ -98,6 +98,14 @@ class Checkpoints:
             "delete its folder to train again from what is left"
         )
 
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes, also after an error."""
+        self.close()
+
     def close(self) -> None:
         """Waits for the last checkpoint to be on disk."""
         self._manager.wait_until_finished()

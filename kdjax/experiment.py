@@ -106,18 +106,23 @@ class Run:
         if result := store.result(name, seed):
             console.print(f"{label}  found in {store.folder(name, seed)}", markup=False)
             return result
+        self._interrupt.raise_if_set()
         assert program is not None
-        training = Training(
-            program,
-            stage.recipe,
-            self._experiment.saving,
-            label=label,
-            seed=seed,
-            frozen=store.teachers(name, seed),
-            folder=store.open(name, seed),
-            fingerprint=fingerprint,
-            interrupt=self._interrupt,
-        )
-        result = {"fingerprint": fingerprint, "seed": seed, **training.run()}
-        store.finish(name, seed, result)
+        frozen = store.teachers(name, seed)
+        with store.open(name, seed) as folder:
+            training = Training(
+                program,
+                stage.recipe,
+                self._experiment.saving,
+                label=label,
+                seed=seed,
+                frozen=frozen,
+                folder=folder,
+                fingerprint=fingerprint,
+                interrupt=self._interrupt,
+            )
+            result = {"fingerprint": fingerprint, "seed": seed, **training.run()}
+            result["devices"] = [device.device_kind for device in jax.devices()]
+            store.finish(name, seed, result)
+            training.discard_checkpoints()
         return result

@@ -5,10 +5,11 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """Raised once a checkpoint is saved after a signal; the exit code is 128 + it."""
+    """Raised after a signal, when all is saved; the exit code is 128 + its number."""
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; saved")
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; the same command goes on from here")
         self.exit_code = 128 + number
 
 

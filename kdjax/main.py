@@ -66,7 +66,14 @@ def _unknown_key(argv: Sequence[str]) -> UserError | None:
     overrides = [arg for arg in argv if arg.startswith(prefix)]
     if not overrides:
         return None
-    parsed = parse_flags([arg for arg in argv if arg not in overrides])
+    # Without the overrides, and without a value that follows one as its own word.
+    kept = [
+        arg
+        for before, arg in zip(("", *argv), argv, strict=False)
+        if arg not in overrides
+        and not (before in overrides and "=" not in before and arg[:1] != "-")
+    ]
+    parsed = parse_flags(kept)
     for arg in overrides:
         found: Any = parsed[0] if parsed else {}
         for key in arg.removeprefix(prefix).split("=")[0].split("."):

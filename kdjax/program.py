@@ -93,7 +93,9 @@ class Program:
     def start(self, seed: int, frozen: Mapping[str, Variables]) -> TrainState:
         """Returns a replica's state before the first step."""
         key = jax.random.key(seed)
-        return self.place(self.step.init(self.step.start(key), frozen, key))
+        state = self.step.init(self.step.start(key), frozen, key)
+        # Copied: what a method takes from a teacher must not be donated with the state.
+        return self.place(jax.tree.map(jnp.copy, state))
 
     def empty(self) -> dict[str, Any]:
         """Returns metrics' sums of nothing."""

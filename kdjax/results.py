@@ -64,6 +64,7 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
         "method": stage.method_name,
         "teachers": list(stage.teachers),
         "others": {role: figures(role) for role in others},
+        "devices": [replica["devices"] for replica in replicas],
         "seconds": [replica["seconds"] for replica in replicas],
         "images_per_second": [replica["images_per_second"] for replica in replicas],
         "fingerprint": [replica["fingerprint"] for replica in replicas],

@@ -1,13 +1,17 @@
 """The working folder: a folder for every replica of a stage, found by fingerprint."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kdjax
 from kdjax import methods, models
+from kdjax.checkpoint import digest
 from kdjax.data.augment import Augment
 from kdjax.data.sources import Dataset
 from kdjax.errors import UserError
@@ -43,7 +47,7 @@ class Store:
             self._stages.mkdir(parents=True, exist_ok=True)
             probe = self._stages / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"workdir {workdir} cannot be written: {error.strerror}"
@@ -54,9 +58,9 @@ class Store:
             "version": dataset.version,
             "train_size": len(train.labels),
             "test_size": len(test.labels),
-            "content": hashlib.sha256(
-                train.images.tobytes() + train.labels.tobytes()
-            ).hexdigest()[:16],
+            "mean": dataset.mean,
+            "std": dataset.std,
+            "content": digest([train.images, train.labels, test.images, test.labels]),
         }
 
     def settings(self, name: str, seed: int) -> dict[str, Any]:
@@ -98,13 +102,25 @@ class Store:
         found = sorted(self._stages.glob(f"*-{fingerprint}"))
         return found[0] if found else self._stages / f"{name}-{fingerprint}"
 
-    def open(self, name: str, seed: int) -> Path:
-        """Makes a replica's folder, writes its settings and returns it."""
+    @contextlib.contextmanager
+    def open(self, name: str, seed: int) -> Iterator[Path]:
+        """Makes a replica's folder with its settings and holds it for this process.
+
+        Raises:
+            UserError: another process trains the replica.
+        """
         folder = self.folder(name, seed)
         folder.mkdir(exist_ok=True)
-        settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
-        write_json(folder / "stage.json", settings)
-        return folder
+        with open(folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{folder} is being trained by another process"
+                ) from error
+            settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
+            write_json(folder / "stage.json", settings)
+            yield folder
 
     def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
         """Writes a replica's result, the last thing: now it counts as finished."""

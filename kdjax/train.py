@@ -93,7 +93,11 @@ class Training:
             self._state = program.start(seed, frozen)
             self._totals = program.empty()
         else:
-            self._restore()
+            try:
+                self._restore()
+            except UserError:
+                self._checkpoints.close()
+                raise
         self._step = int(self._state.step)
         program.compile(self._key, self._frozen)
 
@@ -199,15 +203,15 @@ class Training:
             self._interrupt.raise_if_set()
 
     def _finish(self) -> dict[str, Any]:
-        """Saves the networks, drops the checkpoints and returns the result."""
+        """Saves the networks and returns the result."""
         step = self._program.step
         networks = jax.device_get(step.networks(self._state))
+        # What a run left that was killed before its result was written.
+        shutil.rmtree(self._folder / "networks", ignore_errors=True)
         for role, variables in networks.items():
-            keeper = Checkpoints(self._folder / "networks" / role)
-            keeper.save(self._step, variables, {"model": step.roles[role]})
-            keeper.close()
+            with Checkpoints(self._folder / "networks" / role) as keeper:
+                keeper.save(self._step, variables, {"model": step.roles[role]})
         self._checkpoints.close()
-        shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)
         last = self._history[-1]
         speeds = [record["images_per_second"] for record in self._history]
         return {
@@ -232,6 +236,10 @@ class Training:
             "digest": digest(networks),
             "history": self._history,
         }
+
+    def discard_checkpoints(self) -> None:
+        """Drops the checkpoints: to be called once the result is written."""
+        shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)
 
 
 def best_score(history: list[metrics.Record], role: str = "student") -> float:
@@ -276,7 +284,12 @@ def load_network(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
         models.shapes(model, num_classes, image_shape, dtype),
     )
-    keeper = Checkpoints(folder / "networks" / role)
-    variables, _ = keeper.restore(target)
-    keeper.close()
+    try:
+        with Checkpoints(folder / "networks" / role) as keeper:
+            variables, _ = keeper.restore(target)
+    except UserError as error:
+        raise UserError(
+            f"the network in {folder} cannot be used ({error}); delete that folder to "
+            "train it again"
+        ) from error
     return variables

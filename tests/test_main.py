@@ -68,6 +68,7 @@ def assert_has(text: str, *words: str):
         ([DIGITS, "stray"], ["'stray'"]),
         ([DIGITS, "--seed=3"], ["seed"]),
         ([DIGITS, "--config.recipe.lr=1"], ["'lr'", "learning_rate, milestones"]),
+        ([DIGITS, "--config.data.dri", "../x"], ["'dri'", "augment, dir"]),
         ([DIGITS, "--config.reciep.lr=1"], ["'reciep'", "recipe, saving, seeds"]),
         ([DIGITS, "--config.stages.pupil.model=x"], ["'pupil'", "expert, student"]),
         ([DIGITS, "--config.recipe.epochs.x=1"], ["epochs.x=1", "'x'"]),
@@ -240,27 +241,38 @@ def test_ctkd_has_the_papers_numbers(variant):
     assert method.hint_weight == 0.03
 
 
+def suffix(name):
+    return "-w2" if name.endswith("-w2") else ""
+
+
 @pytest.mark.parametrize("variant", [*ctkd_tables.TABLES, ""])
 def test_tables_build(variant):
     parsed = graph.parse(ctkd_tables.get_config(variant).to_dict())
-    name, rows = ctkd_tables.TABLES[variant or "table1"]
-    assert set(parsed.stages) == {"expert", *rows}
-    setting = common.SETTINGS[name]
-    for stage in parsed.stages.values():
-        assert stage.recipe == setting.recipe
-        assert set(stage.teachers) <= {"expert"}
-    assert parsed.augment == setting.augment
+    names, rows = ctkd_tables.TABLES[variant or "table1"]
+    assert set(parsed.stages) == {
+        f"{row}{suffix(name)}" for name in names for row in ("expert", *rows)
+    }
+    for name in names:
+        setting = common.SETTINGS[name]
+        assert parsed.augment == setting.augment
+        for row in rows:
+            stage = parsed.stages[f"{row}{suffix(name)}"]
+            assert stage.recipe == setting.recipe
+            assert stage.model == setting.student
+            assert set(stage.teachers) <= {f"expert{suffix(name)}"}
 
 
 def test_tables_share_the_stages_of_ctkd():
     """One working folder trains the expert and CTKD of both configs once."""
-    for table, (name, rows) in ctkd_tables.TABLES.items():
+    for table, (names, rows) in ctkd_tables.TABLES.items():
         stages = graph.parse(ctkd_tables.get_config(table).to_dict()).stages
-        own = graph.parse(ctkd.get_config(name).to_dict()).stages
-        assert stages["expert"] == own["expert"]
-        if "ctkd" in rows:
-            renamed = dataclasses.replace(own["student"], name="ctkd")
-            assert stages["ctkd"] == renamed
+        for name in names:
+            own = graph.parse(ctkd.get_config(name).to_dict()).stages
+            for row, stage in (("expert", own["expert"]), ("ctkd", own["student"])):
+                if row != "ctkd" or row in rows:
+                    ours = stages[f"{row}{suffix(name)}"]
+                    named = {"name": stage.name, "teachers": stage.teachers}
+                    assert dataclasses.replace(ours, **named) == stage
 
 
 def test_default_is_cifar10():

@@ -29,6 +29,7 @@ ROWS = {
     "ctkd": ("ctkd", {"ctkd": FREE}),
     "ctkd-scratch": ("ctkd", {"ctkd": {**FREE, "attention_target": "scratch"}}),
     "ctkd-inherit": ("ctkd", {"ctkd": {**FREE, "beta": 0.0, "inherit": True}}),
+    "ctkd-inherit-at": ("ctkd", {"ctkd": {**FREE, "beta": 1.0, "inherit": True}}),
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
 }

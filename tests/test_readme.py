@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax import losses
+from kdjax import graph, losses, main
 from kdjax.data.stream import Batch
 from kdjax.methods.base import Method, Term, cross_entropy, only
 from kdjax.step import Step
@@ -65,6 +65,12 @@ def test_a_new_method_is_one_class():
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
 
 
-def test_every_config_it_names_exists():
-    for path in set(re.findall(r"configs/\w+\.py", README)):
-        assert (ROOT / path).exists(), path
+def test_every_config_it_names_exists(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = set(re.findall(r"configs/\w+\.py(?::[\w=,-]+)?", README))
+    tables = re.findall(r":table[\w-]+", README)
+    names |= {f"configs/ctkd_tables.py{table}" for table in tables}
+    assert len(names) >= 10
+    for name in names - {"configs/common.py"}:
+        parsed = main.parse_flags(["kdjax", f"--config={name}", "--workdir=w"])
+        assert graph.parse(parsed[0]).stages, name

@@ -317,7 +317,7 @@ def test_killed_run_ends_in_the_same_bits(make, straight, stage, beyond):
 
 def test_sigterm_saves_and_goes_on_to_the_same_bits(terminated, straight, make):
     command, err = terminated
-    assert err == "kdjax: stopped by SIGTERM; saved\n"
+    assert err == "kdjax: stopped by SIGTERM; the same command goes on from here\n"
     assert command.saved_steps("student")
     again = make(TINY, copy_of=command.workdir)
     again.run()
@@ -333,11 +333,15 @@ def test_damaged_checkpoint_is_refused(terminated, make, damage):
     assert str(checkpoint) in command.fails()
 
 
-def test_damaged_teacher_is_refused(terminated, make):
+def test_damaged_teacher_is_refused_and_the_advice_heals(terminated, make, straight):
     command = make(TINY, copy_of=terminated[0].workdir)
-    networks = command.folder("expert") / "networks" / "student"
-    flip_a_byte(largest(networks))
-    assert str(networks) in command.fails()
+    expert = command.folder("expert")
+    flip_a_byte(largest(expert / "networks" / "student"))
+    assert f"{expert} cannot be used" in (line := command.fails())
+    assert "delete that folder" in line
+    shutil.rmtree(expert)
+    command.run()
+    assert command.digests() == straight.digests()
 
 
 def test_checkpoint_of_another_config_is_refused(terminated, changed, make):

@@ -80,10 +80,11 @@ def test_a_students_setting_retrains_the_student_alone(key, value, tmp_path):
 
 
 def test_other_images_are_another_data_set(tmp_path):
-    data, other = tiny.dataset(), tiny.dataset()
-    other.train.images[0, 0, 0, 0] ^= 1
-    ours, theirs = (prints(config(), tmp_path, d) for d in (data, other))
-    assert not set(ours.values()) & set(theirs.values())
+    first = set(prints(config(), tmp_path).values())
+    for split in ("train", "test"):
+        other = tiny.dataset()
+        getattr(other, split).images[0, 0, 0, 0] ^= 1
+        assert not first & set(prints(config(), tmp_path, other).values())
 
 
 def test_the_first_method_is_told_from_the_second(tmp_path):
@@ -99,16 +100,30 @@ def test_the_first_method_is_told_from_the_second(tmp_path):
 def test_another_name_finds_the_same_folder(tmp_path):
     settings = config()
     store = Store(graph.parse(settings), tiny.dataset(), tmp_path)
-    folder = store.open("expert", 0)
+    with store.open("expert", 0) as folder:
+        assert (folder / "stage.json").exists()
     settings["stages"]["teacher"] = settings["stages"].pop("expert")
     settings["stages"]["student"]["teachers"] = ("teacher",)
     renamed = Store(graph.parse(settings), tiny.dataset(), tmp_path)
     assert renamed.folder("teacher", 0) == folder
 
 
+def test_two_processes_do_not_train_one_replica(tmp_path):
+    store = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    with (
+        store.open("expert", 0),
+        pytest.raises(UserError, match="another process"),
+        store.open("expert", 0),
+    ):
+        pass
+    with store.open("expert", 0):
+        pass
+
+
 def test_a_damaged_result_is_one_clear_error(tmp_path):
     store = Store(graph.parse(config()), tiny.dataset(), tmp_path)
     assert store.result("expert", 0) is None
-    (store.open("expert", 0) / "result.json").write_text("{")
+    with store.open("expert", 0) as folder:
+        (folder / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json is damaged.*delete"):
         store.result("expert", 0)

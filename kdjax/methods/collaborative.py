@@ -44,8 +44,9 @@ class Rocket(Method):
     with tied='lower' the stem and its blocks of the first group, with 'all' (the
     released code's param_share) the stem and its blocks of every group, each the
     scratch teacher's block of the same number; 'none' shares nothing (the released
-    code shares the stem even then). BatchNorm, scales and shifts included, stays with
-    each network, as in the released code.
+    code shares the stem even then). A scratch teacher equal to the student starts at
+    the same point and hints at nothing. BatchNorm, scales and shifts included, stays
+    with each network, as in the released code.
     """
 
     scratch: str = "wrn-40-1"

@@ -39,6 +39,8 @@ def attention_distance(
     student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
 ) -> jax.Array:
     """Returns the attention term, summed over the levels, `[batch]`."""
+    if not teacher:
+        raise UserError("attention transfer wants at least one level")
     distances = [
         losses.attention_distance(student[level], teacher[level], norm=norm)
         for level in teacher

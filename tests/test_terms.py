@@ -1,0 +1,140 @@
+"""The terms and weights of every method against NumPy, on made-up outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import methods
+from kdjax.errors import UserError
+from kdjax.methods import Context
+from kdjax.methods.features import Regressor
+from kdjax.models import Outputs
+
+pytestmark = pytest.mark.usefixtures("x64")
+BATCH, CLASSES = 4, 6
+LABELS = np.array([0, 3, 5, 1])
+
+
+def outputs(seed, channels=2):
+    rng = np.random.default_rng(seed)
+    shape = (BATCH, 8, 8, channels)
+    features = {f"stage{i}": rng.normal(size=shape) for i in (1, 2, 3)}
+    return Outputs(3 * rng.normal(size=(BATCH, CLASSES)), features)
+
+
+STUDENT, SCRATCH, EXPERT = outputs(0), outputs(1), outputs(2, channels=3)
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def ce(output):
+    return -log_softmax(np.asarray(output.logits))[np.arange(BATCH), LABELS].mean()
+
+
+def soft(temperature=4.0, kl=True):
+    s = log_softmax(np.asarray(STUDENT.logits) / temperature)
+    t = log_softmax(np.asarray(EXPERT.logits) / temperature)
+    cross = -(np.exp(t) * s).sum(axis=1).mean()
+    entropy = -(np.exp(t) * t).sum(axis=1).mean()
+    return temperature**2 * (cross - entropy) if kl else cross
+
+
+def hint():
+    difference = np.asarray(STUDENT.logits) - np.asarray(SCRATCH.logits)
+    return (difference**2).sum() / BATCH
+
+
+def attention(output=STUDENT, norm="mean_square"):
+    total = 0.0
+    for level in ("stage1", "stage2", "stage3"):
+        maps = []
+        for features in (output.features[level], EXPERT.features[level]):
+            q = (np.asarray(features) ** 2).sum(axis=3).reshape(BATCH, -1)
+            maps.append(q / np.sqrt((q**2).sum(axis=1, keepdims=True)))
+        square = (maps[0] - maps[1]) ** 2
+        if norm == "l2":
+            total += np.sqrt(square.sum(axis=1)).mean()
+        else:
+            total += square.mean()
+    return total
+
+
+def loss_of(name, options=None):
+    """The weighted sum, as the step adds it up."""
+    method = methods.create(name, options or {})
+    student, scratch, expert = jax.tree.map(jnp.asarray, (STUDENT, SCRATCH, EXPERT))
+    roles = {"student": student, "scratch": scratch}
+    targets = {"expert": method.read(expert)} if method.num_teachers else {}
+    context = Context(
+        labels=jnp.asarray(LABELS),
+        index=jnp.arange(BATCH),
+        outputs={role: roles[role] for role in method.roles("wrn-16-1")},
+        targets=targets,
+        adapted={"fitnet/expert": expert.features["stage2"] + 0.5},
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+    )
+    terms = method.terms(context).values()
+    return sum(term.weight * float(jnp.mean(term.value)) for term in terms)
+
+
+FREE = {"rocket": {"tied": "none"}}
+BOTH = ce(STUDENT) + ce(SCRATCH) + 0.03 * hint()
+CASES = {
+    "supervised": ("supervised", {}, ce(STUDENT)),
+    "kd": ("kd", {}, 0.1 * ce(STUDENT) + 0.9 * soft()),
+    "kd, Eq. 1": ("kd", {"kd": {"form": "added"}}, ce(STUDENT) + 0.9 * soft(kl=False)),
+    "at": ("at", {}, ce(STUDENT) + 1e3 * attention()),
+    "at, paper's norm": (
+        "at",
+        {"at": {"norm": "l2", "beta": 2.0}},
+        ce(STUDENT) + 2 * attention(norm="l2"),
+    ),
+    # The adapter's output above is 0.5 off everywhere.
+    "fitnet": ("fitnet", {}, ce(STUDENT) + 100 * 0.25),
+    "rocket": ("rocket", {}, BOTH),
+    "rocket+kd": ("rocket+kd", {}, BOTH + 0.9 * soft()),
+    "kd+rocket": ("kd+rocket", {}, BOTH - 0.9 * ce(STUDENT) + 0.9 * soft()),
+    "rocket+fitnet": ("rocket+fitnet", FREE, BOTH + 100 * 0.25),
+    "ctkd": ("ctkd", {}, BOTH + 1e3 * attention()),
+    "rocket+at": ("rocket+at", FREE, BOTH + 1e3 * attention()),
+    "ctkd, released code": (
+        "ctkd",
+        {"ctkd": {"attention_target": "scratch"}},
+        BOTH + 1e3 * attention(SCRATCH),
+    ),
+    "ctkd, double dagger": ("ctkd", {"ctkd": {"beta": 0.0, "inherit": True}}, BOTH),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_is_the_formula(case):
+    name, options, expected = CASES[case]
+    np.testing.assert_allclose(loss_of(name, options), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(8, 4), (4, 8), (8, 8), (8, 7)])
+def test_the_regressor_gives_the_teachers_shape(student, teacher):
+    maps = jnp.ones((2, student, student, 3))
+    seen = {"student": Outputs(jnp.ones((2, 2)), {"stage2": maps})}
+    regressor = Regressor("stage2", (teacher, teacher, 5))
+    got, variables = jax.eval_shape(
+        lambda key: regressor.init_with_output(key, seen, {}, train=True),
+        jax.random.key(0),
+    )
+    assert got.shape == (2, teacher, teacher, 5)
+    kernels = {(8, 4): (3, 3), (4, 8): (4, 4), (8, 8): (1, 1), (8, 7): (2, 2)}
+    (kernel,) = (
+        leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4
+    )
+    assert kernel.shape == (*kernels[student, teacher], 3, 5)
+
+
+def test_a_regressor_that_cannot_fit_names_the_shapes():
+    seen = {"student": Outputs(jnp.ones((2, 2)), {"stage2": jnp.ones((2, 3, 3, 1))})}
+    regressor = Regressor("stage2", (8, 8, 5))
+    with pytest.raises(UserError, match=r"\(3, 3\).*\(8, 8\)"):
+        regressor.init(jax.random.key(0), seen, {}, train=True)

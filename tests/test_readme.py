@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax import graph, losses, main
+from kdjax import command_line, graph, losses
 from kdjax.data.stream import Batch
 from kdjax.methods.base import Method, Term, cross_entropy, only
 from kdjax.step import Step
@@ -72,5 +72,5 @@ def test_every_config_it_names_exists(monkeypatch):
     names |= {f"configs/ctkd_tables.py{table}" for table in tables}
     assert len(names) >= 10
     for name in names - {"configs/common.py"}:
-        parsed = main.parse_flags(["kdjax", f"--config={name}", "--workdir=w"])
+        parsed = command_line.parse(["kdjax", f"--config={name}", "--workdir=w"])
         assert graph.parse(parsed[0]).stages, name

@@ -19,23 +19,28 @@ FREE = {"scratch": "wrn-10-2"}
 ROWS = {
     "supervised": ("supervised", {}),
     "kd": ("kd", {}),
-    "kd-added": ("kd", {"kd": {"form": "added"}}),
     "at": ("at", {}),
-    "at-l2": ("at", {"at": {"norm": "l2", "beta": 1.0}}),
     "fitnet": ("fitnet", {}),
     "rocket": ("rocket", {"rocket": TIED}),
     "rocket-all": ("rocket", {"rocket": {**TIED, "tied": "all"}}),
     "rocket-none": ("rocket", {"rocket": {**FREE, "tied": "none"}}),
     "ctkd": ("ctkd", {"ctkd": FREE}),
-    "ctkd-scratch": ("ctkd", {"ctkd": {**FREE, "attention_target": "scratch"}}),
     "ctkd-inherit": ("ctkd", {"ctkd": {**FREE, "beta": 0.0, "inherit": True}}),
     "ctkd-inherit-at": ("ctkd", {"ctkd": {**FREE, "beta": 1.0, "inherit": True}}),
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
 }
-each_row = pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=pytest.mark.xdist_group(row)) for row in ROWS]
-)
+# The further rows differ from these in options alone.
+SHARDED = {*methods.METHODS, "rocket+kd"}
+
+
+def rows(names):
+    """Every row's tests run in one worker, which compiles its programs once."""
+    marked = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    return pytest.mark.parametrize("row", marked)
+
+
+each_row = rows(ROWS)
 
 
 @functools.cache
@@ -73,7 +78,7 @@ def test_every_trained_parameter_moves(row):
     assert all(np.isfinite(total) for total in totals["sums"].values())
 
 
-@each_row
+@rows(row for row in ROWS if row in SHARDED)
 def test_one_device_equals_four(row):
     one, four = after_two_steps(row), after_two_steps(row, devices=4)
     chex.assert_trees_all_close(one, four, rtol=1e-9, atol=1e-12)

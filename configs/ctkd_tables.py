@@ -27,8 +27,8 @@ again brings its results back. Table IV is two graphs, one for each data set.
                    ctkd 53.59  expert 56.51
     digits         table2's and table3's stages on scikit-learn's digits; not a paper's
 
-Hardware: a GPU or TPU, but for digits (six and a half minutes on two CPU cores). Arguments
-shrink it as in `configs/ctkd.py`.
+Hardware: a GPU or TPU, but for digits (six and a half minutes on two CPU cores).
+Arguments shrink it as in `configs/ctkd.py`.
 """
 
 from typing import Any

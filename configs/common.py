@@ -1,6 +1,7 @@
 """What the configs share: the CTKD paper's settings, and how a config is built."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -10,8 +11,10 @@ from kdjax.errors import UserError, unknown
 from kdjax.methods import METHODS
 from kdjax.recipe import Recipe
 
-SHRINK = ("epochs", "batch_size", "train_size", "test_size", "seeds")
-"""Integer arguments that every config takes."""
+SHRINK = dict.fromkeys(
+    ("epochs", "batch_size", "train_size", "test_size", "seeds"), int
+)
+"""Arguments that every config takes, by name: their types."""
 
 
 def after(*epochs: int, of: int) -> tuple[float, ...]:
@@ -19,35 +22,48 @@ def after(*epochs: int, of: int) -> tuple[float, ...]:
     return tuple(epoch / of for epoch in epochs)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A data set with the networks and the recipe that a paper trains on it."""
+    """A data set with the recipe that a paper trains on it.
+
+    `normalise` is whether images are standardised by channel, or left in 0..1.
+    """
 
     dataset: str
-    student: str
-    teacher: str
     recipe: Recipe
     augment: Augment
+    normalise: bool = True
     seeds: int = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(Setting):
+    """A setting of the CTKD paper: with its networks and the weight of attention."""
+
+    student: str
+    teacher: str
     beta: float = 1e3
 
 
 # The paper: SGD with momentum 0.9, batch 128, 0.1 times 0.2 at epochs 60, 120 and 160
 # of 200; crops and flips. The released code: weight decay 5e-4, padding by reflection.
-_CIFAR = Recipe(milestones=after(60, 120, 160, of=200))
-_CROP_AND_FLIP = Augment(crop=4, padding="reflect", flip=True)
+_CIFAR: dict[str, Any] = {
+    "recipe": Recipe(milestones=after(60, 120, 160, of=200)),
+    "augment": Augment(crop=4, padding="reflect", flip=True),
+}
+_THIN: dict[str, Any] = {"student": "wrn-16-1", "teacher": "wrn-40-1"}
+_WIDE: dict[str, Any] = {"student": "wrn-16-2", "teacher": "wrn-40-2"}
 
 SETTINGS = {
-    "cifar10": Setting("cifar10", "wrn-16-1", "wrn-40-1", _CIFAR, _CROP_AND_FLIP),
-    "cifar10-w2": Setting("cifar10", "wrn-16-2", "wrn-40-2", _CIFAR, _CROP_AND_FLIP),
-    "cifar100": Setting("cifar100", "wrn-16-2", "wrn-40-2", _CIFAR, _CROP_AND_FLIP),
-    "svhn": Setting(
-        "svhn",
-        "wrn-16-1",
-        "wrn-40-1",
+    "cifar10": Pair(dataset="cifar10", **_CIFAR, **_THIN),
+    "cifar10-w2": Pair(dataset="cifar10", **_CIFAR, **_WIDE),
+    "cifar100": Pair(dataset="cifar100", **_CIFAR, **_WIDE),
+    "svhn": Pair(
+        dataset="svhn",
+        **_THIN,
         # The paper: Adam 0.01 times 0.2 at epochs 20, 40 and 60 of 100. Rocket
         # Launching's code, which CTKD's builds on, gives Adam no weight decay.
-        Recipe(
+        recipe=Recipe(
             epochs=100,
             optimizer="adam",
             learning_rate=0.01,
@@ -56,25 +72,23 @@ SETTINGS = {
         ),
         # Left open by the paper. Chosen: crops as for CIFAR, no flips, which would
         # make other digits.
-        Augment(crop=4, padding="reflect"),
+        augment=Augment(crop=4, padding="reflect"),
     ),
-    "tiny_imagenet": Setting(
-        "tiny_imagenet",
-        "wrn-16-1",
-        "wrn-40-1",
+    "tiny_imagenet": Pair(
+        dataset="tiny_imagenet",
+        **_THIN,
         # The paper: SGD as for CIFAR, times 0.2 at epochs 60, 120, 160, 200 and 250 of
         # 300. The test labels are not public: the validation images are the test set.
-        Recipe(epochs=300, milestones=after(60, 120, 160, 200, 250, of=300)),
+        recipe=Recipe(epochs=300, milestones=after(60, 120, 160, 200, 250, of=300)),
         # The paper: random rotation and flips. Left open: the angle. Chosen: up to 15
         # degrees either way.
-        Augment(flip=True, rotate=15.0),
+        augment=Augment(flip=True, rotate=15.0),
     ),
-    "digits": Setting(
-        "digits",
-        "wrn-16-1",
-        "wrn-40-1",
-        Recipe(epochs=10, batch_size=64, milestones=after(60, 120, 160, of=200)),
-        Augment(crop=1, padding="zero"),
+    "digits": Pair(
+        dataset="digits",
+        **_THIN,
+        recipe=Recipe(epochs=10, batch_size=64, milestones=after(60, 120, 160, of=200)),
+        augment=Augment(crop=1, padding="zero"),
         seeds=1,
         # The attention term is a mean over positions, of which 8x8 images have a
         # sixteenth of CIFAR's: this weight balances it as 1e3 does there.
@@ -84,18 +98,23 @@ SETTINGS = {
 """The CTKD paper's experiments by name, and digits, which need no download."""
 
 
-def parse_arg(arg: str, variants: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+def parse_arg(
+    arg: str,
+    variants: tuple[str, ...],
+    known: Mapping[str, Callable[[str], Any]] = SHRINK,
+) -> tuple[str, dict[str, Any]]:
     """Splits a config's argument, such as 'cifar10,epochs=4,seeds=1'.
 
     Args:
         arg: what follows the colon; empty means the first variant.
         variants: the names that may come first.
+        known: the arguments that may follow, by name: their types.
 
     Returns:
-        The variant, and the integers that shrink it.
+        The variant, and the arguments' values.
 
     Raises:
-        UserError: an unknown variant or key, or a value that is no whole number.
+        UserError: an unknown variant or key, or a value that is not of its type.
     """
     words = [word for word in arg.split(",") if word]
     variant = variants[0]
@@ -106,17 +125,18 @@ def parse_arg(arg: str, variants: tuple[str, ...]) -> tuple[str, dict[str, int]]
     values = {}
     for word in words:
         key, _, value = word.partition("=")
-        if key not in SHRINK:
-            raise unknown("argument", key, SHRINK)
+        if key not in known:
+            raise unknown("argument", key, known)
         try:
-            values[key] = int(value)
+            values[key] = known[key](value)
         except ValueError:
-            raise UserError(f"argument {word!r}: not a whole number") from None
+            kind = {int: "a whole number", float: "a number"}[known[key]]
+            raise UserError(f"argument {word!r}: not {kind}") from None
     return variant, values
 
 
 def experiment(
-    setting: Setting, shrink: dict[str, int], stages: dict[str, dict[str, Any]]
+    setting: Setting, shrink: Mapping[str, Any], stages: dict[str, dict[str, Any]]
 ) -> ConfigDict:
     """Returns the config of an experiment.
 
@@ -137,6 +157,9 @@ def experiment(
                 "dir": config_dict.placeholder(str),
                 "train_size": shrink.get("train_size", train_size),
                 "test_size": shrink.get("test_size", test_size),
+                # So many training images, kept from training, stand in for the test's.
+                "validation": 0,
+                "normalise": setting.normalise,
                 "augment": dataclasses.asdict(setting.augment),
             },
             "recipe": dataclasses.asdict(recipe),

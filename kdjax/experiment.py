@@ -39,13 +39,7 @@ class Run:
             jax.config.update("jax_enable_x64", True)
         self._experiment, self._workdir = experiment, workdir
         self._interrupt = interrupt
-        data = experiment.data
-        dataset = sources.load(
-            data["name"],
-            data.get("dir"),
-            train_size=data.get("train_size"),
-            test_size=data.get("test_size"),
-        )
+        dataset = sources.load(**experiment.data)
         self._store = Store(experiment, dataset, workdir)
         self._mesh = parallel.make_mesh()
         self._data = resident.place(dataset, self._mesh)

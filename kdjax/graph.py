@@ -58,7 +58,15 @@ class Experiment:
 
 
 _CONFIG = ("data", "recipe", "seeds", "precision", "saving", "stages")
-_DATA = ("name", "dir", "train_size", "test_size", "augment")
+_DATA = (
+    "name",
+    "dir",
+    "train_size",
+    "test_size",
+    "validation",
+    "normalise",
+    "augment",
+)
 _STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy")
 
 
@@ -134,10 +142,16 @@ def _parse_stage(
     )
     for model in stage.method.roles(stage.model).values():
         models.create(model, 2)
-    if len(stage.teachers) != stage.method.num_teachers:
+    wanted, given = stage.method.num_teachers, len(stage.teachers)
+    if given != wanted if wanted is not None else not given:
         raise UserError(
-            f"stage {name!r}: method {method!r} takes {stage.method.num_teachers} "
-            f"teachers, not {len(stage.teachers)} ({', '.join(stage.teachers)})"
+            f"stage {name!r}: method {method!r} takes "
+            f"{'one or more' if wanted is None else wanted} teachers, not {given} "
+            f"({', '.join(stage.teachers)})"
+        )
+    if len(set(stage.teachers)) < given:
+        raise UserError(
+            f"stage {name!r}: a teacher comes twice ({', '.join(stage.teachers)})"
         )
     return stage
 

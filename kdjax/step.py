@@ -231,7 +231,10 @@ class Step:
                 metrics[name] = jnp.mean(term.value)
                 weight = term.weight
                 scale = weight(state.step) if callable(weight) else weight
-                loss += scale * metrics[name]
+                added = metrics[name]
+                if term.mask is not None:
+                    added = jnp.mean(term.value * term.mask)
+                loss += scale * added
             metrics["loss"] = loss
             for role, output in outputs.items():
                 hits = jnp.argmax(output.logits, axis=-1) == batch.labels

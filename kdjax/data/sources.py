@@ -1,6 +1,6 @@
 """The data sets: uint8 images and labels in memory, by name.
 
-    dataset = load("cifar10", data_dir, train_size=5000)
+    dataset = load("cifar10", folder, train_size=5000)
 
 `digits` comes with scikit-learn and needs no download; the others are read from the
 folder in which TFDS or `python -m kdjax.data.prepare` put them.
@@ -103,18 +103,23 @@ SOURCES = {
 
 def load(
     name: str,
-    data_dir: str | None = None,
+    dir: str | None = None,
     *,
     train_size: int | None = None,
     test_size: int | None = None,
+    validation: int = 0,
+    normalise: bool = True,
 ) -> Dataset:
     """Reads a data set into memory.
 
     Args:
         name: a key of `SOURCES`.
-        data_dir: the folder of TFDS data sets; by default the one TFDS uses.
+        dir: the folder of TFDS data sets; by default the one TFDS uses.
         train_size: take that many training images; None takes all.
         test_size: take that many test images; None takes all.
+        validation: if positive, so many training images take the place of the test
+            images, which are not read, and leave the training set.
+        normalise: whether mean and deviation are the data set's, or 0 and 1.
 
     Returns:
         The data set. Its subsets are fixed: class counts are within one of
@@ -131,7 +136,7 @@ def load(
     if source.tfds_name is None:
         version, train, test = "1", *_digits()
     else:
-        folder = pathlib.Path(data_dir or records.default_data_dir()).expanduser()
+        folder = pathlib.Path(dir or records.default_data_dir()).expanduser()
         prepared = records.find(name, source.tfds_name, folder)
         if prepared is None:
             raise UserError(
@@ -140,15 +145,31 @@ def load(
             )
         version = prepared.version
         train = Split(*records.read(prepared, "train"))
-        test = Split(*records.read(prepared, source.test_split))
+        if not validation:
+            test = Split(*records.read(prepared, source.test_split))
+    if validation:
+        train, test = _hold_out(train, validation, f"validation of {name}")
     return Dataset(
         name=name,
         version=version,
         train=_subset(train, train_size, f"train_size of {name}"),
         test=_subset(test, test_size, f"test_size of {name}"),
         num_classes=source.num_classes,
-        mean=source.mean,
-        std=source.std,
+        mean=source.mean if normalise else (0.0,) * len(source.mean),
+        std=source.std if normalise else (1.0,) * len(source.std),
+    )
+
+
+def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
+    """Returns what remains of a split, and a stratified part of the given size."""
+    total = len(split.labels)
+    if not 1 <= size < total:
+        raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
+    held = np.zeros(total, bool)
+    held[_stratified(split.labels, size)] = True
+    return (
+        Split(split.images[~held], split.labels[~held]),
+        Split(split.images[held], split.labels[held]),
     )
 
 

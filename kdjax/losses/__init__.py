@@ -18,13 +18,22 @@ from kdjax.losses.features import (
     attention_transfer,
     feature_mse,
 )
-from kdjax.losses.logits import cross_entropy, kd, logit_matching, soft_cross_entropy
+from kdjax.losses.logits import (
+    cross_entropy,
+    dgkd,
+    ensemble_logits,
+    kd,
+    logit_matching,
+    soft_cross_entropy,
+)
 
 __all__ = [
     "attention_distance",
     "attention_map",
     "attention_transfer",
     "cross_entropy",
+    "dgkd",
+    "ensemble_logits",
     "feature_mse",
     "kd",
     "logit_matching",

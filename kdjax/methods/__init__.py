@@ -9,6 +9,7 @@ from kdjax.fields import build
 from kdjax.methods.base import Context, Method, Term
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.methods.combined import Combined
+from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
 from kdjax.methods.logits import KD
 
@@ -21,6 +22,8 @@ METHODS: dict[str, type[Method]] = {
     "fitnet": FitNet,
     "rocket": Rocket,
     "ctkd": CTKD,
+    "dgkd": DGKD,
+    "ensemble": Ensemble,
 }
 """Methods by name; a name like 'rocket+kd' combines several."""
 

@@ -20,10 +20,13 @@ class Term(NamedTuple):
     Attributes:
         value: the raw loss, `[batch]` or a scalar; the step logs and adds its mean.
         weight: a number, or a schedule: a function of the step.
+        mask: what `value` is multiplied with before it is added, but not where it is
+            logged; a scalar or `[batch]`.
     """
 
     value: jax.Array
     weight: Weight = 1.0
+    mask: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Method:
 
     VERSION: ClassVar[int] = 1
     """Raised when the method's numbers change; goes into fingerprints."""
-    num_teachers: ClassVar[int] = 0
+    num_teachers: ClassVar[int | None] = 0
+    """How many teachers it takes; None: one or more."""
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks: model names by role, 'student' first."""

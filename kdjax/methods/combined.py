@@ -54,14 +54,15 @@ class Combined(Method):
         return "+".join(self.parts)
 
     @property
-    def num_teachers(self) -> int:  # type: ignore[override]
+    def num_teachers(self) -> int | None:  # type: ignore[override]
         """The number of teachers that the parts agree on."""
         numbers = {part.num_teachers for part in self.parts.values()} - {0}
-        if len(numbers) > 1:
+        fixed = {number for number in numbers if number is not None}
+        if len(fixed) > 1:
             raise UserError(
                 f"method {self.name!r}: its parts take different numbers of teachers"
             )
-        return max(numbers, default=0)
+        return fixed.pop() if fixed else None if numbers else 0
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks of all parts."""
@@ -77,7 +78,7 @@ class Combined(Method):
         return {
             name: part.read(outputs)
             for name, part in self.parts.items()
-            if part.num_teachers
+            if part.num_teachers != 0
         }
 
     def adapters(

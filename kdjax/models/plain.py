@@ -1,0 +1,126 @@
+"""Plain CNNs of 2 to 10 layers for small images.
+
+The networks of TAKD (Mirzadeh et al., 2020) and DGKD (Son et al., 2021), `plane` in
+their released code: 3x3 convolutions, each with BatchNorm and ReLU, max-pooling, and
+dense layers. Layers are counted without the classifier's.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import UserError, unknown
+from kdjax.models.base import Outputs
+
+VERSION = 1
+
+# PyTorch's defaults, which the released code leaves as they are.
+uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _bias(inputs: int) -> nn.initializers.Initializer:
+    """Returns PyTorch's initializer of biases: uniform within 1 / sqrt(inputs)."""
+    bound = 1 / math.sqrt(inputs)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def _layers(text: str) -> tuple[tuple[str, int], ...]:
+    return tuple((word[0], int(word[1:] or 0)) for word in text.split())
+
+
+# C: convolution of so many channels, P: pooling, F: dense layer. The odd depths lack
+# the last convolution of the next even one.
+CIFAR10 = {
+    2: _layers("C16 P C16 P"),
+    3: _layers("C16 C16 P C32 P"),
+    4: _layers("C16 C16 P C32 C32 P"),
+    5: _layers("C16 C16 P C32 C32 P C64 P"),
+    6: _layers("C16 C16 P C32 C32 P C64 C64 P"),
+    7: _layers("C16 C16 P C32 C32 P C64 C64 P C128 P F64"),
+    8: _layers("C16 C16 P C32 C32 P C64 C64 P C128 C128 P F64"),
+    9: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 P F128"),
+    10: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F128"),
+}
+"""The specification for CIFAR-10, by depth: taken for up to 10 classes."""
+
+CIFAR100 = {
+    2: _layers("C32 P C32 P"),
+    3: _layers("C32 C32 P C64 P"),
+    4: _layers("C32 C32 P C64 C64 P"),
+    5: _layers("C32 C32 P C64 C64 P C128"),
+    6: _layers("C32 C32 P C64 C64 P C128 C128"),
+    7: _layers("C32 C32 P C64 C64 P C128 C128 P C256 P F64"),
+    8: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 P F64"),
+    9: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 P F512"),
+    10: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F512"),
+}
+"""The specification for CIFAR-100, by depth: taken for more classes."""
+
+
+class Plain(nn.Module):
+    """A plain CNN.
+
+    The features 'stage1', ... are the activated maps before each pooling (and the last
+    one), '..._pre' the same before the ReLU; 'pooled' is what the classifier sees: the
+    flattened maps, or the dense layer on them.
+    """
+
+    layers: Sequence[tuple[str, int]]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Outputs:
+        """Classifies images `[batch, height, width, channels]`."""
+        features: dict[str, jax.Array] = {}
+        size, stage, conv = x.shape[1:3], 1, 0
+        for kind, channels in self.layers:
+            if kind == "C":
+                conv += 1
+                x = nn.Conv(
+                    channels,
+                    (3, 3),
+                    padding=1,
+                    kernel_init=uniform,
+                    bias_init=_bias(9 * x.shape[-1]),
+                    name=f"conv{conv}",
+                )(x)
+                features.setdefault("stem", x)
+                pre = nn.BatchNorm(
+                    not train, momentum=0.9, epsilon=1e-5, name=f"bn{conv}"
+                )(x)
+                x = nn.relu(pre)
+                features[f"stage{stage}_pre"], features[f"stage{stage}"] = pre, x
+            elif kind == "P":
+                if min(x.shape[1:3]) < 2:
+                    raise UserError(
+                        f"plain CNN of {sum(k != 'P' for k, _ in self.layers)} layers: "
+                        f"images of {size[0]}x{size[1]} are pooled to nothing"
+                    )
+                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+                stage += 1
+            else:
+                x = nn.relu(self._dense(x.reshape(len(x), -1), channels, "dense"))
+        pooled = features["pooled"] = x.reshape(len(x), -1)
+        return Outputs(self._dense(pooled, self.num_classes, "head"), features)
+
+    def _dense(self, x: jax.Array, size: int, name: str) -> jax.Array:
+        bias = _bias(x.shape[-1])
+        return nn.Dense(size, kernel_init=uniform, bias_init=bias, name=name)(x)
+
+
+def create(name: str, num_classes: int) -> Plain:
+    """Returns the network for a name like 'plain-4', as specified for the classes.
+
+    Raises:
+        UserError: there is no such depth.
+    """
+    names = {f"plain-{depth}": depth for depth in CIFAR10}
+    if name not in names:
+        raise unknown("model", name, names)
+    specification = CIFAR10 if num_classes <= 10 else CIFAR100
+    return Plain(specification[names[name]], num_classes)

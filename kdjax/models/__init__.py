@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kdjax import backend
 from kdjax.errors import unknown
 from kdjax.keys import fold
-from kdjax.models import wrn
+from kdjax.models import imagenet_resnet, plain, resnet, vgg, wrn
 from kdjax.models.base import Outputs, Variables
 
 __all__ = [
@@ -24,15 +24,30 @@ __all__ = [
     "version",
 ]
 
-MODELS = {"wrn": wrn}
+MODELS = {
+    "imagenet_resnet": imagenet_resnet,
+    "plain": plain,
+    "resnet": resnet,
+    "vgg": vgg,
+    "wrn": wrn,
+}
 """Families by the first word of their names; each module has `create` and `VERSION`."""
+
+_FORMS = (
+    "imagenet_resnet-DEPTH",
+    "plain-DEPTH",
+    "resnet-DEPTH",
+    "resnet-DEPTHx4",
+    "vgg-DEPTH",
+    "wrn-DEPTH-WIDEN",
+)
 
 
 def _family(name: str) -> ModuleType:
     try:
         return MODELS[name.split("-")[0]]
     except KeyError:
-        raise unknown("model", name, ("wrn-DEPTH-WIDEN",)) from None
+        raise unknown("model", name, _FORMS) from None
 
 
 def create(name: str, num_classes: int) -> nn.Module:

@@ -1,0 +1,63 @@
+"""Residual networks for ImageNet: ResNet-18, ResNet-26 and ResNet-34.
+
+He et al., *Deep Residual Learning for Image Recognition*, 2016, as torchvision builds
+and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3. That paper does
+not say which ResNet-26 it is, nor is there a published one of basic blocks; here it
+has three blocks in every stage, as many as lie between its neighbours' in total.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import unknown
+from kdjax.models.base import Outputs
+from kdjax.models.layers import ConvBatchNorm, torch_dense
+from kdjax.models.resnet import Block
+
+VERSION = 1
+
+BLOCKS = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
+"""Blocks in each stage, by depth."""
+
+
+class ImageNetResNet(nn.Module):
+    """ResNet-d: four stages of 64, 128, 256 and 512 channels.
+
+    The feature 'stem' is activated and not yet pooled; 'stage1' to 'stage4' are the
+    stages' outputs, 'stage1_pre' to 'stage4_pre' the same before the last ReLU.
+    """
+
+    blocks: tuple[int, ...]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Outputs:
+        """Classifies images `[batch, height, width, channels]`."""
+        x = nn.relu(ConvBatchNorm(64, 7, 2, name="stem")(x, train))
+        features = {"stem": x}
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.blocks, 1):
+            for block in range(1, blocks + 1):
+                pre = Block(
+                    64 * 2 ** (stage - 1),
+                    strides=2 if stage > 1 and block == 1 else 1,
+                    name=f"stage{stage}_block{block}",
+                )(x, train)
+                x = nn.relu(pre)
+            features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
+        return Outputs(head(pooled), features)
+
+
+def create(name: str, num_classes: int) -> ImageNetResNet:
+    """Returns the network for a name like 'imagenet_resnet-18'.
+
+    Raises:
+        UserError: there is no such depth.
+    """
+    names = {f"imagenet_resnet-{depth}": blocks for depth, blocks in BLOCKS.items()}
+    if name not in names:
+        raise unknown("model", name, names)
+    return ImageNetResNet(names[name], num_classes)

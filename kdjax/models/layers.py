@@ -1,0 +1,60 @@
+"""Layers that families share, with PyTorch's constants, padding and starts."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
+# the residual networks and the VGGs draw their convolutions from.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def batch_norm(train: bool, name: str) -> nn.BatchNorm:
+    """Returns BatchNorm with PyTorch's constants.
+
+    The running variance is the biased one, where PyTorch keeps n/(n-1) times it.
+    """
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
+
+
+class ConvBatchNorm(nn.Module):
+    """A convolution and its BatchNorm."""
+
+    features: int
+    size: int = 3
+    strides: int = 1
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns maps that no activation has seen yet."""
+        # Padding on both sides: 'SAME' would pad strided convolutions on one side only.
+        x = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            self.strides,
+            padding=self.size // 2,
+            use_bias=self.use_bias,
+            kernel_init=he_normal,
+            name="conv",
+        )(x)
+        return batch_norm(train, "bn")(x)
+
+
+def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:
+    """Returns a dense layer that starts as PyTorch's does.
+
+    Weights and biases are uniform within 1 / sqrt(inputs).
+    """
+    bound = 1 / math.sqrt(inputs)
+
+    def bias_init(
+        key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(features, kernel_init=_uniform, bias_init=bias_init, name=name)

@@ -1,0 +1,94 @@
+"""Residual networks for small images: ResNet-8 to ResNet-110, and four times as wide.
+
+He et al., *Deep Residual Learning for Image Recognition*, 2016, as the released code of
+CRD (Tian et al., 2020) builds them and the DGKD paper uses them: where the shape
+changes the shortcut is a 1x1 convolution with BatchNorm, not He's padded identity.
+"""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.errors import UserError
+from kdjax.models.base import Outputs
+from kdjax.models.layers import ConvBatchNorm, torch_dense
+
+VERSION = 1
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with BatchNorm around a shortcut (basic block)."""
+
+    features: int
+    strides: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the sum, before the ReLU that ends the block."""
+        out = ConvBatchNorm(self.features, 3, self.strides, name="layer1")(x, train)
+        out = ConvBatchNorm(self.features, name="layer2")(nn.relu(out), train)
+        if out.shape != x.shape:
+            x = ConvBatchNorm(self.features, 1, self.strides, name="shortcut")(x, train)
+        return out + x
+
+
+class ResNet(nn.Module):
+    """ResNet-d, d = 6 * blocks + 2: three stages of 16, 32 and 64 channels.
+
+    The feature 'stem' is activated; 'stage1' to 'stage3' are the stages' outputs,
+    'stage1_pre' to 'stage3_pre' the same before the last ReLU.
+
+    Attributes:
+        blocks: in each stage.
+        stem: channels of the first convolution.
+        width: channels of the first stage; the others double them.
+        num_classes: the number of classes.
+    """
+
+    blocks: int
+    stem: int
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Outputs:
+        """Classifies images `[batch, height, width, channels]`."""
+        x = nn.relu(ConvBatchNorm(self.stem, name="stem")(x, train))
+        features = {"stem": x}
+        for stage in (1, 2, 3):
+            for block in range(1, self.blocks + 1):
+                pre = Block(
+                    self.width * 2 ** (stage - 1),
+                    strides=2 if stage > 1 and block == 1 else 1,
+                    name=f"stage{stage}_block{block}",
+                )(x, train)
+                x = nn.relu(pre)
+            features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
+        return Outputs(head(pooled), features)
+
+
+def create(name: str, num_classes: int) -> ResNet:
+    """Returns the network for a name like 'resnet-20' or 'resnet-8x4'.
+
+    'x4' stands for 32 channels in the stem and 64, 128 and 256 in the stages.
+
+    Raises:
+        UserError: the name is of another form, or the depth not 6n + 2.
+    """
+    match = re.fullmatch("resnet-([1-9][0-9]*)(x4)?", name)
+    if not match:
+        raise UserError(
+            f"model {name!r} is not of the form resnet-DEPTH or resnet-DEPTHx4"
+        )
+    depth = int(match[1])
+    if depth < 8 or (depth - 2) % 6:
+        raise UserError(
+            f"model {name!r}: depth {depth} is not 6n + 2; choices: 8, 14, 20, 26, "
+            "... (for large images see imagenet_resnet-DEPTH)"
+        )
+    stem, width = (32, 64) if match[2] else (16, 16)
+    return ResNet((depth - 2) // 6, stem, width, num_classes)

@@ -2,8 +2,8 @@
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as torchvision builds
 and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3. That paper does
-not say which ResNet-26 it is, nor is there a published one of basic blocks; here it
-has three blocks in every stage, as many as lie between its neighbours' in total.
+not say which ResNet-26 it takes. Here it has three basic blocks in every stage, as most
+public code that builds one from basic blocks; 2, 3, 5 and 2 would be as deep.
 """
 
 import flax.linen as nn

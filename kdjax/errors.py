@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """A loss or metric is infinite or not a number: training has diverged."""
+
+
 def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
     """Returns the error for a name that is none of `choices`.
 

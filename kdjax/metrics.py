@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError
+from kdjax.errors import NotFiniteError
 
 Record = dict[str, float]
 
@@ -43,7 +43,7 @@ def means(totals: dict[str, Any], steps: int) -> Record:
     """Returns the means of an epoch of `steps` steps.
 
     Raises:
-        UserError: a metric was not finite.
+        NotFiniteError: a metric was not finite.
     """
     totals = jax.device_get(totals)
     check_finite(totals, steps)
@@ -51,7 +51,7 @@ def means(totals: dict[str, Any], steps: int) -> Record:
 
 
 def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
-    """Raises UserError that names step and terms if a metric was not finite."""
+    """Raises NotFiniteError that names step and terms if a metric was not finite."""
     first_bad = jax.device_get(totals["bad"])
     bad = {name: int(step) for name, step in first_bad.items() if step >= 0}
     if bad:
@@ -59,7 +59,7 @@ def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
         terms = [name for name, step in bad.items() if step == first]
         # The total says nothing that its terms do not.
         terms = [name for name in terms if name != "loss"] or terms
-        raise UserError(
+        raise NotFiniteError(
             f"{', '.join(terms)} not finite at step {first} (epoch "
             f"{first // steps_per_epoch + 1}); a smaller learning rate or weight may "
             "help"
@@ -67,9 +67,9 @@ def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
 
 
 def finite(name: str, value: float) -> float:
-    """Returns a number, or raises UserError that names it if it is not finite."""
+    """Returns a number, or raises NotFiniteError naming it if it is not finite."""
     if not math.isfinite(value):
-        raise UserError(f"{name} is not finite; a smaller learning rate may help")
+        raise NotFiniteError(f"{name} is not finite; a smaller learning rate may help")
     return value
 
 

@@ -166,6 +166,8 @@ def experiment(
             "seeds": shrink.get("seeds", setting.seeds),
             "precision": "float32",
             "saving": {"every_s": 60.0, "best": False, "evaluate_every": 1},
+            # Whether teachers' outputs are stored rather than computed in every step.
+            "bank": {"use": True, "max_gb": 20.0},
             "stages": stages,
         }
     )

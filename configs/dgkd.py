@@ -15,6 +15,7 @@ Variants, with the paper's accuracies (%) of TAKD, DGKD and stochastic DGKD:
     cifar100-resnet  ResNet 56 -> 44 -> 32 -> 20       70.77  -  71.92          Table 8
     cifar100-vgg     VGG 13 -> 11 -> 8                 73.67  -  74.40          Table 8
     imagenet         ResNet 34 -> 26 -> 18             71.37  71.73  -          Table 3
+                     (only --dry-run: images from disk cannot be read yet)
     digits           ResNet 26 -> 20 -> 14 -> 8        not the paper's: 8x8 digits
 
 Arguments, besides epochs, batch_size, train_size, test_size and seeds:
@@ -90,6 +91,16 @@ SETTINGS = {
     "cifar100-vgg": (
         "vgg-13/vgg-11/vgg-8",
         common.Setting(dataset="cifar100", **_RESNETS),
+    ),
+    "imagenet": (
+        "imagenet_resnet-34/imagenet_resnet-26/imagenet_resnet-18",
+        # The paper says nothing else of it than of the others. Chosen: the batch.
+        common.Setting(
+            dataset="imagenet",
+            recipe=dataclasses.replace(_STEPPED, batch_size=256),
+            augment=Augment(flip=True),
+            seeds=1,
+        ),
     ),
     "digits": (
         "resnet-26/resnet-20/resnet-14/resnet-8",

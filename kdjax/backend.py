@@ -46,3 +46,13 @@ def steps_per_dispatch() -> int:
     host's work between steps.
     """
     return 1 if jax.default_backend() == "cpu" else 32
+
+
+def stack_teachers() -> bool:
+    """Returns whether equal teachers of one step run as one vmapped call, or in turn.
+
+    In turn: vmapped convolutions become grouped ones. On CPU four WRN-40-1 take 676 ms
+    in turn and 4,641 ms vmapped (batch 128, two cores); compiled for TPU, vmap moves
+    1.3 times the bytes. On GPU neither has been measured.
+    """
+    return False

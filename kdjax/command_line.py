@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -10,14 +10,30 @@ from ml_collections import ConfigDict, config_flags
 from kdjax.errors import UserError, unknown
 
 
-def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
-    """Returns the config as plain dictionaries and the working folder.
+class Command(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+        config: plain nested dictionaries.
+        workdir: the working folder.
+        stages: the stages to which the run is confined; empty means all.
+        dry_run: whether to print the graph instead.
+    """
+
+    config: dict[str, Any]
+    workdir: Path
+    stages: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def parse(argv: Sequence[str]) -> Command | None:
+    """Returns what the command line asks for.
 
     Args:
         argv: program name and arguments.
 
     Returns:
-        Config and folder, or None if help was asked for.
+        The command, or None if help was asked for.
 
     Raises:
         UserError: whatever absl, config flags or the config file find wrong.
@@ -27,6 +43,8 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
         "config", lock_config=True, flag_values=values, sys_argv=list(argv)
     )
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_list("stages", [], "", flag_values=values)
+    flags.DEFINE_bool("dry-run", False, "", flag_values=values)
     flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
     try:
         rest = values(list(argv))
@@ -49,7 +67,12 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Path] | None:
         path = Path(config_flags.get_config_filename(values["config"]))
         found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
         raise unknown("config", str(path), found)
-    return values.config.to_dict(), Path(values.workdir)
+    return Command(
+        values.config.to_dict(),
+        Path(values.workdir).expanduser(),
+        tuple(values.stages),
+        bool(values["dry-run"].value),
+    )
 
 
 def _unknown_key(argv: Sequence[str]) -> UserError | None:
@@ -67,7 +90,7 @@ def _unknown_key(argv: Sequence[str]) -> UserError | None:
     ]
     parsed = parse(kept)
     for arg in overrides:
-        found: Any = parsed[0] if parsed else {}
+        found: Any = parsed.config if parsed else {}
         for key in arg.removeprefix(prefix).split("=")[0].split("."):
             if not isinstance(found, Mapping) or key not in found:
                 choices = found if isinstance(found, Mapping) else ()

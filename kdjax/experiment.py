@@ -1,5 +1,7 @@
 """An experiment in a working folder: runs what is missing, writes the results."""
 
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,16 @@ import jax
 
 from kdjax import parallel
 from kdjax.analysis.report import draw_curves, print_table
+from kdjax.bank import Bank
 from kdjax.data import resident, sources
+from kdjax.data.sources import Dataset, Source
 from kdjax.data.stream import Stream
 from kdjax.errors import UserError
 from kdjax.files import write_json
-from kdjax.graph import DTYPES, Experiment, Stage
+from kdjax.graph import DTYPES, Experiment, Stage, ancestry
 from kdjax.interrupt import Interrupt
+from kdjax.metrics import Record
+from kdjax.plan import plan
 from kdjax.program import Program
 from kdjax.progress import console
 from kdjax.results import summarise
@@ -20,46 +26,80 @@ from kdjax.step import Step
 from kdjax.store import Store
 from kdjax.train import Training
 
+Observer = Callable[[str, int, Record], None]
+"""Called with stage, seed and record of every epoch; what it raises ends the run."""
+
 
 class Run:
     """An experiment in a working folder."""
 
-    def __init__(self, experiment: Experiment, workdir: Path, interrupt: Interrupt):
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        interrupt: Interrupt,
+        observe: Observer = lambda stage, seed, record: None,
+    ):
         """Loads the data.
 
         Args:
             experiment: what to run.
             workdir: where stages and results go; made if absent.
             interrupt: asked between steps.
+            observe: called with every epoch's record.
 
         Raises:
-            UserError: data that is not there, or a folder that cannot be written.
+            UserError: data that is not there, a folder that cannot be written, or
+                parts that do not fit.
         """
         if experiment.precision == "float64":
             jax.config.update("jax_enable_x64", True)
         self._experiment, self._workdir = experiment, workdir
-        self._interrupt = interrupt
+        self._interrupt, self._observe = interrupt, observe
         dataset = sources.load(**experiment.data)
         self._store = Store(experiment, dataset, workdir)
+        self._store.make()
         self._mesh = parallel.make_mesh()
         self._data = resident.place(dataset, self._mesh)
+        self._steps = make_steps(experiment, dataset)
+        size = len(dataset.train.labels)
+        self._plan = plan(experiment, self._steps, size)
+        self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
+        self._passes_in_steps = 0
 
-    def run(self) -> dict[str, Any]:
-        """Trains what is missing and returns the results, also in `results.json`."""
-        stages = self._experiment.stages
+    def run(self, only: Collection[str] = ()) -> dict[str, Any]:
+        """Trains what is missing and returns the results, also in `results.json`.
+
+        Args:
+            only: stages to which the run is confined, with all that teach them; empty
+                means all.
+
+        Raises:
+            UserError: an unknown stage, or what a user can mend while training.
+            Interrupted: after a signal.
+        """
+        stages = ancestry(self._experiment, only)
+        for teacher in self._plan.too_large:
+            console.print(
+                f"bank: {teacher}'s outputs do not fit into bank.max_gb="
+                f"{self._experiment.bank.max_gb:g}: computed in the step",
+                markup=False,
+            )
         # All of them before the first is trained: what does not fit is known at once.
         programs = {
             name: self._program(stage)
             for name, stage in stages.items()
             if any(not self._store.result(name, seed) for seed in range(stage.seeds))
         }
-        results = {}
-        for name, stage in stages.items():
-            results[name] = [
-                self._replica(name, seed, programs.get(name))
-                for seed in range(stage.seeds)
-            ]
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
+        # Seed by seed: what the bank holds for one is gone before the next.
+        for seed in range(max(stage.seeds for stage in stages.values())):
+            for name, stage in stages.items():
+                if seed < stage.seeds:
+                    result = self._replica(name, seed, programs.get(name))
+                    results[name].append(result)
         summary = summarise(self._experiment, results)
+        summary["teacher_passes"] = self._bank.passes + self._passes_in_steps
         write_json(self._workdir / "results.json", summary)
         draw_curves(results, self._workdir / "curves.png")
         print_table(summary["stages"])
@@ -67,31 +107,19 @@ class Run:
 
     def _program(self, stage: Stage) -> Program:
         """Returns the programs of a stage; raises UserError where parts do not fit."""
-        dataset, recipe = self._data.dataset, stage.recipe
-        dtype = DTYPES[self._experiment.precision]
-        stages = self._experiment.stages
-        try:
+        dataset = self._data.dataset
+        with naming(stage):
             stream = Stream(
                 size=len(dataset.train.labels),
-                batch_size=recipe.batch_size,
+                batch_size=stage.recipe.batch_size,
                 augment=self._experiment.augment,
                 mean=dataset.mean,
                 std=dataset.std,
-                dtype=dtype,
+                dtype=DTYPES[self._experiment.precision],
             )
-            step = Step(
-                method=stage.method,
-                student=stage.model,
-                teachers={teacher: stages[teacher].model for teacher in stage.teachers},
-                num_classes=dataset.num_classes,
-                image_shape=self._data.image_shape,
-                tx=recipe.optimiser(recipe.epochs * stream.steps),
-                copy=stage.copy,
-                dtype=dtype,
-            )
-            return Program(step, self._data, stream, self._mesh)
-        except UserError as error:
-            raise UserError(f"stage {stage.name!r}: {error}") from error
+            banked = self._plan.banked[stage.name]
+            step = self._steps[stage.name]
+            return Program(step, self._data, stream, self._mesh, banked)
 
     def _replica(self, name: str, seed: int, program: Program | None) -> dict[str, Any]:
         """Returns a replica's result, after training it if there is none yet."""
@@ -114,9 +142,56 @@ class Run:
                 folder=folder,
                 fingerprint=fingerprint,
                 interrupt=self._interrupt,
+                tables=self._bank.reader(name, seed, program, frozen),
+                observe=lambda record: self._observe(name, seed, record),
             )
             result = {"fingerprint": fingerprint, "seed": seed, **training.run()}
             result["devices"] = [device.device_kind for device in jax.devices()]
+            result["banked"] = list(program.banked)
             store.finish(name, seed, result)
             training.discard_checkpoints()
+        self._bank.finished(name, seed)
+        in_step = len(stage.teachers) - len(program.banked)
+        self._passes_in_steps += in_step * stage.recipe.epochs
         return result
+
+
+@contextlib.contextmanager
+def naming(stage: Stage) -> Iterator[None]:
+    """Puts the stage's name before what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
+def make_steps(experiment: Experiment, images: Dataset | Source) -> dict[str, Step]:
+    """Returns the step of every stage.
+
+    Args:
+        experiment: the graph of stages.
+        images: the data set, or what is known of it beforehand.
+
+    Raises:
+        UserError: a network that does not fit the images.
+    """
+    steps = {}
+    for name, stage in experiment.stages.items():
+        with naming(stage):
+            steps[name] = step = Step(
+                method=stage.method,
+                student=stage.model,
+                teachers={
+                    teacher: experiment.stages[teacher].model
+                    for teacher in stage.teachers
+                },
+                num_classes=images.num_classes,
+                image_shape=images.image_shape,
+                tx=stage.recipe.optimiser(
+                    stage.recipe.epochs * (images.train_size // stage.recipe.batch_size)
+                ),
+                copy=stage.copy,
+                dtype=DTYPES[experiment.precision],
+            )
+            step.shapes()
+    return steps

@@ -1,7 +1,7 @@
 """From a config to an experiment: a data set and a graph of stages."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,6 +43,24 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Banking:
+    """Whether teachers' outputs are stored, rather than computed in every step.
+
+    Attributes:
+        use: the switch; it changes results by float16 rounding of the targets.
+        max_gb: gigabytes (1e9 bytes) that all tables of an experiment may take;
+            teachers beyond it are computed in the step.
+    """
+
+    use: bool = True
+    max_gb: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.max_gb < 0:
+            raise UserError(f"bank.max_gb={self.max_gb} is negative")
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A data set and a graph of stages, every teacher before whom it teaches.
 
@@ -55,9 +73,10 @@ class Experiment:
     stages: Mapping[str, Stage]
     precision: str
     saving: Saving
+    bank: Banking
 
 
-_CONFIG = ("data", "recipe", "seeds", "precision", "saving", "stages")
+_CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages")
 _DATA = (
     "name",
     "dir",
@@ -89,7 +108,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
 
     Args:
         config: plain nested dictionaries: 'data', 'recipe', 'seeds', 'precision',
-            'saving' and 'stages', as `configs/common.py` makes them.
+            'saving', 'bank' and 'stages', as `configs/common.py` makes them.
 
     Raises:
         UserError: an unknown name or a value out of range.
@@ -115,6 +134,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
         stages=_in_order(stages),
         precision=precision,
         saving=build(Saving, "saving", config.get("saving", {})),
+        bank=build(Banking, "bank", config.get("bank", {})),
     )
 
 
@@ -174,3 +194,23 @@ def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     for name in stages:
         visit(name, ())
     return ordered
+
+
+def ancestry(experiment: Experiment, names: Collection[str]) -> dict[str, Stage]:
+    """Returns the given stages and all that teach them, teachers first; none: all.
+
+    Raises:
+        UserError: a name that is no stage.
+    """
+    wanted = set()
+
+    def add(name: str) -> None:
+        wanted.add(name)
+        for teacher in experiment.stages[name].teachers:
+            add(teacher)
+
+    for name in names or experiment.stages:
+        if name not in experiment.stages:
+            raise unknown("stage", name, experiment.stages)
+        add(name)
+    return {name: s for name, s in experiment.stages.items() if name in wanted}

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kdjax import losses, models
+from kdjax import backend, losses, models
 from kdjax.data.stream import Batch
 from kdjax.keys import fold
 from kdjax.methods import Context, Method
@@ -82,7 +84,25 @@ class Step:
         params = {role: part["params"] for role, part in variables.items()}
         stats = {role: part["batch_stats"] for role, part in variables.items()}
         outputs, _ = jax.eval_shape(self._apply_roles, params, stats, images)
-        return outputs, jax.eval_shape(self._targets, frozen, images)
+        return outputs, jax.eval_shape(self.targets, frozen, images)
+
+    @property
+    def target_shapes(self) -> dict[str, Any]:
+        """Shapes of what is read of each teacher, for a batch of 2, by stage."""
+        return self._seen[1]
+
+    def read_id(self, teacher: str) -> str:
+        """Returns a hash of what is read of a teacher: equal where the values are.
+
+        It is the traced computation's, so that nobody has to keep it up to date.
+        """
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        variables = self._model_shapes(self.teachers[teacher])
+        outputs = jax.eval_shape(
+            functools.partial(self._outputs, self.teachers[teacher]), variables, images
+        )
+        text = str(jax.make_jaxpr(self.method.read)(outputs))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @functools.cached_property
     def _adapters(self) -> dict[str, nn.Module]:
@@ -174,21 +194,40 @@ class Step:
             new_stats[role] = mutated.get("batch_stats", {})
         return outputs, new_stats
 
-    def _targets(
+    def targets(
         self, frozen: Mapping[str, Variables], images: jax.Array
     ) -> dict[str, Any]:
-        """Returns what the method reads of every teacher, blocked to gradients."""
-        return {
-            teacher: jax.lax.stop_gradient(
-                self.method.read(self._outputs(name, frozen[teacher], images))
-            )
-            for teacher, name in self.teachers.items()
-        }
+        """Returns what the method reads of teachers, blocked to gradients, by stage.
+
+        Args:
+            frozen: variables of some teachers or all, by stage.
+            images: `[batch, height, width, channels]`, normalised.
+        """
+        groups: dict[str, list[str]] = {}
+        for teacher in frozen:
+            groups.setdefault(self.teachers[teacher], []).append(teacher)
+        found = {}
+        for model, names in groups.items():
+
+            def read(variables: Variables, model: str = model) -> Any:
+                outputs = self._outputs(model, variables, images)
+                return jax.lax.stop_gradient(self.method.read(outputs))
+
+            if len(names) > 1 and backend.stack_teachers():
+                stacked = jax.tree.map(
+                    lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
+                )
+                together = jax.vmap(read)(stacked)
+                for i, name in enumerate(names):
+                    found[name] = jax.tree.map(operator.itemgetter(i), together)
+            else:
+                found |= {name: read(frozen[name]) for name in names}
+        return found
 
     def train(
         self,
         state: TrainState,
-        frozen: Mapping[str, Variables],
+        targets: Mapping[str, Any],
         batch: Batch,
         key: jax.Array,
     ) -> tuple[TrainState, Metrics]:
@@ -196,15 +235,16 @@ class Step:
 
         Args:
             state: before the step.
-            frozen: the teachers' variables.
-            batch: images, labels and their indices.
+            targets: what was read of every teacher on this batch, by stage.
+            batch: images, labels and indices.
             key: the replica's root key; the step's number is folded in here.
 
         Returns:
             The new state; scalars: the total 'loss', every raw term by name, and
             'accuracy/ROLE' of every trained network on this batch.
         """
-        targets = self._targets(frozen, batch.images)
+        # In the stage's order: a pytree comes back from jit in the alphabet's.
+        targets = {teacher: targets[teacher] for teacher in self.teachers}
 
         def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(params)

@@ -31,29 +31,17 @@ class Store:
     """
 
     def __init__(self, experiment: Experiment, dataset: Dataset, workdir: Path):
-        """Makes the folder.
+        """Looks nowhere yet.
 
         Args:
             experiment: the graph of stages.
             dataset: what they are trained on.
             workdir: where everything goes.
-
-        Raises:
-            UserError: the folder cannot be written.
         """
         self._experiment, self._dataset = experiment, dataset
         self._stages = workdir / "stages"
-        try:
-            self._stages.mkdir(parents=True, exist_ok=True)
-            probe = self._stages / ".writable"
-            probe.touch()
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"workdir {workdir} cannot be written: {error.strerror}"
-            ) from error
         train, test = dataset.train, dataset.test
-        self._data = {
+        self.data = {
             "name": dataset.name,
             "version": dataset.version,
             "train_size": len(train.labels),
@@ -62,6 +50,22 @@ class Store:
             "std": dataset.std,
             "content": digest([train.images, train.labels, test.images, test.labels]),
         }
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self._stages.mkdir(parents=True, exist_ok=True)
+            probe = self._stages / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"workdir {self._stages.parent} cannot be written: {error.strerror}"
+            ) from error
 
     def settings(self, name: str, seed: int) -> dict[str, Any]:
         """Returns everything that decides one replica of a stage, as plain data."""
@@ -78,16 +82,16 @@ class Store:
             # With the name: the first of several methods counts the cross-entropy.
             "method": {"name": stage.method_name, **methods.options(stage.method)},
             "teachers": [
-                self.fingerprint(teacher, self._replica_of(teacher, seed))
+                self.fingerprint(teacher, self.replica_of(teacher, seed))
                 for teacher in stage.teachers
             ],
             "recipe": {"version": Recipe.VERSION, **dataclasses.asdict(stage.recipe)},
-            "data": self._data,
+            "data": self.data,
             "augment": {"version": Augment.VERSION, **augment},
             "precision": experiment.precision,
         }
 
-    def _replica_of(self, teacher: str, seed: int) -> int:
+    def replica_of(self, teacher: str, seed: int) -> int:
         """Returns the replica of a teacher that teaches a stage's replica."""
         return seed % self._experiment.stages[teacher].seeds
 
@@ -142,16 +146,23 @@ class Store:
                 f"{path} is damaged: {error}; delete its folder to train it again"
             ) from error
 
+    def network(self, name: str, seed: int) -> Variables:
+        """Returns the student that a finished replica has trained.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return load_network(
+            self.folder(name, seed),
+            self._experiment.stages[name].model,
+            self._dataset.num_classes,
+            self._dataset.train.images.shape[1:],
+            DTYPES[self._experiment.precision],
+        )
+
     def teachers(self, name: str, seed: int) -> dict[str, Variables]:
         """Returns the trained networks that teach a replica, by stage."""
-        stages, dataset = self._experiment.stages, self._dataset
         return {
-            teacher: load_network(
-                self.folder(teacher, self._replica_of(teacher, seed)),
-                stages[teacher].model,
-                dataset.num_classes,
-                dataset.train.images.shape[1:],
-                DTYPES[self._experiment.precision],
-            )
-            for teacher in stages[name].teachers
+            teacher: self.network(teacher, self.replica_of(teacher, seed))
+            for teacher in self._experiment.stages[name].teachers
         }

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from kdjax import metrics, models
 from kdjax.checkpoint import Checkpoints, digest
 from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt
+from kdjax.interrupt import Interrupt, Interrupted
 from kdjax.models import Variables
 from kdjax.program import Program
 from kdjax.progress import StageProgress
@@ -61,6 +61,8 @@ class Training:
         folder: Path,
         fingerprint: str,
         interrupt: Interrupt,
+        tables: Callable[[int], Mapping[str, Any]] = lambda epoch: {},
+        observe: Callable[[metrics.Record], None] = lambda record: None,
     ):
         """Starts, or goes on from the newest checkpoint.
 
@@ -74,6 +76,8 @@ class Training:
             folder: of the replica: checkpoints, records and networks go here.
             fingerprint: of the replica.
             interrupt: asked between steps.
+            tables: returns the banked teachers' outputs in an epoch, counted from 0.
+            observe: called with every epoch's record.
 
         Raises:
             UserError: a checkpoint that is damaged or of another config.
@@ -82,7 +86,8 @@ class Training:
         self._label, self._folder, self._interrupt = label, folder, interrupt
         self._fingerprint = fingerprint
         self._key = program.place(jax.random.key(seed))
-        self._frozen = program.place(dict(frozen))
+        self._frozen = program.place(program.computed(frozen))
+        self._tables, self._observe = tables, observe
         self._steps = program.stream.steps
         self._total = recipe.epochs * self._steps
         self._schedule = recipe.schedule(self._total)
@@ -125,6 +130,7 @@ class Training:
         self._clock = self._saved = time.perf_counter()
         best = Checkpoints(self._folder / "best") if self._saving.best else None
         with (
+            self._checkpoints,
             metrics.Writer(self._folder, self._history) as writer,
             StageProgress(self._label, self._total, self._step) as progress,
         ):
@@ -136,6 +142,7 @@ class Training:
                 self._history.append(record)
                 writer.write(record)
                 progress.line(describe(record, self._recipe.epochs))
+                self._observe(record)
                 self._save_if_due()
         if best:
             best.close()
@@ -146,6 +153,11 @@ class Training:
         program, steps = self._program, self._steps
         order = program.order(self._key, self._step // steps)
         begin, first = time.perf_counter(), self._step
+        try:
+            tables = self._tables(self._step // steps)
+        except (Interrupted, UserError):
+            self._save()
+            raise
         in_flight: deque[jax.Array] = deque()
 
         def speed() -> float:
@@ -155,7 +167,13 @@ class Training:
         while True:
             count = min(program.steps_per_dispatch, steps - self._step % steps)
             self._state, self._totals, done = program.train(
-                self._state, self._totals, self._frozen, order, self._key, count
+                self._state,
+                self._totals,
+                self._frozen,
+                tables,
+                order,
+                self._key,
+                count,
             )
             self._step += count
             in_flight.append(done)
@@ -190,6 +208,11 @@ class Training:
         signalled = self._interrupt.number is not None
         if not signalled and time.perf_counter() - self._saved < self._saving.every_s:
             return
+        self._save()
+        if signalled:
+            self._interrupt.raise_if_set()
+
+    def _save(self) -> None:
         metrics.check_finite(self._totals, self._steps)
         meta = {
             "fingerprint": self._fingerprint,
@@ -198,9 +221,6 @@ class Training:
         }
         self._checkpoints.save(self._step, (self._state, self._totals), meta)
         self._saved = time.perf_counter()
-        if signalled:
-            self._checkpoints.close()
-            self._interrupt.raise_if_set()
 
     def _finish(self) -> dict[str, Any]:
         """Saves the networks and returns the result."""
@@ -211,7 +231,6 @@ class Training:
         for role, variables in networks.items():
             with Checkpoints(self._folder / "networks" / role) as keeper:
                 keeper.save(self._step, variables, {"model": step.roles[role]})
-        self._checkpoints.close()
         last = self._history[-1]
         speeds = [record["images_per_second"] for record in self._history]
         return {

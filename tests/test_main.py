@@ -190,7 +190,7 @@ def test_good_input_reaches_training(tmp_path):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_each_size_is_overridden_alone(split):
     flags = ["kdjax", DIGITS, "--workdir=w", f"--config.data.{split}_size=100"]
-    config, _ = command_line.parse(flags)
+    config = command_line.parse(flags).config
     other = {"train": "test", "test": "train"}[split]
     assert config["data"][f"{split}_size"] == 100
     assert config["data"][f"{other}_size"] is None

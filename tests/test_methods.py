@@ -27,6 +27,8 @@ ROWS = {
     "ctkd": ("ctkd", {"ctkd": FREE}),
     "ctkd-inherit": ("ctkd", {"ctkd": {**FREE, "beta": 0.0, "inherit": True}}),
     "ctkd-inherit-at": ("ctkd", {"ctkd": {**FREE, "beta": 1.0, "inherit": True}}),
+    "dgkd": ("dgkd", {"dgkd": {"survival": 0.5, "mask": "example"}}),
+    "ensemble": ("ensemble", {}),
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
 }

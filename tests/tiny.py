@@ -61,27 +61,43 @@ def program(
     dtype=jnp.float64,
     augment=AUGMENT,
     data=None,
+    teachers=None,
+    banked=(),
 ) -> Program:
-    """Returns a stage's program on the first devices."""
+    """Returns a stage's program on the first devices.
+
+    `teachers` are names, or models by name; without them as many as the method takes,
+    two where it takes any number.
+    """
     method = methods.create(name, options or {})
     data = data or dataset()
+    if teachers is None:
+        few = {0: (), 1: ("expert",), None: ("expert", "assistant")}
+        teachers = few[method.num_teachers]
     mesh = parallel.make_mesh(jax.devices()[:devices])
     size = len(data.train.labels)
     stream = Stream(size, recipe.batch_size, augment, data.mean, data.std, dtype)
     step = Step(
         method,
         student,
-        dict.fromkeys(["expert"] * bool(method.num_teachers), TEACHER),
+        teachers if isinstance(teachers, dict) else dict.fromkeys(teachers, TEACHER),
         data.num_classes,
         SHAPE,
         recipe.optimiser(recipe.epochs * stream.steps),
         dtype=dtype,
     )
-    return Program(step, resident.place(data, mesh), stream, mesh)
+    return Program(step, resident.place(data, mesh), stream, mesh, banked)
 
 
 def training(
-    prog: Program, folder: Path, *, recipe=RECIPE, seed=0, interrupt=None, **saving
+    prog: Program,
+    folder: Path,
+    *,
+    recipe=RECIPE,
+    seed=0,
+    interrupt=None,
+    tables=lambda epoch: {},
+    **saving,
 ) -> Training:
     """Returns a replica of a program, in a folder that is made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +111,7 @@ def training(
         folder=folder,
         fingerprint="0123",
         interrupt=interrupt or Interrupt(),
+        tables=tables,
     )
 
 
@@ -125,7 +142,7 @@ def steps(prog: Program, count: int, seed: int = 0):
     prog.compile(key, teachers)
     for step in range(count):
         order = prog.order(key, step // prog.stream.steps)
-        state, totals, _ = prog.train(state, totals, teachers, order, key, 1)
+        state, totals, _ = prog.train(state, totals, teachers, {}, order, key, 1)
     return jax.device_get((state, totals))
 
 

@@ -39,6 +39,11 @@ class Augment:
                 "be negative, rotate must lie in 0..180"
             )
 
+    @property
+    def varies(self) -> bool:
+        """Whether images look different in every epoch."""
+        return bool(self.crop or self.flip or self.rotate)
+
     def apply(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Returns varied images.
 

@@ -53,6 +53,16 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.train.images.shape[1:]
+
+    @property
+    def train_size(self) -> int:
+        """The number of training images."""
+        return len(self.train.labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -61,16 +71,22 @@ class Source:
     Attributes:
         tfds_name: its name in TFDS; None if it needs no files.
         num_classes: the number of classes.
+        image_shape: height, width and channels.
+        train_size: the number of training images.
         mean: see `Dataset`.
         std: see `Dataset`.
         test_split: the name of TFDS for the split that serves as test set.
+        in_memory: whether it fits there; one that does not cannot be read yet.
     """
 
     tfds_name: str | None
     num_classes: int
+    image_shape: tuple[int, int, int]
+    train_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     test_split: str = "test"
+    in_memory: bool = True
 
 
 def _of_255(*channels: float) -> tuple[float, ...]:
@@ -79,24 +95,51 @@ def _of_255(*channels: float) -> tuple[float, ...]:
 
 # CIFAR: the constants of Zagoruyko's released code. Digits: of the training images.
 SOURCES = {
-    "digits": Source(None, 10, (0.3049,), (0.3758,)),
+    "digits": Source(None, 10, (8, 8, 1), 1437, (0.3049,), (0.3758,)),
     "cifar10": Source(
-        "cifar10", 10, _of_255(125.3, 123.0, 113.9), _of_255(63.0, 62.1, 66.7)
+        "cifar10",
+        10,
+        (32, 32, 3),
+        50_000,
+        _of_255(125.3, 123.0, 113.9),
+        _of_255(63.0, 62.1, 66.7),
     ),
     "cifar100": Source(
-        "cifar100", 100, _of_255(129.3, 124.1, 112.4), _of_255(68.2, 65.4, 70.4)
+        "cifar100",
+        100,
+        (32, 32, 3),
+        50_000,
+        _of_255(129.3, 124.1, 112.4),
+        _of_255(68.2, 65.4, 70.4),
     ),
     # The 531,131 easier images of the split 'extra' are not used.
     "svhn": Source(
-        "svhn_cropped", 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+        "svhn_cropped",
+        10,
+        (32, 32, 3),
+        73_257,
+        (0.4377, 0.4438, 0.4728),
+        (0.1980, 0.2010, 0.1970),
     ),
     # The labels of the published test images are secret: validation stands in.
     "tiny_imagenet": Source(
         "tiny_imagenet",
         200,
+        (64, 64, 3),
+        100_000,
         (0.4802, 0.4481, 0.3975),
         (0.2770, 0.2691, 0.2821),
         test_split="validation",
+    ),
+    "imagenet": Source(
+        "imagenet2012",
+        1000,
+        (224, 224, 3),
+        1_281_167,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        test_split="validation",
+        in_memory=False,
     ),
 }
 
@@ -133,6 +176,11 @@ def load(
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
     source = SOURCES[name]
+    if not source.in_memory:
+        raise UserError(
+            f"data set {name!r} does not fit into memory, and kdjax cannot stream from "
+            "disk yet; --dry-run shows what would run"
+        )
     if source.tfds_name is None:
         version, train, test = "1", *_digits()
     else:
@@ -171,6 +219,18 @@ def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
         Split(split.images[~held], split.labels[~held]),
         Split(split.images[held], split.labels[held]),
     )
+
+
+def expected(name: str, train_size: int | None = None, **_: object) -> Source:
+    """Returns what is known of a data set without its files.
+
+    Args:
+        name: a key of `SOURCES`.
+        train_size: as for `load`, whose other arguments change nothing here.
+    """
+    source = SOURCES[name]
+    size = source.train_size if train_size is None else train_size
+    return dataclasses.replace(source, train_size=size)
 
 
 def _digits() -> tuple[Split, Split]:

@@ -1,0 +1,167 @@
+"""The tables and figures of the DGKD paper as graphs that share their stages.
+
+Son et al., *Densely Guided Knowledge Distillation using Multiple Teacher Assistants*.
+
+    python -m kdjax.main --config configs/dgkd_tables.py:table1 --workdir runs/dgkd
+
+A stage's name is how it was taught and the path of networks to it: T10 and S2 learned
+from labels alone, kd-10-8 from T10, dgkd-10-8-6 from T10 and kd-10-8, takd-10-8-6 from
+kd-10-8 alone. The paper's accuracies (%) of the last network of each path:
+
+    table1          plain CNNs, CIFAR-100: T10 56.15  S2 41.06
+                    dgkd: 10-8 56.72  10-8-6 60.15  10-8-6-4 57.63  10-8-6-4-2 48.92
+                    takd:      56.75         57.53           52.87             45.14
+    table2          ResNet, CIFAR-10: T26 92.44  S8 86.56
+                    dgkd: 26-20 92.57  26-20-14 92.15  26-20-14-8 89.02
+                    takd:         -             91.23             88.01
+    table4          kd 42.56  takd 45.14  four T10s 42.57  T10, T8, T6, T4 43.25
+                    dgkd 48.92
+    table5          paths 10-6-2, 10-8-6-4-2 and 10-9-8-7-6-5-4-3-2
+                    takd 44.57 45.14 44.07  dgkd 45.85 48.92 49.56
+    table6-plain    takd 45.14  dgkd 48.92  stochastic 50.15
+    table6-resnet   takd 88.01  dgkd 89.02  stochastic 89.66
+    figure6         the eight paths through subsets of A8, A6 and A4, takd and dgkd
+    figure7         survival 1, 0.75, 0.5 and 0.25: a plot; best at 0.75
+    methods         plain CNNs: supervised, kd, takd, dgkd and stochastic
+    digits          the same with ResNet 26-20-14-8 on digits; not the paper's
+
+Arguments as in `configs/dgkd.py`, without path, method and survival; `ensemble=sum`
+adds the ensembles' KL terms instead of averaging their probabilities.
+
+Hardware: a GPU or TPU, but for digits.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common, dgkd
+
+_PLAIN = "10/8/6/4/2"
+_COMPARED = ("supervised", "kd", "takd", "dgkd", "dgkd_stochastic")
+_SUBSETS = tuple(
+    "/".join(("10", *(size for size in ("8", "6", "4") if size in subset), "2"))
+    for count in range(4)
+    for subset in itertools.combinations(("8", "6", "4"), count)
+)
+_LONGEST = "10/9/8/7/6/5/4/3/2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What one table or figure compares.
+
+    Attributes:
+        variant: of `dgkd.SETTINGS`.
+        methods: on every path.
+        paths: sizes of plain CNNs; empty means the variant's own path.
+        survivals: of stochastic guidance.
+        ensembles: whether the two ensembles of Table 4 teach the student too.
+    """
+
+    variant: str
+    methods: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    survivals: tuple[float, ...] = (0.75,)
+    ensembles: bool = False
+
+
+TABLES = {
+    "table1": Table("cifar100-plain", ("supervised", "takd", "dgkd")),
+    "table2": Table("cifar10-resnet", ("supervised", "takd", "dgkd")),
+    "table4": Table(
+        "cifar100-plain", ("supervised", "kd", "takd", "dgkd"), ensembles=True
+    ),
+    "table5": Table(
+        "cifar100-plain",
+        ("supervised", "takd", "dgkd"),
+        ("10/6/2", _PLAIN, _LONGEST),
+    ),
+    "table6-plain": Table("cifar100-plain", ("takd", "dgkd", "dgkd_stochastic")),
+    "table6-resnet": Table("cifar10-resnet", ("takd", "dgkd", "dgkd_stochastic")),
+    "figure6": Table("cifar100-plain", ("takd", "dgkd"), _SUBSETS),
+    "figure7": Table(
+        "cifar100-plain", ("dgkd", "dgkd_stochastic"), survivals=(0.75, 0.5, 0.25)
+    ),
+    "methods": Table("cifar100-plain", _COMPARED),
+    "digits": Table("digits", _COMPARED),
+}
+
+ARGUMENTS = {
+    key: kind
+    for key, kind in dgkd.ARGUMENTS.items()
+    if key not in ("path", "method", "survival")
+} | {"ensemble": str}
+
+
+def _name(method: str, path: tuple[str, ...], student: str) -> str:
+    if len(path) == 1:
+        return f"{'S' if path[0] == student else 'T'}{dgkd.size(path[0])}"
+    return "-".join(("kd" if len(path) == 2 else method, *map(dgkd.size, path)))
+
+
+def _ensembles(
+    teacher: str, student: str, teaching: dgkd.Teaching, form: str
+) -> dict[str, dict[str, Any]]:
+    """Returns the students of Table 4's two ensembles, and the ensembles."""
+    options = {
+        "alpha": teaching.alpha,
+        "temperature": teaching.temperature,
+        "form": form,
+    }
+    large = dgkd.size(teacher)
+    equal = {f"T{large}": common.stage(teacher)}
+    for copy in (1, 2, 3):  # of different seeds
+        equal[f"T{large}-copy{copy}"] = common.stage(teacher) | {"copy": copy}
+    falling = {
+        f"T{dgkd.size(model)}": common.stage(model)
+        for model in (teacher, "plain-8", "plain-6", "plain-4")
+    }
+    taught = {
+        f"ensemble-{name}": common.stage(
+            student, "ensemble", tuple(teachers), ensemble=options
+        )
+        for name, teachers in (("equal", equal), ("falling", falling))
+    }
+    return {**equal, **falling, **taught}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config of a table or figure, changed by the arguments."""
+    chosen, values = common.parse_arg(arg, tuple(TABLES), ARGUMENTS)
+    table, teaching = TABLES[chosen], dgkd.Teaching.of(values)
+    stages: dict[str, dict[str, Any]] = {}
+    own = dgkd.SETTINGS[table.variant][0]
+    paths = ["/".join(f"plain-{s}" for s in path.split("/")) for path in table.paths]
+    for path in paths or [own]:
+        models = dgkd.networks(path)
+        teacher, student = models[0], models[-1]
+        for method in table.methods:
+            stochastic = method == "dgkd_stochastic"
+            for survival in table.survivals if stochastic else (1.0,):
+
+                def name(
+                    prefix: tuple[str, ...],
+                    last: bool,
+                    method: str = method,
+                    survival: float = survival,
+                    student: str = student,
+                ) -> str:
+                    taught = method
+                    if method == "dgkd_stochastic":
+                        # In per cent: a config's key has no dot.
+                        taught = f"stochastic{100 * survival:g}" if last else "dgkd"
+                    return _name(taught, prefix, student)
+
+                stages |= dgkd.chain(models, method, teaching, survival, name)
+    if table.ensembles:
+        form = values.get("ensemble", "mean")
+        stages |= _ensembles(teacher, student, teaching, form)
+    if "chain_seeds" in values:
+        for stage in stages.values():
+            if stage["model"] != student:
+                stage["seeds"] = values["chain_seeds"]
+    setting = dgkd.setting(table.variant, values)
+    return common.experiment(setting, values, stages)

@@ -1,0 +1,244 @@
+"""The bank: stored targets are the teachers', kept, recomputed, forgotten rightly."""
+
+import dataclasses
+import errno
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from kdjax import bank as bank_module
+from kdjax.bank import Bank
+from kdjax.data.augment import Augment
+from kdjax.errors import UserError
+from kdjax.interrupt import Interrupt, Interrupted
+from kdjax.keys import fold
+from kdjax.plan import Plan, Table
+
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("bank")]
+
+TEACHERS = ("large", "middle")
+STAGES = ("first", "second")
+
+
+@functools.cache
+def program(banked=TEACHERS, varies=True):
+    """A DGKD stage with two guides of the student's architecture."""
+    augment = tiny.AUGMENT if varies else Augment()
+    return tiny.program("dgkd", teachers=TEACHERS, banked=banked, augment=augment)
+
+
+class FakeStore:
+    """Stages that are finished once they are said to be."""
+
+    def __init__(self):
+        self.data = {"content": "0123"}
+        self.done = set()
+
+    def fingerprint(self, name, seed):
+        return f"{name}{seed}"
+
+    def result(self, name, seed):
+        return {} if (name, seed) in self.done else None
+
+
+def make(folder, store=None, *, varies=True, interrupt=None):
+    """A bank of two stages, each of one seed, that read both teachers."""
+    prog = program(varies=varies)
+    tables = {
+        (stage, 0, teacher): Table(
+            teacher, 0, 0 if varies else None, prog.step.read_id(teacher)
+        )
+        for stage in STAGES
+        for teacher in TEACHERS
+    }
+    sizes = dict.fromkeys(tables.values(), 2 * tiny.CLASSES * tiny.SIZE)
+    plan = Plan(
+        banked=dict.fromkeys(STAGES, TEACHERS),
+        tables=tables,
+        epochs=dict.fromkeys(sizes, 2),
+        bytes_per_epoch=sizes,
+        too_large=(),
+    )
+    return Bank(folder, plan, store or FakeStore(), tiny.SIZE, interrupt or Interrupt())
+
+
+def reader(bank, stage="first", *, varies=True):
+    prog = program(varies=varies)
+    return bank.reader(stage, 0, prog, tiny.frozen(TEACHERS))
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("epoch-*"))
+
+
+def equal(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.parametrize("varies", [True, False])
+def test_tables_are_what_the_step_would_compute(tmp_path, varies):
+    prog = program(varies=varies)
+    step, stream, frozen = prog.step, prog.stream, tiny.frozen(TEACHERS)
+    key = prog.place(jax.random.key(0))
+    read = reader(make(tmp_path, varies=varies), varies=varies)
+    for number in (0, 2, 4):  # two epochs of three steps
+        epoch = number // stream.steps
+        batch = stream.batch(
+            prog._data.train,
+            prog.order(key, epoch),
+            fold(key, "stream"),
+            np.int32(number),
+        )
+        computed = step.targets(frozen, batch.images)
+        for teacher, table in read(epoch).items():
+            assert table.dtype == np.float16
+            stored = np.asarray(table)[np.asarray(batch.index)]
+            np.testing.assert_allclose(
+                stored, computed[teacher], rtol=2**-11, atol=1e-7
+            )
+
+
+def test_three_steps_equal_those_with_teachers_in_the_step(tmp_path):
+    read = reader(make(tmp_path))
+    stored, _ = run(program(), 3, read)
+    computed, _ = run(program(banked=()), 3, lambda epoch: {})
+    for name in computed["sums"]:
+        np.testing.assert_allclose(
+            stored["sums"][name], computed["sums"][name], rtol=2e-3, err_msg=name
+        )
+    # The rounding is there: these are not the same numbers.
+    assert stored["sums"]["loss"] != computed["sums"]["loss"]
+
+
+def run(prog, count, read):
+    """Returns metrics' sums and the state after some steps of seed 0."""
+    key, frozen = prog.place(jax.random.key(0)), tiny.frozen(TEACHERS)
+    state, totals = prog.start(0, frozen), prog.empty()
+    inside = prog.place(prog.computed(frozen))
+    prog.compile(key, inside)
+    for step in range(count):
+        epoch = step // prog.stream.steps
+        order, tables = prog.order(key, epoch), read(epoch)
+        state, totals, _ = prog.train(state, totals, inside, tables, order, key, 1)
+    return jax.device_get((totals, state))
+
+
+def test_every_epoch_is_computed_once_and_gone_after_its_last_reader(tmp_path):
+    bank = make(tmp_path)
+    read = reader(bank)
+    first = [read(0), read(1)]
+    assert bank.passes == 4
+    assert len(files(tmp_path)) == 4
+    bank.finished("first", 0)
+    again = reader(bank, "second")
+    equal(again(0), first[0])
+    equal(again(1), first[1])
+    assert bank.passes == 4
+    assert {name.split("/")[1] for name in files(tmp_path)} == {"epoch-0001.npz"}
+    bank.finished("second", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_reader_writes_nothing(tmp_path):
+    store = FakeStore()
+    store.done.add(("second", 0))
+    reader(make(tmp_path, store))(0)
+    assert not files(tmp_path)
+
+
+def test_without_augmentation_one_table_serves_all_epochs(tmp_path):
+    bank = make(tmp_path, varies=False)
+    read = reader(bank, varies=False)
+    equal(read(0), read(1))
+    assert bank.passes == 2
+    assert len(files(tmp_path)) == 2
+
+
+def test_another_run_finds_what_is_whole_and_repeats_what_is_not(tmp_path):
+    stored = reader(make(tmp_path))(0)
+    for damage in (b"", b"PK", None):
+        path = tmp_path / files(tmp_path)[0]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF  # where damage is None: one byte
+        path.write_bytes(bytes(content) if damage is None else damage)
+        bank = make(tmp_path)
+        equal(reader(bank)(0), stored)
+        assert bank.passes == 1
+    # Killed while it wrote: the file has another name.
+    bank = make(tmp_path)
+    (tmp_path / files(tmp_path)[0]).rename(tmp_path / "epoch-0000.npz.1.tmp")
+    equal(reader(bank)(0), stored)
+    assert bank.passes == 1
+
+
+def test_a_bank_of_other_data_is_refused(tmp_path):
+    reader(make(tmp_path))(0)
+    store = FakeStore()
+    store.data = {"content": "4567"}
+    with pytest.raises(UserError, match=r"of another data: .*0123.*delete that folder"):
+        reader(make(tmp_path, store))(0)
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    bank = make(tmp_path / "bank")
+    prog = program()
+    whole = tiny.training(prog, tmp_path / "whole", tables=reader(bank)).run()
+
+    def full(file, *leaves):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fresh = make(tmp_path / "other")
+    read = reader(fresh)
+    with monkeypatch.context() as patch:
+
+        def second_epoch_fails(epoch):
+            if epoch == 1:
+                patch.setattr(bank_module.np, "savez", full)
+            return read(epoch)
+
+        cut = tiny.training(prog, tmp_path / "cut", tables=second_epoch_fails)
+        with pytest.raises(UserError, match=r"No space left.*bank\.max_gb"):
+            cut.run()
+    assert {name.split("/")[1] for name in files(tmp_path / "other")} == {
+        "epoch-0000.npz"
+    }
+    # The same command again goes on from the end of the first epoch.
+    resumed = tiny.training(prog, tmp_path / "cut", tables=reader(fresh))
+    assert resumed._step == prog.stream.steps
+    assert resumed.run()["digest"] == whole["digest"]
+
+
+def test_a_signal_while_the_bank_computes_saves_a_checkpoint(tmp_path):
+    prog = program()
+    whole = tiny.training(prog, tmp_path / "whole", tables=reader(make(tmp_path))).run()
+    interrupt = tiny.InterruptAfter(15, 0)
+    bank = make(tmp_path / "bank", interrupt=interrupt)
+    with pytest.raises(Interrupted):
+        tiny.training(
+            prog, tmp_path / "cut", tables=reader(bank), interrupt=interrupt
+        ).run()
+    assert not files(tmp_path / "bank")
+    bank = make(tmp_path / "bank")
+    resumed = tiny.training(prog, tmp_path / "cut", tables=reader(bank)).run()
+    assert resumed["digest"] == whole["digest"]
+
+
+def test_a_replica_reads_its_own_stream(tmp_path):
+    bank = make(tmp_path)
+    one = reader(bank)(0)
+    other = dataclasses.replace(next(iter(bank._plan.tables.values())), stream=1)
+    plan = dataclasses.replace(
+        bank._plan, tables={("first", 0, "large"): other, **_second(bank)}
+    )
+    two = Bank(tmp_path, plan, FakeStore(), tiny.SIZE, Interrupt())
+    large = reader(two)(0)["large"]
+    assert np.any(np.asarray(large) != np.asarray(one["large"]))
+
+
+def _second(bank):
+    return {k: v for k, v in bank._plan.tables.items() if k[2] == "middle"}

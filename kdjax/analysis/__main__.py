@@ -1,0 +1,78 @@
+"""Looks into the networks of a finished experiment: python -m kdjax.analysis WORKDIR.
+
+    python -m kdjax.analysis runs/dgkd
+
+For every network and each network before it on its chain, `results.json` gets the error
+overlap of DGKD's Figure 4: of the smaller network's errors, the share that the larger
+one makes as well. `error_overlap.png` shows them, and `tsne.png` the pooled features of
+test images as in Figure 5, of the first replicas.
+
+`results.json` gives `error_overlap` by stage and by the stage before it: the overlap of
+`each` seed, the `median`, the `smaller` network, and what is expected `by_chance`, if
+errors were independent: the larger network's error rate. `python -m kdjax.main` writes
+the file anew, without the overlaps: run the analysis after it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kdjax.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m kdjax.analysis",
+        description="Error overlap and t-SNE of a finished experiment's networks.",
+    )
+    parser.add_argument("workdir", type=Path, help="the experiment's folder")
+    parser.add_argument(
+        "--stages",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="the stages to analyse (default: all of results.json)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="test images that t-SNE draws, 0 for no t-SNE (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder of all data sets (default: the experiment's)",
+    )
+    options = parser.parse_args(argv)
+    if options.examples < 0:
+        parser.error(f"--examples={options.examples} is negative")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        options = _parse(argv)
+        # Only now: wrong arguments are answered at once.
+        from kdjax import backend
+        from kdjax.analysis.study import Study
+
+        backend.use_compilation_cache()
+        study = Study(options.workdir, options.data_dir)
+        study.run(options.stages, options.examples)
+    except UserError as error:
+        print(f"kdjax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

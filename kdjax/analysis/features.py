@@ -1,0 +1,140 @@
+"""How networks see the test images: t-SNE of their pooled features."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdjax.errors import UserError
+
+PERPLEXITY = 30
+CLASSES = 10
+"""The most classes that a picture tells apart."""
+
+_SEED = 20200702  # fixed: which images are drawn
+
+
+def choose(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the positions of the images to draw, in order.
+
+    Args:
+        labels: [N] classes of all images.
+        count: how many of the images of the first `CLASSES` classes, or all of them
+            if there are no more.
+
+    Returns:
+        [M] positions, the same at every call.
+
+    Raises:
+        UserError: too few for t-SNE.
+    """
+    shown = np.flatnonzero(labels < CLASSES)
+    count = min(count, len(shown))
+    if count <= PERPLEXITY:
+        raise UserError(
+            f"t-SNE needs more than {PERPLEXITY} images (its perplexity), not {count}; "
+            "--examples 0 leaves it out"
+        )
+    # Raw bits, because NumPy promises only them to be the same in every version.
+    keys = np.random.PCG64(_SEED).random_raw(len(shown))
+    return np.sort(shown[np.argsort(keys)[:count]])
+
+
+def embed(features: np.ndarray) -> np.ndarray:
+    """Returns a point of the plane for every image, by t-SNE.
+
+    Args:
+        features: [M, channels], of more than `PERPLEXITY` images.
+
+    Returns:
+        [M, 2] points; all zero if the features tell no image from another.
+
+    Reference:
+        van der Maaten & Hinton, *Visualizing Data using t-SNE*, 2008, as in
+        scikit-learn, started from the principal components.
+    """
+    from sklearn.manifold import TSNE  # takes a second
+    from threadpoolctl import threadpool_limits
+
+    if not np.ptp(features, axis=0).any():
+        return np.zeros((len(features), 2))
+    tsne = TSNE(perplexity=PERPLEXITY, init="pca", random_state=0)
+    # Its threads wait by spinning: on two busy cores that takes five times as long.
+    with threadpool_limits(1, user_api="openmp"):
+        return tsne.fit_transform(features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Panel:
+    """One network's part of the picture.
+
+    Attributes:
+        title: says which network.
+        points: [M, 2].
+        labels: [M] true classes.
+        wrong: [M] whether the network gets the image wrong.
+    """
+
+    title: str
+    points: np.ndarray
+    labels: np.ndarray
+    wrong: np.ndarray
+
+
+def draw_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Draws one panel for every network: images coloured by class, errors crossed.
+
+    Args:
+        panels: the networks.
+        title: of the picture.
+        path: of the PNG file.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = len(panels) if len(panels) <= 5 else 4
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(
+        figsize=(max(3.2 * columns, 6), 3.6 * rows + 1), layout="constrained"
+    )
+    # The more points, the smaller.
+    area = 25 * min(1.0, 400 / max(len(panel.labels) for panel in panels)) ** 0.5
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        for label in np.unique(panel.labels):
+            for wrong, marker in ((False, "."), (True, "x")):
+                shown = (panel.labels == label) & (panel.wrong == wrong)
+                axis.scatter(
+                    *panel.points[shown].T,
+                    s=area / 2 if wrong else area,
+                    linewidths=1 if wrong else 0,
+                    marker=marker,
+                    color=colours[label],
+                )
+        axis.set_title(panel.title, fontsize=10)
+        axis.set(xticks=[], yticks=[], box_aspect=1)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    labels = np.unique(np.concatenate([panel.labels for panel in panels]))
+    handles = [
+        Line2D([], [], marker="o", ls="", ms=5, color=colours[label], label=f"{label}")
+        for label in labels
+    ]
+    handles[0].set_label(f"class {labels[0]}")
+    handles.append(
+        Line2D([], [], marker="x", ls="", ms=5, color="black", label="wrong")
+    )
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        columnspacing=1,
+        handletextpad=0.1,
+    )
+    figure.suptitle(title, fontsize=12)
+    figure.savefig(path, dpi=120)

@@ -114,7 +114,7 @@ class Store:
             UserError: another process trains the replica.
         """
         folder = self.folder(name, seed)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

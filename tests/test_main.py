@@ -17,7 +17,7 @@ TINY = (
     "--config.stages.student.ctkd.scratch=wrn-10-1",
 )
 DIGITS = "--config=configs/ctkd.py:digits"
-SOURCES = "digits, cifar10, cifar100, svhn, tiny_imagenet"
+SOURCES = "digits, cifar10, cifar100, svhn, tiny_imagenet, imagenet"
 SHRINK = "epochs, batch_size, train_size, test_size, seeds"
 
 

@@ -61,16 +61,21 @@ def test_a_new_method_is_one_class():
     label = jax.ShapeDtypeStruct((4,), jnp.int32)
     frozen = {"expert": step.shapes()["student"]}
     batch = Batch(image, label, label)
-    _, measured = jax.eval_shape(step.train, state, frozen, batch, key)
+    targets = jax.eval_shape(step.targets, frozen, image)
+    _, measured = jax.eval_shape(step.train, state, targets, batch, key)
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
 
 
 def test_every_config_it_names_exists(monkeypatch):
     monkeypatch.chdir(ROOT)
     names = set(re.findall(r"configs/\w+\.py(?::[\w=,-]+)?", README))
-    tables = re.findall(r":table[\w-]+", README)
-    names |= {f"configs/ctkd_tables.py{table}" for table in tables}
+    for config, line in re.findall(
+        r"`(configs/\w+_tables\.py)`(.*?)\n\n", README, re.S
+    ):
+        names |= {
+            config + table for table in re.findall(r":(?:table|figure)[\w-]+", line)
+        }
     assert len(names) >= 10
     for name in names - {"configs/common.py"}:
         parsed = command_line.parse(["kdjax", f"--config={name}", "--workdir=w"])
-        assert graph.parse(parsed[0]).stages, name
+        assert graph.parse(parsed.config).stages, name

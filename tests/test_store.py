@@ -48,6 +48,7 @@ def test_seeds_and_stages_differ_and_calls_agree(tmp_path):
         (("data", "dir"), "/elsewhere"),
         (("saving", "every_s"), 1.0),
         (("saving", "best"), True),
+        (("bank", "use"), False),
     ],
 )
 def test_where_and_how_often_do_not_count(path, value, tmp_path):

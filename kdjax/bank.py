@@ -37,7 +37,7 @@ class Bank:
     def __init__(
         self, folder: Path, plan: Plan, store: Store, size: int, interrupt: Interrupt
     ):
-        """Makes nothing yet.
+        """Removes what no unfinished replica reads; makes nothing yet.
 
         Args:
             folder: for the files.
@@ -53,6 +53,9 @@ class Bank:
         for (stage, seed, _), table in plan.tables.items():
             if store.result(stage, seed) is None:
                 self._waiting.setdefault(table, set()).add((stage, seed))
+        for table in plan.epochs:
+            if table not in self._waiting:
+                shutil.rmtree(self._path(table), ignore_errors=True)
         self.passes = 0
 
     def reader(

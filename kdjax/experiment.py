@@ -102,7 +102,8 @@ class Run:
         summary["teacher_passes"] = self._bank.passes + self._passes_in_steps
         write_json(self._workdir / "results.json", summary)
         draw_curves(results, self._workdir / "curves.png")
-        print_table(summary["stages"])
+        validation = bool(self._experiment.data.get("validation"))
+        print_table(summary["stages"], validation)
         return summary
 
     def _program(self, stage: Stage) -> Program:

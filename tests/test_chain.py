@@ -68,6 +68,13 @@ def test_configs_of_one_folder_share_their_stages(run, tmp_path):
     assert results(tmp_path)["stages"]["A3"]["digest"] == stages["A3"]["digest"]
 
 
+def test_stochastic_guidance_learns_digits(run, tmp_path):
+    """A first run reached 0.93."""
+    path = "path=plain4/plain3/plain2"
+    run(f"configs/dgkd.py:digits,{path},epochs=5,method=dgkd_stochastic")
+    assert results(tmp_path)["stages"]["S2"]["test_accuracy"]["median"] >= 0.90
+
+
 def test_a_dry_run_writes_nothing_and_needs_no_data(run, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "Training", None)
     out, _ = run("configs/dgkd.py:imagenet", "--dry-run")

@@ -13,13 +13,17 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def print_table(stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints one row per network: model, parameters, test accuracy in per cent.
+def print_table(
+    stages: Mapping[str, Mapping[str, Any]], validation: bool = False
+) -> None:
+    """Prints one row per network: model, parameters, accuracy in per cent.
 
     Args:
         stages: the 'stages' of `results.json`.
+        validation: whether images held out of training stood in for the test's.
     """
-    table = Table(title="Test accuracy after the last epoch (%)")
+    images = "Validation" if validation else "Test"
+    table = Table(title=f"{images} accuracy after the last epoch (%)")
     table.add_column("stage")
     table.add_column("method")
     table.add_column("network")

@@ -10,7 +10,21 @@ import jax.numpy as jnp
 # the residual networks and the VGGs draw their convolutions from.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# What PyTorch starts convolutions and dense layers with that nobody initialises:
+# uniform within 1 / sqrt(fan_in).
+torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """Returns PyTorch's start of biases: uniform within 1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def draw(
+        key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
 
 
 def batch_norm(train: bool, name: str) -> nn.BatchNorm:
@@ -50,11 +64,6 @@ def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:
 
     Weights and biases are uniform within 1 / sqrt(inputs).
     """
-    bound = 1 / math.sqrt(inputs)
-
-    def bias_init(
-        key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
-    ) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return nn.Dense(features, kernel_init=_uniform, bias_init=bias_init, name=name)
+    return nn.Dense(
+        features, kernel_init=torch_kernel, bias_init=torch_bias(inputs), name=name
+    )

@@ -2,31 +2,19 @@
 
 The networks of TAKD (Mirzadeh et al., 2020) and DGKD (Son et al., 2021), `plane` in
 their released code: 3x3 convolutions, each with BatchNorm and ReLU, max-pooling, and
-dense layers. Layers are counted without the classifier's.
+dense layers. The depth counts the convolutions.
 """
 
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from kdjax.errors import UserError, unknown
 from kdjax.models.base import Outputs
+from kdjax.models.layers import batch_norm, torch_bias, torch_dense, torch_kernel
 
 VERSION = 1
-
-# PyTorch's defaults, which the released code leaves as they are.
-uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _bias(inputs: int) -> nn.initializers.Initializer:
-    """Returns PyTorch's initializer of biases: uniform within 1 / sqrt(inputs)."""
-    bound = 1 / math.sqrt(inputs)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
 
 
 def _layers(text: str) -> tuple[tuple[str, int], ...]:
@@ -63,7 +51,7 @@ CIFAR100 = {
 
 
 class Plain(nn.Module):
-    """A plain CNN.
+    """A plain CNN; it starts as PyTorch's layers do, as in the released code.
 
     The features 'stage1', ... are the activated maps before each pooling (and the last
     one), '..._pre' the same before the ReLU; 'pooled' is what the classifier sees: the
@@ -72,6 +60,7 @@ class Plain(nn.Module):
 
     layers: Sequence[tuple[str, int]]
     num_classes: int
+    depth: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Outputs:
@@ -85,32 +74,28 @@ class Plain(nn.Module):
                     channels,
                     (3, 3),
                     padding=1,
-                    kernel_init=uniform,
-                    bias_init=_bias(9 * x.shape[-1]),
+                    kernel_init=torch_kernel,
+                    bias_init=torch_bias(9 * x.shape[-1]),
                     name=f"conv{conv}",
                 )(x)
                 features.setdefault("stem", x)
-                pre = nn.BatchNorm(
-                    not train, momentum=0.9, epsilon=1e-5, name=f"bn{conv}"
-                )(x)
+                pre = batch_norm(train, f"bn{conv}")(x)
                 x = nn.relu(pre)
                 features[f"stage{stage}_pre"], features[f"stage{stage}"] = pre, x
             elif kind == "P":
                 if min(x.shape[1:3]) < 2:
                     raise UserError(
-                        f"plain CNN of {sum(k != 'P' for k, _ in self.layers)} layers: "
-                        f"images of {size[0]}x{size[1]} are pooled to nothing"
+                        f"model 'plain-{self.depth}': images of {size[0]}x{size[1]} "
+                        "are pooled to nothing"
                     )
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
                 stage += 1
             else:
-                x = nn.relu(self._dense(x.reshape(len(x), -1), channels, "dense"))
+                x = x.reshape(len(x), -1)
+                x = nn.relu(torch_dense(x.shape[-1], channels, "dense")(x))
         pooled = features["pooled"] = x.reshape(len(x), -1)
-        return Outputs(self._dense(pooled, self.num_classes, "head"), features)
-
-    def _dense(self, x: jax.Array, size: int, name: str) -> jax.Array:
-        bias = _bias(x.shape[-1])
-        return nn.Dense(size, kernel_init=uniform, bias_init=bias, name=name)(x)
+        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
+        return Outputs(head(pooled), features)
 
 
 def create(name: str, num_classes: int) -> Plain:
@@ -123,4 +108,5 @@ def create(name: str, num_classes: int) -> Plain:
     if name not in names:
         raise unknown("model", name, names)
     specification = CIFAR10 if num_classes <= 10 else CIFAR100
-    return Plain(specification[names[name]], num_classes)
+    depth = names[name]
+    return Plain(specification[depth], num_classes, depth)

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, assistants: int, augment: str, bank: bool) 
         "assistants": assistants,
         "augment": augment,
         "bank": bank,
-        "passes": results["teacher_passes"],
+        "passes": sum(sum(stage["teacher_passes"]) for stage in stages.values()),
         "seconds": sum(sum(stage["seconds"]) for stage in stages.values()),
         "compile_seconds": sum(result["compile_seconds"] for result in found),
         "accuracy": stages["S2"]["test_accuracy"]["final"][0],

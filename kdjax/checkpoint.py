@@ -4,9 +4,11 @@ Orbax writes atomically, so that a half-written checkpoint is never seen; it has
 checksum, so that a flipped byte would be. The digest sees it.
 """
 
+import gc
 import hashlib
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,20 @@ def digest(tree: Any) -> str:
 def _seal(tree: Any, meta: dict[str, Any]) -> str:
     """Returns the digest of a checkpoint's arrays and JSON values."""
     return digest((jax.device_get(tree), json.dumps(meta, sort_keys=True)))
+
+
+def _forget_readers() -> None:
+    """Collects what orbax was reading when it failed, without a word on stderr.
+
+    It abandons the other arrays' coroutines; each would print a traceback of its own
+    when it is collected.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 class Checkpoints:
@@ -80,6 +96,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         )
+        reason = ""
         try:
             found = self._manager.restore(step, args=args)
             tree, meta = found.tree, found.meta
@@ -87,7 +104,9 @@ class Checkpoints:
         # Whatever orbax and its storage library raise on damaged files.
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            raise self._damaged(step, reason.splitlines()[0][:200]) from error
+        if reason:  # not within the handler, where the error holds on to its frames
+            _forget_readers()
+            raise self._damaged(step, reason.splitlines()[0][:200])
         if _seal(tree, meta) != saved:
             raise self._damaged(step, "its content is not what was saved")
         return tree, meta

@@ -65,7 +65,6 @@ class Run:
         size = len(dataset.train.labels)
         self._plan = plan(experiment, self._steps, size)
         self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
-        self._passes_in_steps = 0
 
     def run(self, only: Collection[str] = ()) -> dict[str, Any]:
         """Trains what is missing and returns the results, also in `results.json`.
@@ -99,7 +98,6 @@ class Run:
                     result = self._replica(name, seed, programs.get(name))
                     results[name].append(result)
         summary = summarise(self._experiment, results)
-        summary["teacher_passes"] = self._bank.passes + self._passes_in_steps
         write_json(self._workdir / "results.json", summary)
         draw_curves(results, self._workdir / "curves.png")
         validation = bool(self._experiment.data.get("validation"))
@@ -131,7 +129,7 @@ class Run:
             return result
         self._interrupt.raise_if_set()
         assert program is not None
-        frozen = store.teachers(name, seed)
+        frozen, passes = store.teachers(name, seed), self._bank.passes
         with store.open(name, seed) as folder:
             training = Training(
                 program,
@@ -148,12 +146,13 @@ class Run:
             )
             result = {"fingerprint": fingerprint, "seed": seed, **training.run()}
             result["devices"] = [device.device_kind for device in jax.devices()]
-            result["banked"] = list(program.banked)
+            # Over the training images: for the bank, and inside the steps.
+            in_steps = len(stage.teachers) - len(program.banked)
+            passes = self._bank.passes - passes + in_steps * stage.recipe.epochs
+            result["teacher_passes"] = passes
             store.finish(name, seed, result)
             training.discard_checkpoints()
         self._bank.finished(name, seed)
-        in_step = len(stage.teachers) - len(program.banked)
-        self._passes_in_steps += in_step * stage.recipe.epochs
         return result
 
 

@@ -60,9 +60,10 @@ def test_configs_of_one_folder_share_their_stages(run, tmp_path):
     out, _ = run(PLAIN)
     assert trained(out) == ["A3", "S2"]
     # T4 speaks once an epoch for A3 and S2 from the bank, A3 once for S2 in the step.
-    assert results(tmp_path)["teacher_passes"] == 2 + 2
-    assert not list((tmp_path / "w" / "bank").iterdir())
     stages = results(tmp_path)["stages"]
+    passes = {name: stage["teacher_passes"] for name, stage in stages.items()}
+    assert passes == {"T4": [0], "A3": [2], "S2": [2]}
+    assert not list((tmp_path / "w" / "bank").iterdir())
     out, _ = run(PLAIN, "--config.stages.S2.dgkd.alpha=0.5")
     assert trained(out) == ["S2"]
     assert results(tmp_path)["stages"]["A3"]["digest"] == stages["A3"]["digest"]

@@ -68,7 +68,7 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": [replica["seconds"] for replica in replicas],
         "images_per_second": [replica["images_per_second"] for replica in replicas],
         # Of the process that finished the replica, counted in epochs.
-        "teacher_passes": [replica.get("teacher_passes", 0) for replica in replicas],
+        "teacher_passes": [replica.get("teacher_passes") for replica in replicas],
         "fingerprint": [replica["fingerprint"] for replica in replicas],
         "digest": [replica["digest"] for replica in replicas],
     }

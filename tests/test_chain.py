@@ -70,9 +70,9 @@ def test_configs_of_one_folder_share_their_stages(run, tmp_path):
 
 
 def test_stochastic_guidance_learns_digits(run, tmp_path):
-    """A first run reached 0.93."""
+    """First runs of half as many epochs reached 0.85 and 0.93."""
     path = "path=plain4/plain3/plain2"
-    run(f"configs/dgkd.py:digits,{path},epochs=5,method=dgkd_stochastic")
+    run(f"configs/dgkd.py:digits,{path},epochs=10,method=dgkd_stochastic")
     assert results(tmp_path)["stages"]["S2"]["test_accuracy"]["median"] >= 0.90
 
 

@@ -166,7 +166,31 @@ class TestMistakes:
         with pytest.raises(UserError, match="'mnist'; choices: digits, cifar10"):
             sources.load("mnist")
 
-    @pytest.mark.parametrize("name", sorted(set(sources.SOURCES) - {"digits"}))
+    def test_too_large_for_memory(self, tmp_path):
+        with pytest.raises(UserError, match=r"'imagenet' does not fit.*--dry-run"):
+            sources.load("imagenet")
+        with pytest.raises(UserError, match="imagenet: kdjax can neither prepare"):
+            prepare.prepare("imagenet", tmp_path)
+
+    def test_validation_is_kept_from_training(self):
+        whole, held = sources.load("digits"), sources.load("digits", validation=100)
+        assert held.train_size == whole.train_size - 100
+        assert len(held.test.labels) == 100
+        pool = {image.tobytes() for image in whole.train.images}
+        kept = {image.tobytes() for image in held.test.images}
+        assert kept <= pool
+        assert not kept & {image.tobytes() for image in held.train.images}
+        assert np.ptp(np.bincount(held.test.labels)) <= 1
+        with pytest.raises(UserError, match="validation of digits must be from 1 to"):
+            sources.load("digits", validation=2000)
+
+    def test_images_of_0_to_1(self):
+        plain = sources.load("digits", normalise=False)
+        assert (plain.mean, plain.std) == ((0.0,), (1.0,))
+
+    @pytest.mark.parametrize(
+        "name", sorted(set(sources.SOURCES) - {"digits", "imagenet"})
+    )
     def test_not_prepared(self, name, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # not needed
         folder = tmp_path / "my data"

@@ -37,6 +37,8 @@ def prepare(
     tfds_name = sources.SOURCES[name].tfds_name
     if tfds_name is None:
         return f"{name}: comes with scikit-learn, nothing to prepare"
+    if not sources.SOURCES[name].in_memory:
+        raise UserError(f"{name}: kdjax can neither prepare nor read it yet")
     if prepared := records.find(name, tfds_name, data_dir):
         return f"{name}: already prepared, {_summary(prepared)}"
     try:

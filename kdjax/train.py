@@ -128,6 +128,7 @@ class Training:
             Interrupted: after a signal, once a checkpoint is saved.
         """
         self._clock = self._saved = time.perf_counter()
+        self._compiled = self._program.compile_seconds
         best = Checkpoints(self._folder / "best") if self._saving.best else None
         with (
             self._checkpoints,
@@ -152,7 +153,7 @@ class Training:
         """Trains to the end of the epoch and returns its record."""
         program, steps = self._program, self._steps
         order = program.order(self._key, self._step // steps)
-        begin, first = time.perf_counter(), self._step
+        begin, first = self._elapsed(), self._step
         try:
             tables = self._tables(self._step // steps)
         except (Interrupted, UserError):
@@ -162,7 +163,7 @@ class Training:
 
         def speed() -> float:
             images = (self._step - first) * self._recipe.batch_size
-            return images / (time.perf_counter() - begin)
+            return images / (self._elapsed() - begin)
 
         while True:
             count = min(program.steps_per_dispatch, steps - self._step % steps)
@@ -199,7 +200,9 @@ class Training:
         return {**record, "seconds": self._elapsed()}
 
     def _elapsed(self) -> float:
-        return self._seconds + time.perf_counter() - self._clock
+        """Returns seconds so far, without what was compiled on the way."""
+        compiling = self._program.compile_seconds - self._compiled
+        return self._seconds + time.perf_counter() - self._clock - compiling
 
     def _save_if_due(self) -> None:
         """Saves a checkpoint when it is time to, or when a signal has come."""

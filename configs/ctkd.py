@@ -19,7 +19,9 @@ Variants, with the paper's accuracies (%, medians of 5 runs) of student and teac
 
 Every variant takes epochs, batch_size, train_size, test_size and seeds as arguments,
 as in `:cifar10,epochs=3,train_size=10000,seeds=1`; milestones scale with the epochs,
-subsets are stratified and fixed. What the paper leaves open, and the recipes, are in
+subsets are stratified and fixed. `scratch=replay` reads what the expert said while it
+learned instead of training the scratch teacher, which would retrace it: the same
+student at the price of KD. What the paper leaves open, and the recipes, are in
 `configs/common.py`.
 
 Hardware: digits takes a minute or two on two CPU cores; the others are for a GPU or TPU
@@ -29,11 +31,16 @@ Hardware: digits takes a minute or two on two CPU cores; the others are for a GP
 from ml_collections import ConfigDict
 
 from configs import common
+from kdjax.errors import unknown
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config for a variant, shrunk by the argument."""
-    variant, shrink = common.parse_arg(arg, tuple(common.SETTINGS))
+    known = {**common.SHRINK, "scratch": str}
+    variant, shrink = common.parse_arg(arg, tuple(common.SETTINGS), known)
+    scratch = shrink.get("scratch", "joint")
+    if scratch not in ("joint", "replay"):
+        raise unknown("scratch", scratch, ("joint", "replay"))
     setting = common.SETTINGS[variant]
     return common.experiment(
         setting,
@@ -44,7 +51,11 @@ def get_config(arg: str = "") -> ConfigDict:
                 setting.student,
                 "ctkd",
                 ("expert",),
-                ctkd={"scratch": setting.teacher, "beta": setting.beta},
+                ctkd={
+                    "scratch": setting.teacher,
+                    "beta": setting.beta,
+                    "replay": scratch == "replay",
+                },
             ),
         },
     )

@@ -7,23 +7,23 @@ epoch, from the first stage that reads them to the last.
 
 import errno
 import json
-import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from kdjax import parallel, recording
 from kdjax.errors import UserError
-from kdjax.files import write_json
+from kdjax.files import replace_whole, write_json
 from kdjax.interrupt import Interrupt
-from kdjax.keys import fold
 from kdjax.models import Variables
 from kdjax.plan import Plan, Table
-from kdjax.program import Program
+from kdjax.program import Program, Tables
+from kdjax.replica import Replica
 from kdjax.store import Store
 
 
@@ -48,38 +48,77 @@ class Bank:
         """
         self._folder, self._plan, self._store = folder, plan, store
         self._size, self._interrupt = size, interrupt
-        self._held: dict[Table, tuple[int, list[jax.Array]]] = {}
+        self._held: dict[tuple[Table, ...], tuple[int, Any]] = {}
         self._waiting: dict[Table, set[tuple[str, int]]] = {}
         for (stage, seed, _), table in plan.tables.items():
             if store.result(stage, seed) is None:
                 self._waiting.setdefault(table, set()).add((stage, seed))
         for table in plan.epochs:
             if table not in self._waiting:
-                shutil.rmtree(self._path(table), ignore_errors=True)
+                self._remove(table)
         self.passes = 0
 
     def reader(
-        self, stage: str, seed: int, program: Program, frozen: Mapping[str, Variables]
-    ) -> Callable[[int], dict[str, Any]]:
-        """Returns the function from an epoch to the tables that a replica reads.
+        self, stage: str, program: Program, replicas: Sequence[Replica]
+    ) -> Callable[[int], Tables]:
+        """Returns the function from an epoch to the tables that replicas read.
 
         Args:
-            stage: of the replica.
-            seed: of the replica.
+            stage: of the replicas.
             program: the stage's.
-            frozen: the teachers' variables.
+            replicas: those that are trained side by side.
         """
 
-        def tables(epoch: int) -> dict[str, Any]:
-            found = {}
-            for teacher in program.banked:
-                table = self._plan.tables[stage, seed, teacher]
-                leaves = self._leaves(table, epoch, program, frozen[teacher])
-                shapes = program.step.target_shapes[teacher]
-                found[teacher] = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-            return found
+        def tables(epoch: int) -> Tables:
+            targets = {
+                teacher: self._targets(stage, teacher, epoch, program, replicas)
+                for teacher in program.banked
+            }
+            teachers = program.step.teachers if program.step.method.replays else ()
+            recorded = {
+                teacher: self._recorded(teacher, epoch, program, replicas)
+                for teacher in teachers
+            }
+            return Tables(targets, recorded)
 
         return tables
+
+    def _targets(
+        self,
+        stage: str,
+        teacher: str,
+        epoch: int,
+        program: Program,
+        replicas: Sequence[Replica],
+    ) -> Any:
+        """Returns what the replicas read of one teacher, on the devices."""
+        tables = tuple(self._plan.tables[stage, r.seed, teacher] for r in replicas)
+        epoch = 0 if tables[0].stream is None else epoch
+        if tables in self._held and self._held[tables][0] == epoch:
+            return self._held[tables][1]
+        self._held.pop(tables, None)
+        structure = jax.tree.structure(program.step.target_shapes[teacher])
+        found: dict[Table, Any] = {}  # replicas may share one
+        for table, replica in zip(tables, replicas, strict=True):
+            if table not in found:
+                variables = replica.frozen[teacher]
+                leaves = self._leaves(table, epoch, program, variables)
+                found[table] = jax.tree.unflatten(structure, leaves)
+        placed = program.join([found[table] for table in tables])
+        self._held[tables] = epoch, placed
+        return placed
+
+    def _recorded(
+        self, teacher: str, epoch: int, program: Program, replicas: Sequence[Replica]
+    ) -> jax.Array:
+        """Returns what the replicas' teachers said in an epoch of their training."""
+        shape = self._size, program.step.num_classes
+        return program.join(
+            [
+                recording.read(self._store.folder(teacher, r.seed), epoch, shape)
+                for r in replicas
+            ]
+        )
 
     def finished(self, stage: str, seed: int) -> None:
         """Forgets what nobody reads after a replica is done."""
@@ -87,8 +126,16 @@ class Bank:
             waiting.discard((stage, seed))
             if not waiting:
                 del self._waiting[table]
-                shutil.rmtree(self._path(table), ignore_errors=True)
-        self._held = {t: held for t, held in self._held.items() if t in self._waiting}
+                self._remove(table)
+        self._held = {
+            tables: held
+            for tables, held in self._held.items()
+            if all(table in self._waiting for table in tables)
+        }
+
+    def _remove(self, table: Table) -> None:
+        if parallel.is_first():
+            shutil.rmtree(self._path(table), ignore_errors=True)
 
     def _path(self, table: Table) -> Path:
         fingerprint = self._store.fingerprint(table.teacher, table.replica)
@@ -97,40 +144,35 @@ class Bank:
 
     def _leaves(
         self, table: Table, epoch: int, program: Program, variables: Variables
-    ) -> list[jax.Array]:
-        """Returns a table's arrays `[N, ...]`, from memory, the disk or the teacher."""
-        epoch = 0 if table.stream is None else epoch
-        if table in self._held and self._held[table][0] == epoch:
-            return self._held[table][1]
-        self._held.pop(table, None)
+    ) -> list[np.ndarray]:
+        """Returns a table's arrays `[N, ...]`, from the disk or the teacher."""
         shapes = program.step.target_shapes[table.teacher]
         path = self._path(table) / f"epoch-{epoch:04d}.npz"
         found = self._read(table, path, shapes)
         last = len(self._waiting.get(table, ())) <= 1
-        if found is None:
+        # What one process has to compute, all of them do.
+        if parallel.agree(found is None):
             found = self._compute(table, epoch, program, variables)
-            if not last or table.stream is None:
+            if (not last or table.stream is None) and parallel.is_first():
                 self._write(table, path, found)
-        if last:
+        assert found is not None
+        if last and parallel.is_first():
             for earlier in sorted(path.parent.glob("epoch-*.npz")):
                 if earlier < path:
                     earlier.unlink(missing_ok=True)
-        leaves = program.place(found)
-        self._held[table] = epoch, leaves
-        return leaves
+        return found
 
     def _compute(
         self, table: Table, epoch: int, program: Program, variables: Variables
     ) -> list[np.ndarray]:
-        size, chunk = program.stream.size, program.chunk
-        key = fold(jax.random.key(table.stream or 0), "stream", epoch, "augment")
-        key, variables = program.place((key, variables))
+        size, chunk, stream = self._size, program.chunk, table.stream or 0
+        variables = parallel.place(variables, parallel.replicated(program.mesh))
         chunks = []
         for start in range(0, size, chunk):
             self._interrupt.raise_if_set()
             index = np.arange(start, start + chunk, dtype=np.int32) % size
-            leaves = program.read(table.teacher, variables, index, key)
-            chunks.append([np.asarray(leaf)[: size - start] for leaf in leaves])
+            leaves = program.read(table.teacher, variables, index, stream, epoch)
+            chunks.append([leaf[: size - start] for leaf in leaves])
         self.passes += 1
         return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
@@ -169,15 +211,12 @@ class Bank:
 
     def _write(self, table: Table, path: Path, leaves: list[np.ndarray]) -> None:
         """Writes a table's epoch: whole, or not at all."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path.parent / "bank.json", self._about(table))
-            with open(temporary, "wb") as file:
+            with replace_whole(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, *leaves)
-            os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise UserError(
                 f"the bank cannot write {path}: {error.strerror}; "

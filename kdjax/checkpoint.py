@@ -51,18 +51,40 @@ def _forget_readers() -> None:
         sys.unraisablehook = hook
 
 
-class Checkpoints:
-    """The checkpoints in one folder: the latest one, saved in the background."""
+def _check_shape(path: Any, target: np.ndarray, found: np.ndarray) -> None:
+    """Raises ValueError where orbax read an array as it was, not as it should be."""
+    if target.shape != found.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(f"{name} has shape {found.shape}, not {target.shape}")
 
-    def __init__(self, folder: Path):
-        """Opens the folder, which is made if need be."""
+
+class Checkpoints:
+    """The checkpoints in one folder: the latest ones, saved in the background."""
+
+    def __init__(self, folder: Path, keep: int = 1):
+        """Opens the folder, which is made if need be.
+
+        Args:
+            folder: of the checkpoints.
+            keep: how many of the latest are kept.
+        """
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, cleanup_tmp_directories=True
+                max_to_keep=keep, cleanup_tmp_directories=True
             ),
         )
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, the newest last."""
+        return sorted(self._manager.all_steps())
+
+    def drop_after(self, step: int) -> None:
+        """Drops the checkpoints of later steps."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
 
     def latest(self) -> int | None:
         """Returns the step of the newest checkpoint, or None."""
@@ -83,16 +105,20 @@ class Checkpoints:
         if not self._manager.save(step, args=args):
             raise RuntimeError(f"orbax did not save step {step} in {self._folder}")
 
-    def restore(self, target: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns the newest checkpoint's tree and JSON values.
+    def restore(
+        self, shapes: Any, step: int | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns a checkpoint's tree, as NumPy arrays, and JSON values.
 
         Args:
-            target: the tree's shapes, dtypes and shardings.
+            shapes: the tree's shapes and dtypes.
+            step: whose checkpoint; the newest by default.
 
         Raises:
             UserError: the checkpoint is damaged or of another shape.
         """
-        step = self._manager.latest_step()
+        step = self.latest() if step is None else step
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         )
@@ -101,6 +127,7 @@ class Checkpoints:
             found = self._manager.restore(step, args=args)
             tree, meta = found.tree, found.meta
             saved = meta.pop("digest")
+            jax.tree.map_with_path(_check_shape, target, tree)
         # Whatever orbax and its storage library raise on damaged files.
         except Exception as error:
             reason = str(error).strip() or type(error).__name__

@@ -1,26 +1,29 @@
 """An experiment in a working folder: runs what is missing, writes the results."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from kdjax import parallel
+from kdjax import parallel, recording
 from kdjax.analysis.report import draw_curves, print_table
 from kdjax.bank import Bank
 from kdjax.data import resident, sources
+from kdjax.data.resident import ResidentFeed
 from kdjax.data.sources import Dataset, Source
 from kdjax.data.stream import Stream
 from kdjax.errors import UserError
 from kdjax.files import write_json
-from kdjax.graph import DTYPES, Experiment, Stage, ancestry
+from kdjax.graph import PRECISIONS, Experiment, Stage, ancestry
 from kdjax.interrupt import Interrupt
 from kdjax.metrics import Record
 from kdjax.plan import plan
 from kdjax.program import Program
 from kdjax.progress import console
+from kdjax.replica import Replica, together
 from kdjax.results import summarise
 from kdjax.step import Step
 from kdjax.store import Store
@@ -59,12 +62,12 @@ class Run:
         dataset = sources.load(**experiment.data)
         self._store = Store(experiment, dataset, workdir)
         self._store.make()
-        self._mesh = parallel.make_mesh()
-        self._data = resident.place(dataset, self._mesh)
+        self._data = resident.place(dataset, parallel.make_mesh())
         self._steps = make_steps(experiment, dataset)
         size = len(dataset.train.labels)
         self._plan = plan(experiment, self._steps, size)
         self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
+        self._programs: dict[tuple[str, int], Program] = {}
 
     def run(self, only: Collection[str] = ()) -> dict[str, Any]:
         """Trains what is missing and returns the results, also in `results.json`.
@@ -84,76 +87,140 @@ class Run:
                 f"{self._experiment.bank.max_gb:g}: computed in the step",
                 markup=False,
             )
+        self._check_recordings(stages)
         # All of them before the first is trained: what does not fit is known at once.
-        programs = {
-            name: self._program(stage)
-            for name, stage in stages.items()
-            if any(not self._store.result(name, seed) for seed in range(stage.seeds))
-        }
+        for name, stage in stages.items():
+            missing = self._missing(name, range(stage.seeds))
+            if missing:
+                width = parallel.side_by_side(len(missing), jax.device_count())
+                self._program(stage, width)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
-        # Seed by seed: what the bank holds for one is gone before the next.
-        for seed in range(max(stage.seeds for stage in stages.values())):
+        # Round by round: what the bank holds for some seeds is gone before the next.
+        for seeds in rounds(max(stage.seeds for stage in stages.values())):
             for name, stage in stages.items():
-                if seed < stage.seeds:
-                    result = self._replica(name, seed, programs.get(name))
-                    results[name].append(result)
+                own = [seed for seed in seeds if seed < stage.seeds]
+                results[name] += self._replicas(name, own)
         summary = summarise(self._experiment, results)
-        write_json(self._workdir / "results.json", summary)
-        draw_curves(results, self._workdir / "curves.png")
+        if parallel.is_first():
+            write_json(self._workdir / "results.json", summary)
+            draw_curves(results, self._workdir / "curves.png")
         validation = bool(self._experiment.data.get("validation"))
         print_table(summary["stages"], validation)
         return summary
 
-    def _program(self, stage: Stage) -> Program:
-        """Returns the programs of a stage; raises UserError where parts do not fit."""
-        dataset = self._data.dataset
-        with naming(stage):
-            stream = Stream(
-                size=len(dataset.train.labels),
-                batch_size=stage.recipe.batch_size,
-                augment=self._experiment.augment,
-                mean=dataset.mean,
-                std=dataset.std,
-                dtype=DTYPES[self._experiment.precision],
-            )
-            banked = self._plan.banked[stage.name]
-            step = self._steps[stage.name]
-            return Program(step, self._data, stream, self._mesh, banked)
+    def _missing(self, name: str, seeds: Iterable[int]) -> list[int]:
+        return [seed for seed in seeds if not self._store.result(name, seed)]
 
-    def _replica(self, name: str, seed: int, program: Program | None) -> dict[str, Any]:
-        """Returns a replica's result, after training it if there is none yet."""
+    def _check_recordings(self, stages: Mapping[str, Stage]) -> None:
+        """Raises UserError if a finished stage has no recording that is wanted."""
+        for name, stage in stages.items():
+            if not stage.method.replays:
+                continue
+            for seed in self._missing(name, range(stage.seeds)):
+                for teacher in stage.teachers:
+                    folder = self._store.folder(teacher, seed)
+                    last = recording.path(folder, stage.recipe.epochs - 1)
+                    if self._store.result(teacher, seed) and not last.exists():
+                        raise UserError(
+                            f"stage {name!r} cannot replay {teacher!r}: {folder} was "
+                            "trained without a recording; use scratch=joint, or "
+                            "another workdir"
+                        )
+
+    def _program(self, stage: Stage, width: int) -> Program:
+        """Returns the programs of a stage for so many replicas side by side.
+
+        Raises:
+            UserError: parts that do not fit.
+        """
+        if (stage.name, width) not in self._programs:
+            dataset = self._data.dataset
+            with naming(stage):
+                stream = Stream(
+                    size=len(dataset.train.labels),
+                    batch_size=stage.recipe.batch_size,
+                    augment=self._experiment.augment,
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    dtype=self._experiment.dtype,
+                )
+                mesh = parallel.make_mesh(replicas=width)
+                self._programs[stage.name, width] = Program(
+                    self._steps[stage.name],
+                    ResidentFeed(self._data, stream, mesh),
+                    self._plan.banked[stage.name],
+                    record=stage.name in self._experiment.recorded,
+                )
+        return self._programs[stage.name, width]
+
+    def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the results of some replicas, after training what is missing."""
+        store = self._store
+        missing = self._missing(name, seeds)
+        for seed in seeds:
+            if seed not in missing:
+                folder = store.folder(name, seed)
+                console.print(f"{name} seed {seed}  found in {folder}", markup=False)
+        while missing:
+            self._interrupt.raise_if_set()
+            self._train(name, missing)
+            missing = self._missing(name, missing)
+        return [store.result(name, seed) or {} for seed in seeds]
+
+    def _train(self, name: str, seeds: Sequence[int]) -> None:
+        """Trains the first of some replicas: as many as go on side by side."""
         store, stage = self._store, self._experiment.stages[name]
-        label, fingerprint = f"{name} seed {seed}", store.fingerprint(name, seed)
-        if result := store.result(name, seed):
-            console.print(f"{label}  found in {store.folder(name, seed)}", markup=False)
-            return result
-        self._interrupt.raise_if_set()
-        assert program is not None
-        frozen, passes = store.teachers(name, seed), self._bank.passes
-        with store.open(name, seed) as folder:
+        saving = self._experiment.saving
+        passes = self._bank.passes
+        with contextlib.ExitStack() as held:
+            replicas = []
+            for seed in seeds:
+                replica = Replica(
+                    label=f"{name} seed {seed}",
+                    seed=seed,
+                    folder=held.enter_context(store.open(name, seed)),
+                    fingerprint=store.fingerprint(name, seed),
+                    frozen=store.teachers(name, seed),
+                    observe=functools.partial(self._observe, name, seed),
+                    keep_best=saving.best,
+                )
+                replicas.append(held.enter_context(contextlib.closing(replica)))
+            step, group = together(replicas)
+            group = group[: parallel.side_by_side(len(group), jax.device_count())]
+            program = self._program(stage, len(group))
             training = Training(
                 program,
                 stage.recipe,
-                self._experiment.saving,
-                label=label,
-                seed=seed,
-                frozen=frozen,
-                folder=folder,
-                fingerprint=fingerprint,
+                saving,
+                group,
+                step=step,
                 interrupt=self._interrupt,
-                tables=self._bank.reader(name, seed, program, frozen),
-                observe=lambda record: self._observe(name, seed, record),
+                tables=self._bank.reader(name, program, group),
             )
-            result = {"fingerprint": fingerprint, "seed": seed, **training.run()}
-            result["devices"] = [device.device_kind for device in jax.devices()]
+            found = training.run()
             # Over the training images: for the bank, and inside the steps.
             in_steps = len(stage.teachers) - len(program.banked)
-            passes = self._bank.passes - passes + in_steps * stage.recipe.epochs
-            result["teacher_passes"] = passes
-            store.finish(name, seed, result)
-            training.discard_checkpoints()
-        self._bank.finished(name, seed)
-        return result
+            in_bank = (self._bank.passes - passes) / len(group)
+            for replica, result in zip(group, found, strict=True):
+                result |= {
+                    "fingerprint": replica.fingerprint,
+                    "seed": replica.seed,
+                    "devices": [device.device_kind for device in jax.devices()],
+                    "side_by_side": len(group),
+                    "teacher_passes": in_bank + in_steps * stage.recipe.epochs,
+                }
+                store.finish(name, replica.seed, result)
+                replica.discard_checkpoints()
+                self._bank.finished(name, replica.seed)
+
+
+def rounds(seeds: int) -> Iterator[range]:
+    """Yields the seeds that are trained side by side, on all devices."""
+    first = 0
+    while first < seeds:
+        width = parallel.side_by_side(seeds - first, jax.device_count())
+        yield range(first, first + width)
+        first += width
 
 
 @contextlib.contextmanager
@@ -191,7 +258,9 @@ def make_steps(experiment: Experiment, images: Dataset | Source) -> dict[str, St
                     stage.recipe.epochs * (images.train_size // stage.recipe.batch_size)
                 ),
                 copy=stage.copy,
-                dtype=DTYPES[experiment.precision],
+                dtype=experiment.dtype,
+                compute=PRECISIONS[experiment.precision].compute,
+                parts=stage.recipe.accumulate,
             )
             step.shapes()
     return steps

@@ -1,7 +1,9 @@
 """Files: small ones written whole or not at all, and the cache's folder."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,18 @@ def cache_folder() -> Path:
     return Path(shared).expanduser() / "kdjax"
 
 
+@contextlib.contextmanager
+def replace_whole(path: Path) -> Iterator[Path]:
+    """Gives a file to write, which takes the place of `path` once it is written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with replace_whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

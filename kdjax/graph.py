@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -15,7 +15,25 @@ from kdjax.methods import Method
 from kdjax.recipe import Recipe
 from kdjax.train import Saving
 
-DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
+
+class Precision(NamedTuple):
+    """Dtypes of a stage.
+
+    Attributes:
+        dtype: of parameters, BatchNorm's statistics, softmaxes and losses.
+        compute: of the networks' computation.
+    """
+
+    dtype: jnp.dtype
+    compute: jnp.dtype
+
+
+PRECISIONS = {
+    "float32": Precision(jnp.float32, jnp.float32),
+    "float64": Precision(jnp.float64, jnp.float64),
+    "bf16": Precision(jnp.float32, jnp.bfloat16),
+}
+"""By name; 'bf16' is for accelerators: CPUs compute it slower than float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +93,21 @@ class Experiment:
     saving: Saving
     bank: Banking
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of parameters, BatchNorm's statistics, softmaxes and losses."""
+        return PRECISIONS[self.precision].dtype
+
+    @property
+    def recorded(self) -> set[str]:
+        """The stages whose logits another one replays."""
+        return {
+            teacher
+            for stage in self.stages.values()
+            if stage.method.replays
+            for teacher in stage.teachers
+        }
+
 
 _CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages")
 _DATA = (
@@ -121,12 +154,14 @@ def parse(config: Mapping[str, Any]) -> Experiment:
         raise unknown("data set", data["name"], sources.SOURCES)
     augment = build(Augment, "data.augment", data.pop("augment", {}))
     precision = config.get("precision", "float32")
-    if precision not in DTYPES:
-        raise unknown("precision", precision, DTYPES)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     stages = {
         name: _parse_stage(name, settings, config)
         for name, settings in config["stages"].items()
     }
+    for stage in stages.values():
+        _check_replay(stage, stages)
     return Experiment(
         config=config,
         data=data,
@@ -174,6 +209,37 @@ def _parse_stage(
             f"stage {name!r}: a teacher comes twice ({', '.join(stage.teachers)})"
         )
     return stage
+
+
+def _check_replay(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """Raises UserError unless a stage's teacher took the path that it wants replayed.
+
+    Data, augmentation and precision are the experiment's, so they are the same.
+    """
+    model = stage.method.replays
+    if not model:
+        return
+    for name in stage.teachers:
+        teacher = stages.get(name)
+        if teacher is None:
+            continue  # named when the stages are ordered
+        reasons = {
+            f"is {teacher.model}, not {model}": teacher.model != model,
+            f"learns by {teacher.method_name!r}, not from labels alone": (
+                teacher.method_name != "supervised"
+            ),
+            f"starts as copy {teacher.copy}, not 0": teacher.copy != 0,
+            "has another recipe": teacher.recipe != stage.recipe,
+            f"has {teacher.seeds} seeds, fewer than {stage.seeds}": (
+                teacher.seeds < stage.seeds
+            ),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise UserError(
+                    f"stage {stage.name!r} cannot replay {name!r}, which {reason}; "
+                    "scratch=joint trains the scratch teacher instead"
+                )
 
 
 def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:

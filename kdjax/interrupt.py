@@ -29,6 +29,11 @@ class Interrupt:
         signal.signal(number, signal.SIG_DFL)
 
     def raise_if_set(self) -> None:
-        """Raises Interrupted if a signal has come."""
-        if self.number is not None:
-            raise Interrupted(self.number)
+        """Raises Interrupted if a signal has come, to this process or another.
+
+        Where there are several processes, all have to ask together.
+        """
+        from kdjax import parallel  # here: signals are handled before JAX is there
+
+        if number := parallel.agree(self.number or 0):
+            raise Interrupted(number)

@@ -17,7 +17,7 @@ if not console.is_terminal:
 
 
 class StageProgress:
-    """The progress of one replica of a stage, in steps."""
+    """The progress of a stage's replicas, in steps."""
 
     def __init__(self, label: str, total: int, done: int):
         """Starts at `done` of `total` steps."""
@@ -32,7 +32,6 @@ class StageProgress:
             transient=True,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, speed="")
-        self._label = label
 
     def __enter__(self) -> "StageProgress":
         """Shows the bar."""
@@ -56,4 +55,4 @@ class StageProgress:
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""
-        console.print(f"{self._label}  {text}", markup=False)
+        console.print(text, markup=False)

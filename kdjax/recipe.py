@@ -23,6 +23,9 @@ class Recipe:
     Attributes:
         epochs: number of epochs of floor(N / batch_size) steps.
         batch_size: images per step, over all devices.
+        accumulate: micro-batches into which a step's batch is cut, one after the other,
+            for batches that do not fit into memory. Their gradients are averaged.
+            BatchNorm and the losses between a batch's examples see one micro-batch.
         optimizer: 'sgd' or 'adam'.
         learning_rate: at the start.
         momentum: of SGD.
@@ -35,6 +38,7 @@ class Recipe:
     VERSION: ClassVar[int] = 1
     epochs: int = 200
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: str = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -46,7 +50,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
-        for name in ("epochs", "batch_size", "learning_rate", "decay_factor"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "learning_rate",
+            "decay_factor",
+        ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} is not positive")
         for name in ("momentum", "weight_decay"):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,24 @@ from kdjax.methods import Context, Method
 from kdjax.models import Outputs, Variables
 
 Metrics = dict[str, jax.Array]
+Said = tuple[jax.Array, jax.Array]
+"""Indices of a batch and the student's logits, as recorded for a later stage."""
+
+
+@flax.struct.dataclass
+class Given:
+    """What a step, or one of its parts, is given.
+
+    Attributes:
+        batch: images, labels and indices.
+        targets: what was read of every teacher on this batch, by stage.
+        recorded: what teachers said at this step of their own training, by stage:
+            logits, of those that the method replays.
+    """
+
+    batch: Batch
+    targets: Mapping[str, Any]
+    recorded: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -52,7 +70,12 @@ class Step:
         image_shape: height, width and channels.
         tx: the optimiser.
         copy: tells the student's start apart from an equal network's.
-        dtype: of parameters and computation.
+        dtype: of parameters, BatchNorm's statistics, optimiser and losses.
+        compute: of the networks' computation; None: `dtype`.
+        parts: micro-batches per step. Their gradients are averaged, so that a step
+            needs the memory of one. BatchNorm and the losses between the examples of a
+            batch see one micro-batch at a time, and running statistics move once for
+            each, as if it were a smaller step's.
     """
 
     method: Method
@@ -63,11 +86,19 @@ class Step:
     tx: optax.GradientTransformation
     copy: int = 0
     dtype: jnp.dtype = jnp.float32
+    compute: jnp.dtype | None = None
+    parts: int = 1
+
+    def _lower(self, tree: Any) -> Any:
+        """Returns parameters or images in the dtype of the networks' computation."""
+        dtype = self.compute or self.dtype
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
     def _outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
         """Returns what a network says in evaluation mode."""
         model = models.create(name, self.num_classes)
-        return model.apply(variables, images, train=False)  # type: ignore[return-value]
+        variables = {**variables, "params": self._lower(variables["params"])}
+        return model.apply(variables, self._lower(images), train=False)  # type: ignore[return-value]
 
     @property
     def roles(self) -> dict[str, str]:
@@ -184,9 +215,12 @@ class Step:
     def _apply_roles(
         self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
     ) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        outputs, new_stats = {}, {}
+        outputs, new_stats, images = {}, {}, self._lower(images)
         for role, name in self.roles.items():
-            variables = {"params": params[role], "batch_stats": stats[role]}
+            variables = {
+                "params": self._lower(params[role]),
+                "batch_stats": stats[role],
+            }
             model = models.create(name, self.num_classes)
             outputs[role], mutated = model.apply(
                 variables, images, train=True, mutable=["batch_stats"]
@@ -225,52 +259,88 @@ class Step:
         return found
 
     def train(
-        self,
-        state: TrainState,
-        targets: Mapping[str, Any],
-        batch: Batch,
-        key: jax.Array,
-    ) -> tuple[TrainState, Metrics]:
-        """Returns the state after one step, and the step's metrics.
+        self, state: TrainState, draw: Callable[[Any], Given], key: jax.Array
+    ) -> tuple[TrainState, Metrics, Said]:
+        """Returns the state after one step, the step's metrics and what was said.
 
         Args:
             state: before the step.
-            targets: what was read of every teacher on this batch, by stage.
-            batch: images, labels and indices.
+            draw: returns what a part of the step is given, by its number.
             key: the replica's root key; the step's number is folded in here.
 
         Returns:
             The new state; scalars: the total 'loss', every raw term by name, and
-            'accuracy/ROLE' of every trained network on this batch.
+            'accuracy/ROLE' of every trained network on this batch; the batch's
+            indices and the student's logits in training mode.
         """
+        params, parts = state.params, self.parts
+
+        def part(number: Any, stats: dict[str, Any]) -> Any:
+            return self._gradients(params, stats, draw(number), state.step, key)
+
+        if parts == 1:
+            (grads, metrics), stats, said = part(0, state.batch_stats)
+        else:
+            shapes = jax.eval_shape(part, 0, state.batch_stats)[0]
+            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+            def add(carry: Any, number: Any) -> Any:
+                sums, stats = carry
+                found, stats, said = part(number, stats)
+                return (jax.tree.map(jnp.add, sums, found), stats), said
+
+            carry = start, state.batch_stats
+            (sums, stats), said = backend.loop(add, carry, parts)
+            grads, metrics = jax.tree.map(lambda leaf: leaf / parts, sums)
+            said = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
+        updates, opt_state = self.tx.update(grads, state.opt_state, params)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(params, updates),
+            batch_stats=stats,
+            opt_state=opt_state,
+        )
+        return state, metrics, said
+
+    def _gradients(
+        self,
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        given: Given,
+        step: jax.Array,
+        key: jax.Array,
+    ) -> tuple[tuple[Any, Metrics], dict[str, Any], Said]:
+        """Returns gradients and metrics, new statistics, and what the student said."""
+        batch = given.batch
         # In the stage's order: a pytree comes back from jit in the alphabet's.
-        targets = {teacher: targets[teacher] for teacher in self.teachers}
+        targets = {teacher: given.targets[teacher] for teacher in self.teachers}
 
         def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(params)
-            outputs, stats = self._apply_roles(params, state.batch_stats, batch.images)
+            outputs, new_stats = self._apply_roles(params, stats, batch.images)
             adapted = {}
             for name, adapter in self._adapters.items():
-                variables = {"params": params[name]}
-                variables["batch_stats"] = state.batch_stats[name]
+                variables = {"params": self._lower(params[name])}
+                variables["batch_stats"] = stats[name]
                 adapted[name], mutated = adapter.apply(
                     variables, outputs, targets, train=True, mutable=["batch_stats"]
                 )
-                stats[name] = mutated.get("batch_stats", {})
+                new_stats[name] = mutated.get("batch_stats", {})
             context = Context(
                 labels=batch.labels,
                 index=batch.index,
                 outputs=outputs,
                 targets=targets,
+                recorded=given.recorded,
                 adapted=adapted,
-                step=state.step,
-                key=fold(key, "step", state.step),
+                step=step,
+                key=fold(key, "step", step),
             )
             metrics, loss = {}, jnp.zeros((), self.dtype)
             for name, term in self.method.terms(context).items():
                 metrics[name] = jnp.mean(term.value)
                 weight = term.weight
-                scale = weight(state.step) if callable(weight) else weight
+                scale = weight(step) if callable(weight) else weight
                 added = metrics[name]
                 if term.mask is not None:
                     added = jnp.mean(term.value * term.mask)
@@ -279,17 +349,11 @@ class Step:
             for role, output in outputs.items():
                 hits = jnp.argmax(output.logits, axis=-1) == batch.labels
                 metrics[f"accuracy/{role}"] = jnp.mean(hits, dtype=self.dtype)
-            return loss, (stats, metrics)
+            said = batch.index, outputs["student"].logits.astype(self.dtype)
+            return loss, (metrics, new_stats, said)
 
-        grads, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-        state = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=stats,
-            opt_state=opt_state,
-        )
-        return state, metrics
+        grads, (metrics, stats, said) = jax.grad(loss_fn, has_aux=True)(params)
+        return (grads, metrics), stats, said
 
     def evaluate(
         self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array
@@ -312,7 +376,7 @@ class Step:
             hits = (best == labels[:, None]) & valid[:, None]
             # A NaN sorts first, but it is never right.
             hits &= jnp.all(jnp.isfinite(logits), axis=1, keepdims=True)
-            loss = losses.cross_entropy(logits, labels)
+            loss = losses.cross_entropy(logits, labels).astype(self.dtype)
             metrics[f"accuracy/{role}"] = jnp.sum(hits[:, 0])
             metrics[f"top5/{role}"] = jnp.sum(hits)
             metrics[f"loss/{role}"] = jnp.sum(jnp.where(valid, loss, 0))

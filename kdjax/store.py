@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import kdjax
-from kdjax import methods, models
+from kdjax import methods, models, parallel
 from kdjax.checkpoint import digest
 from kdjax.data.augment import Augment
 from kdjax.data.sources import Dataset
 from kdjax.errors import UserError
 from kdjax.files import write_json
-from kdjax.graph import DTYPES, Experiment
+from kdjax.graph import Experiment
 from kdjax.models import Variables
 from kdjax.recipe import Recipe
 from kdjax.train import load_network
@@ -57,6 +57,8 @@ class Store:
         Raises:
             UserError: it cannot be written.
         """
+        if not parallel.is_first():
+            return
         try:
             self._stages.mkdir(parents=True, exist_ok=True)
             probe = self._stages / ".writable"
@@ -108,12 +110,15 @@ class Store:
 
     @contextlib.contextmanager
     def open(self, name: str, seed: int) -> Iterator[Path]:
-        """Makes a replica's folder with its settings and holds it for this process.
+        """Makes a replica's folder with its settings and holds it for this run.
 
         Raises:
-            UserError: another process trains the replica.
+            UserError: another run trains the replica.
         """
         folder = self.folder(name, seed)
+        if not parallel.is_first():
+            yield folder  # held by the first process
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:
             try:
@@ -128,7 +133,9 @@ class Store:
 
     def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
         """Writes a replica's result, the last thing: now it counts as finished."""
-        write_json(self.folder(name, seed) / "result.json", result)
+        if parallel.is_first():
+            write_json(self.folder(name, seed) / "result.json", result)
+        parallel.wait_for_all(f"{name} {seed} is finished")
 
     def result(self, name: str, seed: int) -> dict[str, Any] | None:
         """Returns the result of a replica, or None if it is not finished.
@@ -157,7 +164,7 @@ class Store:
             self._experiment.stages[name].model,
             self._dataset.num_classes,
             self._dataset.train.images.shape[1:],
-            DTYPES[self._experiment.precision],
+            self._experiment.dtype,
         )
 
     def teachers(self, name: str, seed: int) -> dict[str, Variables]:

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import types
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ from kdjax.bank import Bank
 from kdjax.data.augment import Augment
 from kdjax.errors import UserError
 from kdjax.interrupt import Interrupt, Interrupted
-from kdjax.keys import fold
 from kdjax.plan import Plan, Table
 
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("bank")]
@@ -67,7 +67,8 @@ def make(folder, store=None, *, varies=True, interrupt=None):
 
 def reader(bank, stage="first", *, varies=True):
     prog = program(varies=varies)
-    return bank.reader(stage, 0, prog, tiny.frozen(TEACHERS))
+    replica = types.SimpleNamespace(seed=0, frozen=tiny.frozen(TEACHERS))
+    return bank.reader(stage, prog, [replica])
 
 
 def files(folder):
@@ -81,21 +82,14 @@ def equal(one, two):
 @pytest.mark.parametrize("varies", [True, False])
 def test_tables_are_what_the_step_would_compute(tmp_path, varies):
     prog = program(varies=varies)
-    step, stream, frozen = prog.step, prog.stream, tiny.frozen(TEACHERS)
-    key = prog.place(jax.random.key(0))
+    frozen = tiny.frozen(TEACHERS)
     read = reader(make(tmp_path, varies=varies), varies=varies)
-    for number in (0, 2, 4):  # two epochs of three steps
-        epoch = number // stream.steps
-        batch = stream.batch(
-            prog._data.train,
-            prog.order(key, epoch),
-            fold(key, "stream"),
-            np.int32(number),
-        )
-        computed = step.targets(frozen, batch.images)
-        for teacher, table in read(epoch).items():
+    for number, batch in enumerate(tiny.batches(prog, 5)):
+        epoch = number // prog.feed.stream.steps  # of two, with three steps each
+        computed = prog.step.targets(frozen, batch.images)
+        for teacher, table in read(epoch).targets.items():
             assert table.dtype == np.float16
-            stored = np.asarray(table)[np.asarray(batch.index)]
+            stored = np.asarray(table)[0, np.asarray(batch.index)]
             np.testing.assert_allclose(
                 stored, computed[teacher], rtol=2**-11, atol=1e-7
             )
@@ -103,27 +97,15 @@ def test_tables_are_what_the_step_would_compute(tmp_path, varies):
 
 def test_three_steps_equal_those_with_teachers_in_the_step(tmp_path):
     read = reader(make(tmp_path))
-    stored, _ = run(program(), 3, read)
-    computed, _ = run(program(banked=()), 3, lambda epoch: {})
+    frozen = tiny.frozen(TEACHERS)
+    _, stored = tiny.many_steps(program(), 3, [0], frozen, read)[0]
+    _, computed = tiny.many_steps(program(banked=()), 3, [0], frozen)[0]
     for name in computed["sums"]:
         np.testing.assert_allclose(
             stored["sums"][name], computed["sums"][name], rtol=2e-3, err_msg=name
         )
     # The rounding is there: these are not the same numbers.
     assert stored["sums"]["loss"] != computed["sums"]["loss"]
-
-
-def run(prog, count, read):
-    """Returns metrics' sums and the state after some steps of seed 0."""
-    key, frozen = prog.place(jax.random.key(0)), tiny.frozen(TEACHERS)
-    state, totals = prog.start(0, frozen), prog.empty()
-    inside = prog.place(prog.computed(frozen))
-    prog.compile(key, inside)
-    for step in range(count):
-        epoch = step // prog.stream.steps
-        order, tables = prog.order(key, epoch), read(epoch)
-        state, totals, _ = prog.train(state, totals, inside, tables, order, key, 1)
-    return jax.device_get((totals, state))
 
 
 def test_every_epoch_is_computed_once_and_gone_after_its_last_reader(tmp_path):
@@ -209,7 +191,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     }
     # The same command again goes on from the end of the first epoch.
     resumed = tiny.training(prog, tmp_path / "cut", tables=reader(fresh))
-    assert resumed._step == prog.stream.steps
+    assert resumed.training._step == prog.feed.stream.steps
     assert resumed.run()["digest"] == whole["digest"]
 
 
@@ -236,8 +218,8 @@ def test_a_replica_reads_its_own_stream(tmp_path):
         bank._plan, tables={("first", 0, "large"): other, **_second(bank)}
     )
     two = Bank(tmp_path, plan, FakeStore(), tiny.SIZE, Interrupt())
-    large = reader(two)(0)["large"]
-    assert np.any(np.asarray(large) != np.asarray(one["large"]))
+    large = reader(two)(0).targets["large"]
+    assert np.any(np.asarray(large) != np.asarray(one.targets["large"]))
 
 
 def _second(bank):

@@ -132,17 +132,13 @@ def test_what_is_not_beyond_the_latest_is_not_saved(tmp_path, step):
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4)])
-def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path, before, after):
-    save(tmp_path, value=on(before, tree()))
+def test_a_checkpoint_is_independent_of_devices(tmp_path):
+    save(tmp_path, value=on(4, tree()))
 
-    target = on(after, tree(1))
-    found, _ = restore(tmp_path, target)
+    found, _ = restore(tmp_path)
 
     assert_same_bits(found, tree())
-    for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(target), strict=True):
-        assert new.sharding == old.sharding
-        assert len(new.sharding.device_set) == after
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
 
 
 def files(folder):

@@ -15,7 +15,6 @@ from kdjax import backend, graph, losses, methods, models
 from kdjax.data.sources import SOURCES
 from kdjax.errors import UserError
 from kdjax.experiment import make_steps
-from kdjax.keys import fold
 from kdjax.methods import Context
 from kdjax.models import Outputs
 from kdjax.plan import plan, without_bank
@@ -61,6 +60,7 @@ def context(index=None, key=0, order=slice(None)):
         index=jnp.arange(BATCH)[order] if index is None else index,
         outputs={"student": Outputs(jnp.asarray(STUDENT[order]), {})},
         targets=dict(zip(NAMES, jnp.asarray(TARGETS[:, order]), strict=True)),
+        recorded={},
         adapted={},
         step=jnp.int32(0),
         key=jax.random.key(key),
@@ -250,17 +250,12 @@ def test_three_steps_equal_a_loop_by_hand():
     """With Nesterov momentum, as PyTorch has it, and guides of two kinds."""
     recipe = tiny.replace(nesterov=True, weight_decay=1e-4, milestones=())
     prog = tiny.program("dgkd", student="plain-2", teachers=GUIDING, recipe=recipe)
-    key = prog.place(jax.random.key(3))
     frozen = {
         name: models.init(jax.random.key(i), model, 5, tiny.SHAPE, dtype=jnp.float64)
         for i, (name, model) in enumerate(GUIDING.items())
     }
-    state, totals = prog.start(3, frozen), prog.empty()
-    params = state.params["student"]
-    stats = state.batch_stats["student"]
-    params, stats = jax.tree.map(jnp.copy, (params, stats))  # the state is donated
-    inside = prog.place(frozen)
-    prog.compile(key, inside)
+    start = prog.start(3, frozen)
+    params, stats = start.params["student"], start.batch_stats["student"]
 
     def loss(params, stats, batch):
         model = models.create("plain-2", 5)
@@ -283,17 +278,14 @@ def test_three_steps_equal_a_loop_by_hand():
 
     slope = jax.jit(jax.grad(loss, has_aux=True))
     velocity = jax.tree.map(jnp.zeros_like, params)
-    stream = fold(jax.random.key(3), "stream")
-    for step in range(3):
-        order = prog.order(key, 0)
-        state, totals, _ = prog.train(state, totals, inside, {}, order, key, 1)
-        batch = prog.stream.batch(prog._data.train, order, stream, jnp.int32(step))
+    for batch in tiny.batches(prog, 3, seed=3):
         grads, stats = slope(params, stats, batch)
         grads = jax.tree.map(lambda g, p: g + 1e-4 * p, grads, params)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
         params = jax.tree.map(
             lambda p, g, v: p - 0.05 * (g + 0.9 * v), params, grads, velocity
         )
+    state, totals = tiny.many_steps(prog, 3, [3], frozen)[0]
     chex.assert_trees_all_close(state.params["student"], params, rtol=1e-9, atol=1e-12)
     chex.assert_trees_all_close(state.batch_stats["student"], stats, rtol=1e-9)
     assert {"kd/zeta", "kd/alpha"} < set(totals["sums"])

@@ -89,7 +89,7 @@ def test_one_device_equals_four(row):
 @each_row
 def test_black_images_keep_everything_finite(row):
     prog = copy.copy(program(row))
-    prog._data = tiny.black(prog)
+    prog.feed = tiny.black(prog)
     state, totals = tiny.steps(prog, 1)
     chex.assert_tree_all_finite((state, totals))
 

@@ -13,7 +13,7 @@ import optax
 from kdjax import command_line, graph, losses
 from kdjax.data.stream import Batch
 from kdjax.methods.base import Method, Term, cross_entropy, only
-from kdjax.step import Step
+from kdjax.step import Given, Step
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,7 +62,12 @@ def test_a_new_method_is_one_class():
     frozen = {"expert": step.shapes()["student"]}
     batch = Batch(image, label, label)
     targets = jax.eval_shape(step.targets, frozen, image)
-    _, measured = jax.eval_shape(step.train, state, targets, batch, key)
+    _, measured, _ = jax.eval_shape(
+        lambda state, given, key: step.train(state, lambda part: given, key),
+        state,
+        Given(batch, targets),
+        key,
+    )
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
 
 

@@ -10,7 +10,6 @@ from flax.traverse_util import flatten_dict
 
 from kdjax import models
 from kdjax.errors import UserError
-from kdjax.keys import fold
 from kdjax.methods import Context
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.models import Outputs
@@ -32,14 +31,6 @@ def by_hand(loss_of, params, stats, batches, recipe):
         rate = recipe.learning_rate
         params = jax.tree.map(lambda p, v, rate=rate: p - rate * v, params, velocity)
     return params, stats
-
-
-def batches_of(prog, count):
-    stream, data = prog.stream, prog._data.train
-    key = fold(jax.random.key(SEED), "stream")
-    make = jax.jit(stream.batch)
-    for step in range(count):
-        yield make(data, stream.order(key, step // stream.steps), key, jnp.int32(step))
 
 
 def apply(name, params, stats, images):
@@ -99,7 +90,7 @@ def test_ctkd_is_equation_4(ctkd):
         loss_of,
         {role: part["params"] for role, part in start.items()},
         {role: part["batch_stats"] for role, part in start.items()},
-        batches_of(prog, STEPS),
+        tiny.batches(prog, STEPS, SEED),
         tiny.RECIPE,
     )
     chex.assert_trees_all_close(state.params, params, rtol=1e-9, atol=1e-12)
@@ -139,7 +130,7 @@ def test_over_a_whole_run_the_scratch_teacher_retraces_the_expert(tmp_path):
 def context(roles, targets=None):
     """A context of one batch of made-up outputs, by role."""
     labels = jnp.arange(4) % tiny.CLASSES
-    return Context(labels, labels, roles, targets or {}, {}, jnp.int32(0), None)
+    return Context(labels, labels, roles, targets or {}, {}, {}, jnp.int32(0), None)
 
 
 def outputs(seed):

@@ -73,6 +73,7 @@ def loss_of(name, options=None):
         index=jnp.arange(BATCH),
         outputs={role: roles[role] for role in method.roles("wrn-16-1")},
         targets=targets,
+        recorded={},
         adapted={"fitnet/expert": expert.features["stage2"] + 0.5},
         step=jnp.int32(0),
         key=jax.random.key(0),

@@ -1,7 +1,9 @@
 """Tiny networks, images and programs for the tests."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,10 @@ from kdjax.data.augment import Augment
 from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
 from kdjax.interrupt import Interrupt
-from kdjax.program import Program
+from kdjax.keys import fold
+from kdjax.program import Program, Tables
 from kdjax.recipe import Recipe
+from kdjax.replica import Replica, together
 from kdjax.step import Step
 from kdjax.train import Saving, Training
 
@@ -36,11 +40,11 @@ def dataset(size: int = SIZE, classes: int = CLASSES) -> Dataset:
     return Dataset("tiny", "1", split(size), split(10), classes, mean, std)
 
 
-def black(prog: Program) -> resident.Resident:
-    """Returns a program's data with black training images, each like the others."""
-    data = prog._data
-    images, labels = data.train
-    return dataclasses.replace(data, train=(jnp.zeros_like(images), labels))
+def black(prog: Program) -> resident.ResidentFeed:
+    """Returns a program's feed with black training images, each like the others."""
+    images, labels = prog.feed.data.train
+    data = dataclasses.replace(prog.feed.data, train=(jnp.zeros_like(images), labels))
+    return dataclasses.replace(prog.feed, data=data)
 
 
 def frozen(names=("expert",), model=TEACHER, dtype=jnp.float64):
@@ -63,6 +67,9 @@ def program(
     data=None,
     teachers=None,
     banked=(),
+    replicas=1,
+    record=False,
+    **fields,
 ) -> Program:
     """Returns a stage's program on the first devices.
 
@@ -74,7 +81,7 @@ def program(
     if teachers is None:
         few = {0: (), 1: ("expert",), None: ("expert", "assistant")}
         teachers = few[method.num_teachers]
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    mesh = parallel.make_mesh(jax.devices()[:devices], replicas=replicas)
     size = len(data.train.labels)
     stream = Stream(size, recipe.batch_size, augment, data.mean, data.std, dtype)
     step = Step(
@@ -85,8 +92,10 @@ def program(
         SHAPE,
         recipe.optimiser(recipe.epochs * stream.steps),
         dtype=dtype,
+        **fields,
     )
-    return Program(step, resident.place(data, mesh), stream, mesh, banked)
+    feed = resident.ResidentFeed(resident.place(data, mesh), stream, mesh)
+    return Program(step, feed, banked, record=record)
 
 
 def training(
@@ -96,23 +105,55 @@ def training(
     recipe=RECIPE,
     seed=0,
     interrupt=None,
-    tables=lambda epoch: {},
+    tables=lambda epoch: Tables(),
     **saving,
-) -> Training:
-    """Returns a replica of a program, in a folder that is made."""
+) -> "One":
+    """Returns a replica of a program in training, in a folder that is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Training(
-        prog,
-        recipe,
-        Saving(**saving),
+    one = replica(prog, folder, seed, keep_best=saving.get("best", False))
+    try:
+        step, group = together([one])
+        training = Training(
+            prog,
+            recipe,
+            Saving(**saving),
+            group,
+            step=step,
+            interrupt=interrupt or Interrupt(),
+            tables=tables,
+        )
+    except BaseException:
+        one.close()
+        raise
+    return One(training, one)
+
+
+def replica(prog, folder, seed=0, **changes) -> Replica:
+    """Returns what is kept of one seed."""
+    return Replica(
         label="tiny",
         seed=seed,
-        frozen=frozen(prog.step.teachers, dtype=prog.step.dtype),
         folder=folder,
         fingerprint="0123",
-        interrupt=interrupt or Interrupt(),
-        tables=tables,
+        frozen=frozen(prog.step.teachers, dtype=prog.step.dtype),
+        **changes,
     )
+
+
+class One(NamedTuple):
+    """The training of a single replica."""
+
+    training: Training
+    replica: Replica
+
+    def run(self):
+        """Returns its result; closes its files."""
+        with contextlib.closing(self.replica):
+            return self.training.run()[0]
+
+    def discard_checkpoints(self):
+        """As `Run` does it."""
+        self.replica.discard_checkpoints()
 
 
 class InterruptAfter(Interrupt):
@@ -133,17 +174,37 @@ class InterruptAfter(Interrupt):
 
 
 def steps(prog: Program, count: int, seed: int = 0):
-    """Returns the state and the last sums after some steps."""
-    key, teachers = (
-        prog.place(jax.random.key(seed)),
-        prog.place(frozen(prog.step.teachers, dtype=prog.step.dtype)),
-    )
-    state, totals = prog.start(seed, teachers), prog.empty()
-    prog.compile(key, teachers)
+    """Returns the state and the last sums of one replica after some steps."""
+    teachers = frozen(prog.step.teachers, dtype=prog.step.dtype)
+    return many_steps(prog, count, [seed], teachers)[0]
+
+
+def many_steps(prog: Program, count: int, seeds, teachers, tables=None):
+    """Returns states and last sums of replicas that are taught by the same teachers.
+
+    `tables` takes an epoch and returns what all replicas read.
+    """
+    prog.compile()
+    width = len(seeds)
+    begin = [(prog.start(seed, teachers), prog.empty()) for seed in seeds]
+    state, totals = prog.join(begin)
+    inside = prog.join([prog.computed(teachers)] * width)
+    keys = prog.join([jax.random.key(seed) for seed in seeds])
     for step in range(count):
-        order = prog.order(key, step // prog.stream.steps)
-        state, totals, _ = prog.train(state, totals, teachers, {}, order, key, 1)
-    return jax.device_get((state, totals))
+        epoch, first = divmod(step, prog.feed.stream.steps)
+        _, given = next(prog.feed.epoch(seeds, epoch, first, 1))
+        read = tables(epoch) if tables else Tables()
+        state, totals, _ = prog.train(state, totals, inside, read, given, keys, 1)
+    return prog.split((state, totals))
+
+
+def batches(prog: Program, count: int, seed: int = 0):
+    """Yields the batches of the first steps of a replica."""
+    stream, data = prog.feed.stream, prog.feed.data.train
+    key = fold(jax.random.key(seed), "stream")
+    make = jax.jit(stream.batch)
+    for step in range(count):
+        yield make(data, stream.order(key, step // stream.steps), key, jnp.int32(step))
 
 
 def replace(recipe=RECIPE, **changes) -> Recipe:

@@ -19,7 +19,6 @@ from kdjax.data.sources import Dataset
 from kdjax.data.stream import normalise
 from kdjax.errors import UserError, unknown
 from kdjax.files import write_json
-from kdjax.graph import DTYPES
 from kdjax.models import Variables
 from kdjax.progress import console
 from kdjax.store import Store
@@ -101,7 +100,7 @@ class Study:
                 stages[name].model,
                 self._store.network(name, seed),
                 self._dataset,
-                DTYPES[self._experiment.precision],
+                self._experiment.dtype,
             )
             predictions[name, seed] = found[0]
             if shown is not None and seed == 0 and name in names:

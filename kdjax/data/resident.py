@@ -1,14 +1,25 @@
-"""A data set that lives on the devices, as uint8, for all stages."""
+"""A data set that lives on the devices, as uint8, for all stages.
+
+It feeds the compiled programs without any work of the host: batches are gathered and
+varied on the device. What a program asks of it is the feeds' common interface; a data
+set that does not fit is fed by `kdjax.data.streamed`.
+"""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import parallel
 from kdjax.data.sources import Dataset, Split
+from kdjax.data.stream import Batch, Stream
+from kdjax.keys import fold
 
 _EVAL_BATCH = 256
 
@@ -28,11 +39,6 @@ class Resident:
     train: tuple[jax.Array, jax.Array]
     test: tuple[jax.Array, jax.Array, jax.Array]
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        return self.dataset.train.images.shape[1:]
-
 
 def place(dataset: Dataset, mesh: Mesh) -> Resident:
     """Returns a data set on every device of a mesh."""
@@ -40,7 +46,7 @@ def place(dataset: Dataset, mesh: Mesh) -> Resident:
     test = _in_batches(dataset.test, mesh.size)
     everywhere = parallel.replicated(mesh)
     return Resident(
-        dataset, jax.device_put(train, everywhere), jax.device_put(test, everywhere)
+        dataset, parallel.place(train, everywhere), parallel.place(test, everywhere)
     )
 
 
@@ -57,3 +63,105 @@ def _in_batches(
         return padded.reshape(count, batch, *array.shape[1:])
 
     return batches(split.images), batches(split.labels), batches(np.ones(size, bool))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResidentFeed:
+    """Feeds a stage's programs from the devices' own copy of the data set.
+
+    Attributes:
+        data: the data set on the devices.
+        stream: which images come when, and how they are varied.
+        mesh: of the programs.
+    """
+
+    data: Resident
+    stream: Stream
+    mesh: Mesh
+
+    @property
+    def fixed(self) -> Any:
+        """What every call of the train program is given: images and labels."""
+        return self.data.train
+
+    @property
+    def test_size(self) -> int:
+        """The number of test images."""
+        return len(self.data.dataset.test.labels)
+
+    @property
+    def given(self) -> Any:
+        """The shapes of what `epoch` gives: orders by replica."""
+        return jax.ShapeDtypeStruct(
+            (self.mesh.shape["replica"], self.stream.size),
+            jnp.int32,
+            sharding=parallel.over_replicas(self.mesh),
+        )
+
+    def epoch(
+        self, seeds: Sequence[int], epoch: int, first: int, width: int
+    ) -> Generator[tuple[int, Any]]:
+        """Yields how many steps come next, and what the program is given for them.
+
+        Args:
+            seeds: of the replicas that are trained side by side.
+            epoch: counted from 0.
+            first: the step within the epoch to begin with.
+            width: how many steps one call of the program may make.
+        """
+        orders = [self._order(jax.random.key(seed), epoch) for seed in seeds]
+        given = parallel.stack(orders)
+        given = parallel.place(given, parallel.over_replicas(self.mesh))
+        while first < self.stream.steps:
+            count = min(width, self.stream.steps - first)
+            yield count, given
+            first += count
+
+    @functools.cached_property
+    def _order(self) -> Any:
+        return jax.jit(lambda key, at: self.stream.order(fold(key, "stream"), at))
+
+    def draw(
+        self,
+        fixed: Any,
+        given: Any,
+        key: jax.Array,
+        step: jax.Array,
+        part: jax.Array | int,
+        parts: int,
+    ) -> Batch:
+        """Returns a part of a step's batch, inside the program, for one replica.
+
+        Args:
+            fixed: `fixed`, inside the program.
+            given: one replica's of what `epoch` yields.
+            key: the replica's root key.
+            step: the step's number in the stage.
+            part: which part.
+            parts: of how many.
+        """
+        return self.stream.batch(fixed, given, fold(key, "stream"), step, part, parts)
+
+    def choose(self, index: np.ndarray, seed: int, epoch: int) -> Any:
+        """Returns what `pick` is given for examples as they look in an epoch.
+
+        Args:
+            index: `[batch]` positions in the training set.
+            seed: of the stream.
+            epoch: counted from 0.
+        """
+        key = fold(jax.random.key(seed), "stream", epoch, "augment")
+        return parallel.place((index, key), parallel.replicated(self.mesh))
+
+    def pick(self, fixed: Any, chosen: Any) -> jax.Array:
+        """Returns the chosen images, inside a program."""
+        return self.stream.examples(fixed, *chosen).images
+
+    @property
+    def tested(self) -> Any:
+        """The shapes of what `test` yields."""
+        return self.data.test
+
+    def test(self) -> Iterator[Any]:
+        """Yields images, labels and validity of test images, `[count, batch, ...]`."""
+        yield self.tested

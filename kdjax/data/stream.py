@@ -91,18 +91,23 @@ class Stream:
         order: jax.Array,
         key: jax.Array,
         step: jax.Array,
+        part: jax.Array | int = 0,
+        parts: int = 1,
     ) -> Batch:
-        """Returns the batch of a step, made on the device.
+        """Returns the batch of a step, or a part of it, made on the device.
 
         Args:
             data: all training images (uint8) and labels.
             order: the epoch's order.
             key: the stream's key.
             step: the step's number in the stage.
+            part: which of the parts.
+            parts: into how many equal parts the batch is cut.
         """
         epoch, position = step // self.steps, step % self.steps
-        start = position * self.batch_size
-        index = jax.lax.dynamic_slice_in_dim(order, start, self.batch_size)
+        size = self.batch_size // parts
+        start = position * self.batch_size + part * size
+        index = jax.lax.dynamic_slice_in_dim(order, start, size)
         return self.examples(data, index, fold(key, epoch, "augment"))
 
     def examples(

@@ -38,6 +38,8 @@ class Context:
         index: `[batch]` positions in the training set.
         outputs: by trained role.
         targets: by teacher: what the method's `read` took from its outputs.
+        recorded: by teacher: the logits that it had, in training mode, at this step of
+            its own training; of those that the method `replays`.
         adapted: by adapter: what it returned.
         step: the number of the step in the stage.
         key: the step's random key.
@@ -47,6 +49,7 @@ class Context:
     index: jax.Array
     outputs: Mapping[str, Outputs]
     targets: Mapping[str, Any]
+    recorded: Mapping[str, jax.Array]
     adapted: Mapping[str, Any]
     step: jax.Array
     key: jax.Array
@@ -64,6 +67,14 @@ class Method:
     """Raised when the method's numbers change; goes into fingerprints."""
     num_teachers: ClassVar[int | None] = 0
     """How many teachers it takes; None: one or more."""
+
+    @property
+    def replays(self) -> str | None:
+        """Which network's path it wants its teachers' recordings for: a model's name.
+
+        A recording is what a network said, in training mode, while it learned alone.
+        """
+        return None
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks: model names by role, 'student' first."""

@@ -24,13 +24,16 @@ def scratch_terms(context: Context, hint_weight: float) -> dict[str, Term]:
     The hint is lambda ||a_S - stop_gradient(a_T2)||^2 (CTKD, Eq. 4; Rocket Launching's
     hint with gradient block): it moves the student alone.
     """
-    student = context.outputs["student"].logits
-    scratch = jax.lax.stop_gradient(context.outputs["scratch"].logits)
     return {
         "ce/student": Term(cross_entropy(context, "student")),
         "ce/scratch": Term(cross_entropy(context, "scratch")),
-        "hint/scratch": Term(losses.logit_matching(student, scratch), hint_weight),
+        "hint/scratch": _hint(context, context.outputs["scratch"].logits, hint_weight),
     }
+
+
+def _hint(context: Context, scratch: jax.Array, weight: float) -> Term:
+    student = context.outputs["student"].logits
+    return Term(losses.logit_matching(student, jax.lax.stop_gradient(scratch)), weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,10 @@ class CTKD(Method):
         inherit: whether the student's stem and first group start from the expert's,
             BatchNorm and its statistics included: the paper's CTKD-double-dagger
             (Table III), together with beta = 0.
+        replay: whether the expert's logits, recorded while it learned, stand in for
+            the scratch teacher's. With the same start, stream and recipe the scratch
+            teacher retraces the expert, so that the student is the same at the price of
+            KD.
     """
 
     num_teachers: ClassVar[int] = 1
@@ -118,16 +125,29 @@ class CTKD(Method):
     norm: str = "mean_square"
     attention_target: str = "student"
     inherit: bool = False
+    replay: bool = False
 
     def __post_init__(self) -> None:
+        if self.replay and self.attention_target == "scratch":
+            raise UserError(
+                "ctkd: attention_target='scratch' moves the scratch teacher: no "
+                "recording can stand in for it; scratch=joint trains it"
+            )
         if self.attention_target not in _ATTENTION_TARGETS:
             raise unknown(
                 "attention_target of ctkd", self.attention_target, _ATTENTION_TARGETS
             )
 
     def roles(self, student: str) -> dict[str, str]:
-        """Returns the student and the scratch teacher."""
+        """Returns the student and the scratch teacher, unless that is replayed."""
+        if self.replay:
+            return {"student": student}
         return {"student": student, "scratch": self.scratch}
+
+    @property
+    def replays(self) -> str | None:
+        """Returns the scratch teacher's model, if it is replayed."""
+        return self.scratch if self.replay else None
 
     def read(self, outputs: Outputs) -> Any:
         """Returns the expert's attention maps."""
@@ -156,7 +176,14 @@ class CTKD(Method):
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the four terms of Eq. 4."""
-        terms = scratch_terms(context, self.hint_weight)
+        if self.replay:
+            _, recorded = only(context.recorded)
+            terms = {
+                "ce/student": Term(cross_entropy(context, "student")),
+                "hint/scratch": _hint(context, recorded, self.hint_weight),
+            }
+        else:
+            terms = scratch_terms(context, self.hint_weight)
         if self.beta:
             expert, target = only(context.targets)
             guided = context.outputs[self.attention_target]

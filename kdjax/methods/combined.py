@@ -64,6 +64,16 @@ class Combined(Method):
             )
         return fixed.pop() if fixed else None if numbers else 0
 
+    @property
+    def replays(self) -> str | None:
+        """Returns the network that a part wants replayed."""
+        wanted = {part.replays for part in self.parts.values() if part.replays}
+        if len(wanted) > 1:
+            raise UserError(
+                f"method {self.name!r}: two parts replay different networks"
+            )
+        return wanted.pop() if wanted else None
+
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks of all parts."""
         roles = {"student": student}

@@ -12,7 +12,8 @@ from kdjax import command_line
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--config=configs/ctkd.py:digits", "--workdir=w")
 
-# kdjax.main with something light in the place of the experiment; ARG picks it.
+# kdjax.main with a sum in the place of the experiment; TASK says what comes after it.
+# With WHOLE the config is parsed, which must not touch a device: the sum comes later.
 MAIN = """
 import os, sys, time, types
 
@@ -42,13 +43,16 @@ class Run:
             multihost_utils.process_allgather(mine)
 
 
-for name, part in (("experiment", {"Run": Run}), ("preview", {})):
-    module = types.ModuleType("kdjax." + name)
+stubs = {"experiment": {"Run": Run}, "preview": {}}
+if "WHOLE" not in os.environ:
+    stubs["graph"] = {"parse": lambda config: None}
+import kdjax
+
+for name, part in stubs.items():
+    module = types.ModuleType(f"kdjax.{name}")
     vars(module).update(part)
     sys.modules[module.__name__] = module
-import kdjax
-kdjax.experiment = sys.modules["kdjax.experiment"]
-kdjax.preview = sys.modules["kdjax.preview"]
+    setattr(kdjax, name, module)
 from kdjax import main
 sys.exit(main.main())
 """
@@ -71,7 +75,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*args: str, **variables: str) -> subprocess.Popen:
-    """Starts MAIN with these further arguments."""
+    """Starts MAIN with these further arguments and variables."""
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *FLAGS, *args],
         cwd=ROOT,

@@ -87,7 +87,7 @@ def appear(*paths: Path) -> None:
 def test_local_joins_two_processes(local, tmp_path):
     (tmp_path / "tiny.py").write_text(processes.MAIN)
     (tmp_path / "configs").symlink_to(processes.ROOT / "configs")
-    run = local("--cpu", "2", "2", "--", *processes.FLAGS, "--wait=60")
+    run = local("--cpu", "2", "2", "--", *processes.FLAGS, "--wait=60", WHOLE="yes")
     out, err = run.communicate(timeout=100)
     assert run.returncode == 0, err
     assert sorted(re.findall("sum .*", out)) == ["sum 3.0 False 4", "sum 3.0 True 4"]

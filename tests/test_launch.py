@@ -44,7 +44,7 @@ if tasks[int(mine)].isdigit():
     sys.exit(int(tasks[int(mine)]))
 while not seen:
     time.sleep(0.02)
-time.sleep(0.5)
+time.sleep(0.2 + 0.6 * int(mine))
 sys.exit(128 + seen[0])
 """
 
@@ -109,7 +109,7 @@ def test_local_gives_each_process_its_flags(local, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("group", [False, True])
 def test_local_passes_a_signal_on_once(local, tmp_path, number, group):
-    """Also where a terminal sends it to the whole foreground group."""
+    """Also from a terminal to the whole group; who is still saving is left alone."""
     run = local("2", "--", "save", "save")
     appear(tmp_path / "0", tmp_path / "1")
     (os.killpg if group else os.kill)(run.pid, number)

@@ -85,13 +85,16 @@ def parse(argv: Sequence[str]) -> Command | None:
         if None in joins:
             raise UserError("--coordinator, --processes and --process go together")
         launchers.check(*joins)
+    coordinator, processes, process = joins
     return Command(
         values.config.to_dict(),
         Path(values.workdir).expanduser(),
         tuple(values.stages),
         bool(values["dry-run"].value),
-        *joins,
-        wait=values.wait,
+        coordinator,
+        processes,
+        process,
+        values.wait,
     )
 
 

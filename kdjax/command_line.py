@@ -80,7 +80,8 @@ def parse(argv: Sequence[str]) -> Command | None:
         path = Path(config_flags.get_config_filename(values["config"]))
         found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
         raise unknown("config", str(path), found)
-    joins = [values[name].value for name in ("coordinator", "processes", "process")]
+    names = ("coordinator", "processes", "process")
+    joins: list[Any] = [values[name].value for name in names]
     if joins != [None] * 3:
         if None in joins:
             raise UserError("--coordinator, --processes and --process go together")

@@ -106,6 +106,7 @@ def lost_peer(error: BaseException) -> bool:
     """Returns whether an error is what the death of another process looks like."""
     # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    known = known and not isinstance(error, UserError)
     return several() and known and bool(_DEAD_PEER.search(str(error)))
 
 

@@ -3,6 +3,7 @@
 import socket
 import time
 
+import jax
 import pytest
 
 from kdjax import distributed
@@ -113,3 +114,20 @@ def test_one_process_joins_nobody():
 
 def test_an_error_alone_is_no_lost_peer():
     assert not distributed.lost_peer(ValueError("Gloo: Connection closed by peer"))
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: coordination service"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: Task 1 heartbeat timeout"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), False),
+        (ValueError("shapes differ"), False),
+        (UserError("gloo"), False),
+        (OSError("Connection reset by peer"), False),
+    ],
+)
+def test_which_errors_are_a_lost_peers(monkeypatch, error, lost):
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    assert distributed.lost_peer(error) is lost

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from kdjax import launchers
 from kdjax.errors import UserError, unknown
 
 
@@ -18,12 +19,20 @@ class Command(NamedTuple):
         workdir: the working folder.
         stages: the stages to which the run is confined; empty means all.
         dry_run: whether to print the graph instead.
+        coordinator: HOST:PORT of the first of several processes.
+        processes: how many there are.
+        process: which of them this is.
+        wait: how many seconds to wait for the others.
     """
 
     config: dict[str, Any]
     workdir: Path
     stages: tuple[str, ...] = ()
     dry_run: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    wait: int = 300
 
 
 def parse(argv: Sequence[str]) -> Command | None:
@@ -45,6 +54,10 @@ def parse(argv: Sequence[str]) -> Command | None:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_list("stages", [], "", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_integer("processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process", None, "", flag_values=values)
+    flags.DEFINE_integer("wait", 300, "", flag_values=values, lower_bound=1)
     flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
     try:
         rest = values(list(argv))
@@ -67,11 +80,22 @@ def parse(argv: Sequence[str]) -> Command | None:
         path = Path(config_flags.get_config_filename(values["config"]))
         found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
         raise unknown("config", str(path), found)
+    names = ("coordinator", "processes", "process")
+    joins: list[Any] = [values[name].value for name in names]
+    if joins != [None] * 3:
+        if None in joins:
+            raise UserError("--coordinator, --processes and --process go together")
+        launchers.check(*joins)
+    coordinator, processes, process = joins
     return Command(
         values.config.to_dict(),
         Path(values.workdir).expanduser(),
         tuple(values.stages),
         bool(values["dry-run"].value),
+        coordinator,
+        processes,
+        process,
+        values.wait,
     )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import traceback
 from collections.abc import Sequence
 
 from kdjax import command_line
@@ -14,6 +15,12 @@ usage: python -m kdjax.main --config CONFIG.py[:ARG] --workdir DIR [--config.KEY
   --workdir  the folder for stages and results; what it holds already is not repeated
   --stages   NAME,...: these stages only, with those that teach them
   --dry-run  print what there is and what would run
+
+of several processes, each has (unless Slurm, Open MPI or a TPU slice tells it):
+  --coordinator  HOST:PORT on the machine of process 0
+  --processes    how many there are
+  --process      which of them this is, from 0
+  --wait         how many seconds to wait for the others (300)
 """
 
 
@@ -21,33 +28,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs an experiment and returns the exit code."""
     try:
         command = command_line.parse(sys.argv if argv is None else argv)
-        if command is None:
-            print(_USAGE)
-            return 0
-        # Only now: wrong flags are answered at once.
-        from kdjax import backend, experiment, graph, interrupt, preview
-
-        parsed = graph.parse(command.config)
-        if command.dry_run:
-            preview.show(parsed, command.workdir, command.stages)
-            return 0
-        signals = interrupt.Interrupt()
-        signals.install()
-        backend.use_compilation_cache()
-        try:
-            experiment.Run(parsed, command.workdir, signals).run(command.stages)
-        except interrupt.Interrupted as interruption:
-            print(f"kdjax: {interruption}", file=sys.stderr)
-            return interruption.exit_code
     except UserError as error:
         print(f"kdjax: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if command is None:
+        print(_USAGE)
+        return 0
+    # Only now: wrong flags are answered at once.
+    from kdjax import distributed, interrupt
+
+    try:
+        _run(command)
+    except interrupt.Interrupted as interruption:
+        print(f"kdjax: {interruption}", file=sys.stderr)
+        return interruption.exit_code
+    except Exception as error:
+        if distributed.lost_peer(error):
+            print(f"kdjax: {distributed.LOST}", file=sys.stderr)
+            return distributed.leave(1, patience=0)
+        line = _line(error)
+        if line is not None:
+            print(f"kdjax: {line}", file=sys.stderr)
+            return distributed.leave(2)
+        if not distributed.several():
             raise
-        print(f"kdjax: {error.strerror}: {error.filename}", file=sys.stderr)
-        return 2
+        traceback.print_exc()
+        return distributed.leave(1)
     return 0
+
+
+def _run(command: command_line.Command) -> None:
+    """Joins the other processes, if there are any, and does what was asked for."""
+    from kdjax import backend, distributed, experiment, graph, interrupt, preview
+
+    parsed = graph.parse(command.config)
+    if command.dry_run:
+        preview.show(parsed, command.workdir, command.stages)
+        return
+    distributed.start(
+        command.coordinator, command.processes, command.process, wait=command.wait
+    )
+    signals = interrupt.Interrupt()
+    signals.install()
+    backend.use_compilation_cache()
+    experiment.Run(parsed, command.workdir, signals).run(command.stages)
+
+
+def _line(error: Exception) -> str | None:
+    """Returns the one line for what the user can mend, or None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: {error.filename}"
+    return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""Programs for the tests of several processes, and how they are started."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from kdjax import command_line
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ("--config=configs/ctkd.py:digits", "--workdir=w")
+
+# kdjax.main with a sum in the place of the experiment; TASK says what comes after it.
+# With WHOLE the config is parsed, which must not touch a device: the sum comes later.
+MAIN = """
+import os, sys, time, types
+
+import jax
+
+
+class Run:
+    def __init__(self, *args):
+        pass
+
+    def run(self, stages):
+        from jax.experimental import multihost_utils
+        from kdjax import distributed
+        from kdjax.errors import UserError
+
+        mine = jax.numpy.float32(1 + jax.process_index())
+        total = multihost_utils.process_allgather(mine).sum()
+        print("sum", total, distributed.is_first(), jax.device_count(), flush=True)
+        task = os.environ.get("TASK", "")
+        if task == f"die {jax.process_index()}":
+            os.kill(os.getpid(), 9)
+        if task == "fail" and jax.process_index():
+            raise UserError("only here")
+        if task == "die 0":
+            time.sleep(100)
+        while task:
+            multihost_utils.process_allgather(mine)
+
+
+stubs = {"experiment": {"Run": Run}, "preview": {}}
+if "WHOLE" not in os.environ:
+    stubs["graph"] = {"parse": lambda config: None}
+import kdjax
+
+for name, part in stubs.items():
+    module = types.ModuleType(f"kdjax.{name}")
+    vars(module).update(part)
+    sys.modules[module.__name__] = module
+    setattr(kdjax, name, module)
+from kdjax import main
+sys.exit(main.main())
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This one's, on one CPU device and without what a launcher would say."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "OMPI_", "XLA_FLAGS"))
+    }
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path} | more
+
+
+def start(*args: str, **variables: str) -> subprocess.Popen:
+    """Starts MAIN with these further arguments and variables."""
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *FLAGS, *args],
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def together(port: int, process: int) -> list[str]:
+    """The flags of one of two processes."""
+    return [
+        f"--coordinator=127.0.0.1:{port}",
+        "--processes=2",
+        f"--process={process}",
+        "--wait=60",
+    ]
+
+
+def parse(args: list[str]) -> command_line.Command | None:
+    """What kdjax.main would take from these arguments."""
+    with contextlib.chdir(ROOT):
+        return command_line.parse(["kdjax", *args])

@@ -56,3 +56,11 @@ def stack_teachers() -> bool:
     1.3 times the bytes. On GPU neither has been measured.
     """
     return False
+
+
+def unroll_groups() -> bool:
+    """Returns whether grouped convolutions are taken apart into ordinary operations.
+
+    XLA's own on CPU are naive loops.
+    """
+    return jax.default_backend() == "cpu"

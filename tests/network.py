@@ -49,6 +49,11 @@ class Network:
 
 
 def random_variables(name, rng):
+    """Returns variables for a network by its name; see `drawn`."""
+    return drawn(models.shapes(name, CLASSES, SMALL, jnp.float64), rng)
+
+
+def drawn(shapes, rng):
     """Not the initial ones: there, scales of 1 and means of 0 would hide mistakes."""
 
     def draw(path, leaf):
@@ -57,7 +62,6 @@ def random_variables(name, rng):
         fan_in = np.prod(leaf.shape[:-1])
         return rng.normal(size=leaf.shape) / np.sqrt(fan_in)
 
-    shapes = models.shapes(name, CLASSES, SMALL, jnp.float64)
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 

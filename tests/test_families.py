@@ -15,9 +15,13 @@ from kdjax.models import imagenet_resnet
 
 CIFAR, IMAGENET, DIGITS = (32, 32, 3), (224, 224, 3), (8, 8, 1)
 SMALLEST = {
+    "bottleneck_resnet": "bottleneck_resnet-50",
     "imagenet_resnet": "imagenet_resnet-18",
+    "mobilenetv2": "mobilenetv2-0.5",
     "plain": "plain-2",
     "resnet": "resnet-8",
+    "shufflenetv1": "shufflenetv1",
+    "shufflenetv2": "shufflenetv2",
     "vgg": "vgg-8",
     "wrn": "wrn-10-1",
 }
@@ -136,7 +140,8 @@ def test_parameter_counts_are_the_published_ones(name, classes, shape, count):
     [
         ("resnet", (8, 26, 110), 0),
         ("vgg", (8, 11, 13, 16, 19), 2),  # the hidden dense layers
-        ("imagenet_resnet", (18, 26, 34), 0),
+        ("imagenet_resnet", (18, 26, 34, 50), 0),
+        ("bottleneck_resnet", (50,), 0),
     ],
 )
 def test_depth_counts_convolutions_and_dense_layers(family, depths, missing):
@@ -299,8 +304,8 @@ def test_unknown_families_are_told_with_the_forms_of_all():
     with pytest.raises(UserError) as error:
         models.create("resnext-50", 10)
 
-    for family in models.MODELS:
-        assert f"{family}-DEPTH" in str(error.value)
+    choices = str(error.value).split("choices: ")[1].split(", ")
+    assert {choice.split("-")[0] for choice in choices} == models.MODELS.keys()
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 3), (8, 7, 3), (4, 4, 1)])

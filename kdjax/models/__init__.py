@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from kdjax import backend
 from kdjax.errors import unknown
 from kdjax.keys import fold
-from kdjax.models import imagenet_resnet, plain, resnet, vgg, wrn
+from kdjax.models import (
+    bottleneck_resnet,
+    imagenet_resnet,
+    mobilenetv2,
+    plain,
+    resnet,
+    shufflenetv1,
+    shufflenetv2,
+    vgg,
+    wrn,
+)
 from kdjax.models.base import Outputs, Variables
 
 __all__ = [
@@ -25,19 +35,27 @@ __all__ = [
 ]
 
 MODELS = {
+    "bottleneck_resnet": bottleneck_resnet,
     "imagenet_resnet": imagenet_resnet,
+    "mobilenetv2": mobilenetv2,
     "plain": plain,
     "resnet": resnet,
+    "shufflenetv1": shufflenetv1,
+    "shufflenetv2": shufflenetv2,
     "vgg": vgg,
     "wrn": wrn,
 }
 """Families by the first word of their names; each module has `create` and `VERSION`."""
 
 _FORMS = (
+    "bottleneck_resnet-DEPTH",
     "imagenet_resnet-DEPTH",
+    "mobilenetv2-WIDTH",
     "plain-DEPTH",
     "resnet-DEPTH",
     "resnet-DEPTHx4",
+    "shufflenetv1",
+    "shufflenetv2",
     "vgg-DEPTH",
     "wrn-DEPTH-WIDEN",
 )

@@ -1,9 +1,10 @@
-"""Residual networks for ImageNet: ResNet-18, ResNet-26 and ResNet-34.
+"""Residual networks for ImageNet: ResNet-18, ResNet-26, ResNet-34 and ResNet-50.
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as torchvision builds
-and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3. That paper does
-not say which ResNet-26 it takes. Here it has three basic blocks in every stage, as most
-public code that builds one from basic blocks; 2, 3, 5 and 2 would be as deep.
+and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3, of basic blocks,
+and ResNet-50, of bottlenecks. That paper does not say which ResNet-26 it takes. Here it
+has three blocks in every stage, as most public code that builds one from basic blocks;
+2, 3, 5 and 2 would be as deep.
 """
 
 import flax.linen as nn
@@ -13,33 +14,45 @@ import jax.numpy as jnp
 from kdjax.errors import unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import ConvBatchNorm, torch_dense
-from kdjax.models.resnet import Block
+from kdjax.models.resnet import Block, Bottleneck
 
 VERSION = 1
 
-BLOCKS = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
-"""Blocks in each stage, by depth."""
+BLOCKS = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Blocks in each stage, by depth: basic blocks up to 34, then bottlenecks."""
 
 
 class ImageNetResNet(nn.Module):
-    """ResNet-d: four stages of 64, 128, 256 and 512 channels.
+    """ResNet-d: four stages of 64, 128, 256 and 512 channels, times 4 of bottlenecks.
 
     The feature 'stem' is activated and not yet pooled; 'stage1' to 'stage4' are the
     stages' outputs, 'stage1_pre' to 'stage4_pre' the same before the last ReLU.
+
+    Attributes:
+        blocks: in each stage.
+        num_classes: the number of classes.
+        bottlenecks: whether the blocks are bottlenecks, not basic blocks.
+        small_images: whether the stem is a 3x3 convolution of full resolution without
+            pooling, for images of 32x32, instead of 7x7 with strides and pooling.
     """
 
     blocks: tuple[int, ...]
     num_classes: int
+    bottlenecks: bool = False
+    small_images: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Outputs:
         """Classifies images `[batch, height, width, channels]`."""
-        x = nn.relu(ConvBatchNorm(64, 7, 2, name="stem")(x, train))
+        size, strides = (3, 1) if self.small_images else (7, 2)
+        x = nn.relu(ConvBatchNorm(64, size, strides, name="stem")(x, train))
         features = {"stem": x}
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        if not self.small_images:
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        make = Bottleneck if self.bottlenecks else Block
         for stage, blocks in enumerate(self.blocks, 1):
             for block in range(1, blocks + 1):
-                pre = Block(
+                pre = make(
                     64 * 2 ** (stage - 1),
                     strides=2 if stage > 1 and block == 1 else 1,
                     name=f"stage{stage}_block{block}",
@@ -57,7 +70,8 @@ def create(name: str, num_classes: int) -> ImageNetResNet:
     Raises:
         UserError: there is no such depth.
     """
-    names = {f"imagenet_resnet-{depth}": blocks for depth, blocks in BLOCKS.items()}
+    names = {f"imagenet_resnet-{depth}": depth for depth in BLOCKS}
     if name not in names:
         raise unknown("model", name, names)
-    return ImageNetResNet(names[name], num_classes)
+    depth = names[name]
+    return ImageNetResNet(BLOCKS[depth], num_classes, bottlenecks=depth > 34)

@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax import backend
+from kdjax.models import grouped
+
 # He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
 # the residual networks and the VGGs draw their convolutions from.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -36,27 +39,44 @@ def batch_norm(train: bool, name: str) -> nn.BatchNorm:
 
 
 class ConvBatchNorm(nn.Module):
-    """A convolution and its BatchNorm."""
+    """A convolution, in groups or not, and its BatchNorm."""
 
     features: int
     size: int = 3
     strides: int = 1
     use_bias: bool = False
+    groups: int = 1
+    kernel_init: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns maps that no activation has seen yet."""
+        unrolled = self.groups > 1 and backend.unroll_groups()
+        convolve = grouped.convolve if unrolled else None
         # Padding on both sides: 'SAME' would pad strided convolutions on one side only.
         x = nn.Conv(
             self.features,
             (self.size, self.size),
             self.strides,
             padding=self.size // 2,
+            feature_group_count=self.groups,
             use_bias=self.use_bias,
-            kernel_init=he_normal,
+            kernel_init=self.kernel_init,
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
         return batch_norm(train, "bn")(x)
+
+
+def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """Returns the channels read across the groups: the first of each, the second, ...
+
+    Args:
+        x: maps `[batch, height, width, channels]`, groups one after the other.
+        groups: a divisor of the channels.
+    """
+    parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return jnp.swapaxes(parts, -1, -2).reshape(x.shape)
 
 
 def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:

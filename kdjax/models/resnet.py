@@ -34,6 +34,30 @@ class Block(nn.Module):
         return out + x
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with BatchNorm around a shortcut.
+
+    The 3x3 convolution takes the strides, as in torchvision, not He's first 1x1.
+    """
+
+    features: int
+    strides: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the sum of 4 * `features` channels, before the block's last ReLU."""
+        out = ConvBatchNorm(self.features, 1, name="layer1")(x, train)
+        out = ConvBatchNorm(self.features, 3, self.strides, name="layer2")(
+            nn.relu(out), train
+        )
+        out = ConvBatchNorm(4 * self.features, 1, name="layer3")(nn.relu(out), train)
+        if out.shape != x.shape:
+            x = ConvBatchNorm(4 * self.features, 1, self.strides, name="shortcut")(
+                x, train
+            )
+        return out + x
+
+
 class ResNet(nn.Module):
     """ResNet-d, d = 6 * blocks + 2: three stages of 16, 32 and 64 channels.
 
@@ -88,7 +112,8 @@ def create(name: str, num_classes: int) -> ResNet:
     if depth < 8 or (depth - 2) % 6:
         raise UserError(
             f"model {name!r}: depth {depth} is not 6n + 2; choices: 8, 14, 20, 26, "
-            "... (for large images see imagenet_resnet-DEPTH)"
+            "... (with other depths: bottleneck_resnet-DEPTH and, for large images, "
+            "imagenet_resnet-DEPTH)"
         )
     stem, width = (32, 64) if match[2] else (16, 16)
     return ResNet((depth - 2) // 6, stem, width, num_classes)

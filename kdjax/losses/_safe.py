@@ -34,3 +34,13 @@ def centre(x: jax.Array) -> jax.Array:
     rounding = 8 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     even = jnp.max(jnp.abs(centred), axis=-1, keepdims=True) <= rounding
     return jnp.where(even, 0.0, centred)
+
+
+def soften(logits: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """Returns `(logits - max logits) / temperature`, which softens as `logits / tau`.
+
+    The largest is exactly 0. Divided first, a compiler may round the quotient in two
+    ways and subtract one from the other: for huge logits that is no longer small.
+    """
+    peak = jnp.max(logits, axis=-1, keepdims=True)
+    return (logits - jax.lax.stop_gradient(peak)) / temperature

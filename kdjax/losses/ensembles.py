@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from kdjax.losses import _checks
+from kdjax.losses import _checks, _safe
 from kdjax.losses.logits import cross_entropy, kd
 
 
@@ -40,7 +40,7 @@ def ensemble_logits(
         raise ValueError(f"teachers {shape} must be [teachers, batch, classes]")
     _checks.above("temperature", temperature, 0)
     (teachers,) = _checks.promote(teachers)
-    softened = jax.nn.log_softmax(teachers / temperature)
+    softened = jax.nn.log_softmax(_safe.soften(teachers, temperature))
     mean = jax.nn.logsumexp(softened, axis=0) - jnp.log(shape[0])
     return temperature * mean
 
@@ -194,6 +194,6 @@ def one(
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
     _checks.above("eps", eps, 0)
-    q = jax.nn.softmax(teacher / temperature) + eps
-    log_student = jax.nn.log_softmax(student / temperature)
+    q = jax.nn.softmax(_safe.soften(teacher, temperature)) + eps
+    log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
     return temperature**2 * jnp.sum(q * (jnp.log(q) - log_student), axis=-1)

@@ -77,8 +77,8 @@ def kd(
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
-    log_student = jax.nn.log_softmax(student / temperature)
-    log_teacher = jax.nn.log_softmax(teacher / temperature)
+    log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
+    log_teacher = jax.nn.log_softmax(_safe.soften(teacher, temperature))
     divergence = optax.losses.kl_divergence_with_log_targets(log_student, log_teacher)
     return temperature**2 * divergence
 
@@ -114,8 +114,9 @@ def soft_cross_entropy(
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
-    targets = jax.nn.softmax(teacher / temperature)
-    return optax.losses.softmax_cross_entropy(student / temperature, targets)
+    targets = jax.nn.softmax(_safe.soften(teacher, temperature))
+    student = _safe.soften(student, temperature)
+    return optax.losses.softmax_cross_entropy(student, targets)
 
 
 def logit_matching(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
@@ -231,7 +232,7 @@ def dkd(
 
     def split(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns log b, [batch, 2], and log q with 0 at the label."""
-        logits = logits / temperature
+        logits = _safe.soften(logits, temperature)
         others = jnp.where(label, -jnp.inf, logits)
         rest = jax.nn.logsumexp(others, axis=-1)
         own = jnp.sum(jnp.where(label, logits, 0.0), axis=-1)
@@ -280,8 +281,8 @@ def dist(
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
-    p_s = jax.nn.softmax(student / temperature)
-    p_t = jax.nn.softmax(teacher / temperature)
+    p_s = jax.nn.softmax(_safe.soften(student, temperature))
+    p_t = jax.nn.softmax(_safe.soften(teacher, temperature))
 
     def distance(x: jax.Array, y: jax.Array) -> jax.Array:
         x, y = _safe.centre(x), _safe.centre(y)

@@ -77,11 +77,11 @@ def dtype_of(function, *arrays):
 
 
 def check_values(case):
-    """Equal to NumPy as it is, compiled, and mapped over replicas."""
+    """Equal to NumPy, compiled, alone and mapped over replicas."""
     student, teacher = case.inputs()
     expected = case.expected(student, teacher)
     with jax.enable_x64(True):
-        found = [case.call(student, teacher), jax.jit(case.call)(student, teacher)]
+        found = [jax.jit(case.call)(student, teacher)]
         replicas = jax.jit(jax.vmap(case.call))
         if case.scalar:
             found.append(replicas(student[None], teacher[None])[0])

@@ -21,6 +21,13 @@ ROWS = {
     "kd": ("kd", {}),
     "at": ("at", {}),
     "fitnet": ("fitnet", {}),
+    "label_smoothing": ("label_smoothing", {}),
+    "dkd": ("dkd", {"dkd": {"warmup_steps": 4, "standardise": True}}),
+    "dist": ("dist", {}),
+    "sp": ("sp", {}),
+    "cc": ("cc", {"cc": {"dimensions": 3}}),
+    "rkd": ("rkd", {}),
+    "pkt": ("pkt", {}),
     "rocket": ("rocket", {"rocket": TIED}),
     "rocket-all": ("rocket", {"rocket": {**TIED, "tied": "all"}}),
     "rocket-none": ("rocket", {"rocket": {**FREE, "tied": "none"}}),
@@ -32,8 +39,8 @@ ROWS = {
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
 }
-# The further rows differ from these in options alone.
-SHARDED = {*methods.METHODS, "rocket+kd"}
+# The further rows differ from these in options alone, or in terms of single examples.
+SHARDED = {*methods.METHODS, "rocket+kd"} - {"label_smoothing", "dkd"}
 
 
 def rows(names):

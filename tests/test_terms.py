@@ -4,6 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_losses_logits import np_dist
+from test_losses_relations import (
+    np_correlation,
+    np_pkt,
+    np_rkd_angle,
+    np_rkd_distance,
+    np_similarity,
+)
 
 from kdjax import methods
 from kdjax.errors import UserError
@@ -20,6 +28,7 @@ def outputs(seed, channels=2):
     rng = np.random.default_rng(seed)
     shape = (BATCH, 8, 8, channels)
     features = {f"stage{i}": rng.normal(size=shape) for i in (1, 2, 3)}
+    features["pooled"] = rng.normal(size=(BATCH, channels))
     return Outputs(3 * rng.normal(size=(BATCH, CLASSES)), features)
 
 
@@ -34,9 +43,9 @@ def ce(output):
     return -log_softmax(np.asarray(output.logits))[np.arange(BATCH), LABELS].mean()
 
 
-def soft(temperature=4.0, kl=True):
-    s = log_softmax(np.asarray(STUDENT.logits) / temperature)
-    t = log_softmax(np.asarray(EXPERT.logits) / temperature)
+def soft(temperature=4.0, kl=True, prepare=np.asarray):
+    s = log_softmax(prepare(STUDENT.logits) / temperature)
+    t = log_softmax(prepare(EXPERT.logits) / temperature)
     cross = -(np.exp(t) * s).sum(axis=1).mean()
     entropy = -(np.exp(t) * t).sum(axis=1).mean()
     return temperature**2 * (cross - entropy) if kl else cross
@@ -62,24 +71,65 @@ def attention(output=STUDENT, norm="mean_square"):
     return total
 
 
-def loss_of(name, options=None):
+def standardised(logits):
+    z = np.asarray(logits)
+    return (z - z.mean(1, keepdims=True)) / (1e-7 + z.std(1, ddof=1, keepdims=True))
+
+
+def dkd():
+    """TCKD + 8 NCKD at temperature 4."""
+    rows, total = np.arange(BATCH), 0.0
+    s, t = (np.exp(log_softmax(np.asarray(x.logits) / 4)) for x in (STUDENT, EXPERT))
+    own = [np.stack([p[rows, LABELS], 1 - p[rows, LABELS]], 1) for p in (s, t)]
+    for p in (s, t):
+        p[rows, LABELS] = 0
+    rest = [p / p.sum(1, keepdims=True) for p in (s, t)]
+    for weight, (p, q) in ((1, own), (8, rest)):
+        some = (p > 0) & (q > 0)
+        total += weight * (q[some] * np.log(q[some] / p[some])).sum()
+    return 16 * total / BATCH
+
+
+def smoothed():
+    """Cross-entropy with 0.9 of the label and 0.1 of the mean over classes."""
+    return 0.9 * ce(STUDENT) - 0.1 * log_softmax(np.asarray(STUDENT.logits)).mean()
+
+
+def pooled():
+    return STUDENT.features["pooled"], EXPERT.features["pooled"]
+
+
+def stage3():
+    return STUDENT.features["stage3"], EXPERT.features["stage3"]
+
+
+EMBEDDED = np.random.default_rng(3).normal(size=(2, BATCH, 5))
+
+
+def loss_of(name, options=None, step=0):
     """The weighted sum, as the step adds it up."""
     method = methods.create(name, options or {})
     student, scratch, expert = jax.tree.map(jnp.asarray, (STUDENT, SCRATCH, EXPERT))
     roles = {"student": student, "scratch": scratch}
-    targets = {"expert": method.read(expert)} if method.num_teachers else {}
+    targets = {} if method.num_teachers == 0 else {"expert": method.read(expert)}
     context = Context(
         labels=jnp.asarray(LABELS),
         index=jnp.arange(BATCH),
         outputs={role: roles[role] for role in method.roles("wrn-16-1")},
         targets=targets,
         recorded={},
-        adapted={"fitnet/expert": expert.features["stage2"] + 0.5},
-        step=jnp.int32(0),
+        adapted={
+            "fitnet/expert": expert.features["stage2"] + 0.5,
+            "cc/expert": tuple(jnp.asarray(EMBEDDED)),
+        },
+        step=jnp.int32(step),
         key=jax.random.key(0),
     )
-    terms = method.terms(context).values()
-    return sum(term.weight * float(jnp.mean(term.value)) for term in terms)
+    total = 0.0
+    for term in method.terms(context).values():
+        weight = term.weight(context.step) if callable(term.weight) else term.weight
+        total += float(weight) * float(jnp.mean(term.value))
+    return total
 
 
 FREE = {"rocket": {"tied": "none"}}
@@ -88,6 +138,37 @@ CASES = {
     "supervised": ("supervised", {}, ce(STUDENT)),
     "kd": ("kd", {}, 0.1 * ce(STUDENT) + 0.9 * soft()),
     "kd, Eq. 1": ("kd", {"kd": {"form": "added"}}, ce(STUDENT) + 0.9 * soft(kl=False)),
+    "kd, standardised": (
+        "kd",
+        {"kd": {"standardise": True, "temperature": 2.0}},
+        0.1 * ce(STUDENT) + 0.9 * soft(2.0, prepare=standardised),
+    ),
+    "dgkd, standardised": (
+        "dgkd",
+        {"dgkd": {"standardise": True}},
+        0.3 * ce(STUDENT) + 0.7 * soft(5.0, prepare=standardised),
+    ),
+    "label_smoothing": ("label_smoothing", {}, smoothed()),
+    "dkd": ("dkd", {}, ce(STUDENT) + dkd()),
+    "dist": (
+        "dist",
+        {},
+        ce(STUDENT)
+        + np_dist(np.asarray(STUDENT.logits), np.asarray(EXPERT.logits), 4.0, 2.0, 2.0),
+    ),
+    "sp": ("sp", {}, ce(STUDENT) + 3000 * np_similarity(*stage3())),
+    "cc": ("cc", {}, ce(STUDENT) + 0.02 * np_correlation(*EMBEDDED)),
+    "rkd": (
+        "rkd",
+        {},
+        ce(STUDENT) + 25 * np_rkd_distance(*pooled()) + 50 * np_rkd_angle(*pooled()),
+    ),
+    "pkt": ("pkt", {}, ce(STUDENT) + 3e4 * np_pkt(*pooled())),
+    "sp+rkd": (
+        "sp+rkd",
+        {"rkd": {"angle": 0.0}},
+        ce(STUDENT) + 3000 * np_similarity(*stage3()) + 25 * np_rkd_distance(*pooled()),
+    ),
     "at": ("at", {}, ce(STUDENT) + 1e3 * attention()),
     "at, paper's norm": (
         "at",
@@ -115,6 +196,28 @@ CASES = {
 def test_the_loss_is_the_formula(case):
     name, options, expected = CASES[case]
     np.testing.assert_allclose(loss_of(name, options), expected, rtol=1e-9)
+
+
+def test_the_weight_of_dkd_warms_up():
+    options = {"dkd": {"warmup_steps": 4}}
+    for step, share in ((0, 0), (1, 0.25), (4, 1), (9, 1)):
+        found = loss_of("dkd", options, step)
+        np.testing.assert_allclose(found, ce(STUDENT) + share * dkd(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("dkd", {"warmup_steps": -1}),
+        ("dkd", {"temperature": 0.0}),
+        ("dist", {"temperature": -1.0}),
+        ("label_smoothing", {"smoothing": 1.5}),
+    ],
+)
+def test_options_out_of_range_are_told(method, option):
+    ((name, value),) = option.items()
+    with pytest.raises(UserError, match=f"{method}: {name} {value} is"):
+        methods.create(method, {method: option})
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(8, 4), (4, 8), (8, 8), (8, 7)])

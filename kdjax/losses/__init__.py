@@ -2,7 +2,8 @@
 
 Every loss is called as `f(student, teacher, *, ...)`: the student's array first, the
 teacher's second, hyper-parameters by keyword. A loss that decomposes over examples
-returns one value per example, `[batch]`; take the mean for the usual batch loss.
+returns one value per example, `[batch]`; take the mean for the usual batch loss. One
+that compares the structure of the batch returns a scalar.
 
 Nothing here stops a gradient. A frozen or blocked teacher is the caller's decision:
 
@@ -12,6 +13,15 @@ Inputs are computed in at least float32: bfloat16 goes up, float64 stays. Shapes
 do not fit raise ValueError; they are never broadcast.
 """
 
+from kdjax.losses.contrastive import (
+    class_order,
+    crd,
+    crd_log_partition,
+    crd_scores,
+    crd_update,
+    draw_negatives,
+)
+from kdjax.losses.ensembles import dgkd, ensemble_logits, gated_logits, mutual, one
 from kdjax.losses.features import (
     attention_distance,
     attention_map,
@@ -20,22 +30,55 @@ from kdjax.losses.features import (
 )
 from kdjax.losses.logits import (
     cross_entropy,
-    dgkd,
-    ensemble_logits,
+    dist,
+    dkd,
     kd,
     logit_matching,
     soft_cross_entropy,
+    standardise_logits,
+)
+from kdjax.losses.relations import (
+    correlation,
+    pkt,
+    rkd_angle,
+    rkd_distance,
+    similarity,
+)
+from kdjax.losses.self_supervised import (
+    select_ranked,
+    selected_kd,
+    view_similarities,
 )
 
 __all__ = [
     "attention_distance",
     "attention_map",
     "attention_transfer",
+    "class_order",
+    "correlation",
+    "crd",
+    "crd_log_partition",
+    "crd_scores",
+    "crd_update",
     "cross_entropy",
     "dgkd",
+    "dist",
+    "dkd",
+    "draw_negatives",
     "ensemble_logits",
     "feature_mse",
+    "gated_logits",
     "kd",
     "logit_matching",
+    "mutual",
+    "one",
+    "pkt",
+    "rkd_angle",
+    "rkd_distance",
+    "select_ranked",
+    "selected_kd",
+    "similarity",
     "soft_cross_entropy",
+    "standardise_logits",
+    "view_similarities",
 ]

@@ -55,3 +55,46 @@ def above(name: str, value: float | jax.Array, bound: float) -> None:
         raise ValueError(
             f"{name} must be a finite number greater than {bound:g}, not {value}"
         )
+
+
+def labels(name: str, logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Returns the labels of logits as an array.
+
+    Raises:
+        ValueError: if the shapes do not fit or the labels are not integers.
+    """
+    shape, labels = jnp.shape(logits), jnp.asarray(labels)
+    if len(shape) != 2 or shape[:1] != labels.shape:
+        raise ValueError(
+            f"{name} {shape} and labels {labels.shape} must be [batch, classes] "
+            "and [batch]"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    return labels
+
+
+def batch_of_vectors(student: ArrayLike, teacher: ArrayLike) -> list[jax.Array]:
+    """Returns both arrays promoted and flattened to one vector per example.
+
+    Raises:
+        ValueError: if an array has no axis beside the batch, or the batches differ.
+    """
+    shapes = jnp.shape(student), jnp.shape(teacher)
+    if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:
+        raise ValueError(
+            f"student {shapes[0]} and teacher {shapes[1]} must both be [batch, ...] "
+            "and agree in batch"
+        )
+    return [x.reshape(len(x), -1) for x in promote(student, teacher)]
+
+
+def positions(name: str, array: jax.Array, leading: tuple[int, ...], rank: int) -> None:
+    """Raises ValueError unless the array has that rank, leading axes and integers."""
+    if array.ndim != rank or array.shape[: len(leading)] != leading:
+        axes = ["batch", "entries"][:rank]
+        raise ValueError(
+            f"{name} {array.shape} must be [{', '.join(axes)}] and start with {leading}"
+        )
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, not {array.dtype}")

@@ -9,34 +9,41 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from kdjax.losses import _checks
+from kdjax.losses import _checks, _safe
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+def cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, label_smoothing: float = 0.0
+) -> jax.Array:
     """Cross-entropy between the softmax of logits and integer labels.
 
-    `loss = -log softmax(logits)[label]`
+    `loss = -(1 - e) * log p[label] - e * mean_c log p_c`, with `p = softmax(logits)`
 
     Args:
         logits: class scores, [batch, classes].
         labels: class numbers from 0 to classes - 1, integers, [batch].
+        label_smoothing: e, from 0 (plain labels) to 1.
 
     Returns:
         One value per example, [batch].
 
     Raises:
-        ValueError: if the shapes do not fit or the labels are not integers.
+        ValueError: if the shapes do not fit, the labels are not integers, or the
+            label smoothing is outside 0..1.
+
+    Reference:
+        Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+        2016, Section 7, for label smoothing.
     """
-    shape, labels = jnp.shape(logits), jnp.asarray(labels)
-    if len(shape) != 2 or shape[:1] != labels.shape:
-        raise ValueError(
-            f"logits {shape} and labels {labels.shape} must be [batch, classes] "
-            "and [batch]"
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    labels = _checks.labels("logits", logits, labels)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in 0..1, not {label_smoothing}")
     (logits,) = _checks.promote(logits)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    plain = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not label_smoothing:
+        return plain
+    even = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return (1 - label_smoothing) * plain + label_smoothing * even
 
 
 def kd(
@@ -70,8 +77,8 @@ def kd(
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
-    log_student = jax.nn.log_softmax(student / temperature)
-    log_teacher = jax.nn.log_softmax(teacher / temperature)
+    log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
+    log_teacher = jax.nn.log_softmax(_safe.soften(teacher, temperature))
     divergence = optax.losses.kl_divergence_with_log_targets(log_student, log_teacher)
     return temperature**2 * divergence
 
@@ -107,8 +114,9 @@ def soft_cross_entropy(
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     _checks.above("temperature", temperature, 0)
-    targets = jax.nn.softmax(teacher / temperature)
-    return optax.losses.softmax_cross_entropy(student / temperature, targets)
+    targets = jax.nn.softmax(_safe.soften(teacher, temperature))
+    student = _safe.soften(student, temperature)
+    return optax.losses.softmax_cross_entropy(student, targets)
 
 
 def logit_matching(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
@@ -141,90 +149,145 @@ def logit_matching(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
     return jnp.sum(jnp.square(student - teacher), axis=-1)
 
 
-def ensemble_logits(
-    teachers: ArrayLike, *, temperature: float | jax.Array = 4.0
-) -> jax.Array:
-    """Logits of an ensemble: its softened probabilities are the teachers' mean.
+def standardise_logits(logits: ArrayLike) -> jax.Array:
+    """Logits without their mean and spread, for use in any loss between logits.
 
-    `logits = tau * log mean_i softmax(teacher_i / tau)`, for use as one teacher's:
-    `kd(student, ensemble_logits(teachers, temperature=tau), temperature=tau)`
+    `z' = (z - mean_c z) / (1e-7 + std_c z)`, the standard deviation with
+    `classes - 1`; the loss divides by its temperature:
+    `kd(standardise_logits(s), standardise_logits(t), temperature=2.0)`
 
     Args:
-        teachers: logits, [teachers, batch, classes].
-        temperature: tau, a positive scalar.
+        logits: class scores, [batch, classes].
 
     Returns:
-        Logits, [batch, classes].
+        Standardised logits, [batch, classes]; 0, with gradient 0, for an example
+        whose logits are all equal up to rounding.
 
     Raises:
-        ValueError: if the shape has not three axes, there is no teacher, or the
-            temperature is not positive.
+        ValueError: if the rank is not 2.
 
     Reference:
-        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
-        2015, Section 3; the controls of Table 4 of Son et al. (DGKD), 2021.
+        Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024.
+
+    **Deviations**: The paper prints the standard deviation with 1 / classes and no
+    1e-7, and divides by the temperature in the same step. The published code, as
+    here, has PyTorch's unbiased standard deviation, which acts as a temperature
+    larger by sqrt(classes / (classes - 1)).
     """
-    shape = jnp.shape(teachers)
-    if len(shape) != 3 or not shape[0]:
-        raise ValueError(f"teachers {shape} must be [teachers, batch, classes]")
-    _checks.above("temperature", temperature, 0)
-    (teachers,) = _checks.promote(teachers)
-    softened = jax.nn.log_softmax(teachers / temperature)
-    mean = jax.nn.logsumexp(softened, axis=0) - jnp.log(shape[0])
-    return temperature * mean
+    shape = jnp.shape(logits)
+    if len(shape) != 2:
+        raise ValueError(f"logits {shape} must be [batch, classes]")
+    scaled, k = _safe.tame(_checks.promote(logits)[0])
+    centred = _safe.centre(scaled)
+    spread = optax.safe_norm(centred, 0.0, axis=-1, keepdims=True)
+    spread = spread / max(shape[1] - 1, 1) ** 0.5
+    # An even row is 0 / 1, so that its gradient is not 1 / 1e-7.
+    return centred / jnp.where(spread > 0, 1e-7 / k + spread, 1.0)
 
 
-def dgkd(
+def dkd(
     student: ArrayLike,
-    guides: ArrayLike,
+    teacher: ArrayLike,
     labels: ArrayLike,
     *,
-    temperature: float | jax.Array = 5.0,
-    alpha: float | jax.Array = 0.7,
-    keep: ArrayLike | None = None,
+    temperature: float | jax.Array = 4.0,
+    alpha: float | jax.Array = 1.0,
+    beta: float | jax.Array = 8.0,
 ) -> jax.Array:
-    """Densely guided knowledge distillation: labels and every guide at once.
+    """Decoupled knowledge distillation: the label's share and the other classes apart.
 
-    `loss = (n+1) * (1 - lambda) * CE + lambda * sum_i b_i * tau^2 * KL_i`, over n+1
-    guides: the teacher and the n assistants before the student
+    `loss = tau^2 * (alpha * KL(b_t || b_s) + beta * KL(q_t || q_s))`, with
+    `p = softmax(logits / tau)`, `b = [p_y, 1 - p_y]` for the label y, and q the
+    softmax over the classes other than y
 
     Args:
-        student: logits, [batch, classes].
-        guides: logits of teacher and assistants, [guides, batch, classes].
+        student: logits, [batch, classes], two classes or more.
+        teacher: logits, [batch, classes].
         labels: class numbers, integers, [batch].
         temperature: tau, a positive scalar.
-        alpha: lambda, a scalar.
-        keep: b, which guides are kept: [guides] for the whole batch or [batch, guides];
-            None keeps all. In the stochastic form draws of Bernoulli(survival).
+        alpha: weight of the target-class part, TCKD.
+        beta: weight of the non-target part, NCKD.
 
     Returns:
         One value per example, [batch].
 
     Raises:
-        ValueError: if the shapes do not fit or the temperature is not positive.
+        ValueError: if the shapes do not fit, there is one class only, the labels are
+            not integers, or the temperature is not positive.
 
     Reference:
-        Son et al., "Densely Guided Knowledge Distillation using Multiple Teacher
-        Assistants", ICCV 2021, Eq. 7 and 8.
+        Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
 
-    **Deviations**: This is the paper's. The released code leaves out (n+1), divides KL
-    by the number of classes as well and drops a fixed number of guides.
+    **Deviations**: The factor tau^2 is the published code's (mdistiller), which also
+    scales the loss up over the first 20 epochs: the caller's weight. The code masks
+    the label by subtracting 1000 and takes the logarithm of summed probabilities;
+    here both are exact, also for logits that differ by more than that.
     """
-    shape, shapes = jnp.shape(student), jnp.shape(guides)
-    if len(shapes) != 3 or not shapes[0] or shapes[1:] != shape:
-        raise ValueError(
-            f"student {shape} and guides {shapes} must be [batch, classes] and "
-            "[guides, batch, classes]"
-        )
-    keep = jnp.ones(shapes[:1]) if keep is None else jnp.asarray(keep)
-    if keep.shape not in (shapes[:1], (shape[0], shapes[0])):
-        raise ValueError(
-            f"keep {keep.shape} must be [guides] or [batch, guides] for guides {shapes}"
-        )
-    divergences = jax.vmap(lambda guide: kd(student, guide, temperature=temperature))(
-        jnp.asarray(guides)
-    )
-    keep = jnp.broadcast_to(keep, (shape[0], shapes[0])).astype(divergences.dtype)
-    guided = jnp.sum(keep * divergences.T, axis=1)
-    ce = cross_entropy(student, labels)
-    return shapes[0] * (1 - alpha) * ce + alpha * guided
+    student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
+    labels = _checks.labels("student", student, labels)
+    if student.shape[1] < 2:
+        raise ValueError(f"student {student.shape} must have two classes or more")
+    _checks.above("temperature", temperature, 0)
+    label = jnp.arange(student.shape[1])[None] == labels[:, None]
+
+    def split(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns log b, [batch, 2], and log q with 0 at the label."""
+        logits = _safe.soften(logits, temperature)
+        others = jnp.where(label, -jnp.inf, logits)
+        rest = jax.nn.logsumexp(others, axis=-1)
+        own = jnp.sum(jnp.where(label, logits, 0.0), axis=-1)
+        share = jax.nn.log_softmax(jnp.stack([own, rest], axis=-1))
+        return share, jnp.where(label, 0.0, others - rest[:, None])
+
+    (share_s, other_s), (share_t, other_t) = split(student), split(teacher)
+    target = jnp.sum(jnp.exp(share_t) * (share_t - share_s), axis=-1)
+    # At the label both logarithms are 0, and so is what the sum takes from it.
+    rest = jnp.sum(jnp.exp(other_t) * (other_t - other_s), axis=-1)
+    return temperature**2 * (alpha * target + beta * rest)
+
+
+def dist(
+    student: ArrayLike,
+    teacher: ArrayLike,
+    *,
+    temperature: float | jax.Array = 1.0,
+    beta: float | jax.Array = 1.0,
+    gamma: float | jax.Array = 1.0,
+) -> jax.Array:
+    """DIST: correlation of the predictions within each example and each class.
+
+    `loss = tau^2 * (beta * mean_b (1 - r(p_s[b, :], p_t[b, :]))
+    + gamma * mean_c (1 - r(p_s[:, c], p_t[:, c])))`, with `p = softmax(logits / tau)`
+    and Pearson's `r(x, y) = x'.y' / (||x'|| ||y'|| + 1e-8)` of the centred vectors
+
+    Args:
+        student: logits, [batch, classes].
+        teacher: logits, [batch, classes].
+        temperature: tau, a positive scalar.
+        beta: weight of the relations between classes (inter-class).
+        gamma: weight of the relations between examples (intra-class).
+
+    Returns:
+        A scalar. Vectors without variation correlate with nothing: r is 0, with
+        gradient 0, so that one example alone has an intra-class term of 1.
+
+    Raises:
+        ValueError: if the shapes differ or the temperature is not positive.
+
+    Reference:
+        Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
+
+    **Deviations**: The factor tau^2 and the 1e-8 are the published code's.
+    """
+    student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
+    _checks.above("temperature", temperature, 0)
+    p_s = jax.nn.softmax(_safe.soften(student, temperature))
+    p_t = jax.nn.softmax(_safe.soften(teacher, temperature))
+
+    def distance(x: jax.Array, y: jax.Array) -> jax.Array:
+        x, y = _safe.centre(x), _safe.centre(y)
+        norms = optax.safe_norm(x, 0.0, axis=-1) * optax.safe_norm(y, 0.0, axis=-1)
+        return 1 - jnp.mean(jnp.sum(x * y, axis=-1) / (norms + 1e-8))
+
+    inter, intra = distance(p_s, p_t), distance(p_s.T, p_t.T)
+    return temperature**2 * (beta * inter + gamma * intra)

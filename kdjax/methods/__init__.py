@@ -11,15 +11,23 @@ from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.methods.combined import Combined
 from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
-from kdjax.methods.logits import KD
+from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
+from kdjax.methods.relations import CC, PKT, RKD, SP
 
 __all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Method,
+    "label_smoothing": LabelSmoothing,
     "kd": KD,
+    "dkd": DKD,
+    "dist": DIST,
     "at": AT,
     "fitnet": FitNet,
+    "sp": SP,
+    "cc": CC,
+    "rkd": RKD,
+    "pkt": PKT,
     "rocket": Rocket,
     "ctkd": CTKD,
     "dgkd": DGKD,

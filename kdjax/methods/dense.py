@@ -49,6 +49,7 @@ class DGKD(Method):
         drop: 'bernoulli', or 'fixed:K' for exactly K guides dropped.
         count_guides: whether the cross-entropy counts n+1 times.
         kl_reduction: 'batchmean' sums over the classes, 'mean' averages.
+        standardise: whether logits are standardised first (Sun et al., 2024).
     """
 
     num_teachers: ClassVar[int | None] = None
@@ -59,6 +60,7 @@ class DGKD(Method):
     drop: str = "bernoulli"
     count_guides: bool = True
     kl_reduction: str = "batchmean"
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         _check("dgkd", self.temperature, self.alpha)
@@ -81,7 +83,10 @@ class DGKD(Method):
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the cross-entropy and every guide's divergence, logged unmasked."""
         student = context.outputs["student"].logits
-        guides = context.targets
+        guides = dict(context.targets)
+        if self.standardise:
+            student = losses.standardise_logits(student)
+            guides = {n: losses.standardise_logits(x) for n, x in guides.items()}
         weight = self.alpha
         if self.kl_reduction == "mean":
             weight /= student.shape[-1]

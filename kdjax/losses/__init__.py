@@ -12,6 +12,7 @@ Inputs are computed in at least float32: bfloat16 goes up, float64 stays. Shapes
 do not fit raise ValueError; they are never broadcast.
 """
 
+from kdjax.losses.channels import fsp, fsp_matrix, nst
 from kdjax.losses.features import (
     attention_distance,
     attention_map,
@@ -26,16 +27,38 @@ from kdjax.losses.logits import (
     logit_matching,
     soft_cross_entropy,
 )
+from kdjax.losses.maps import (
+    ab,
+    factor_transfer,
+    hierarchical_context,
+    ofd,
+    ofd_margin,
+    vid,
+)
+from kdjax.losses.pooling import adaptive_pool, match_size
+from kdjax.losses.singular import kdsvd
 
 __all__ = [
+    "ab",
+    "adaptive_pool",
     "attention_distance",
     "attention_map",
     "attention_transfer",
     "cross_entropy",
     "dgkd",
     "ensemble_logits",
+    "factor_transfer",
     "feature_mse",
+    "fsp",
+    "fsp_matrix",
+    "hierarchical_context",
     "kd",
+    "kdsvd",
     "logit_matching",
+    "match_size",
+    "nst",
+    "ofd",
+    "ofd_margin",
     "soft_cross_entropy",
+    "vid",
 ]

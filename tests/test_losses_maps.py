@@ -147,10 +147,10 @@ def test_degenerate_maps_keep_everything_finite(case):
         assert all(np.all(np.isfinite(found)) for found in again)
 
 
-@each_case
+@pytest.mark.parametrize(
+    "case", [CASES[i] for i in (0, 4, 6, 7, 8)], ids=lambda case: case.name
+)
 def test_equal_maps_have_no_gradient(case):
-    if case.name == "ab" or case.student != case.teacher:
-        pytest.skip("no minimum there, or nothing that could be equal")
     maps = abs(case.inputs(np.float32)[0])
     found = jax.jit(jax.grad(lambda s: case.call(s, maps).sum()))(maps)
     np.testing.assert_allclose(found, np.zeros(maps.shape), atol=1e-6)

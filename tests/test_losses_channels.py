@@ -166,9 +166,14 @@ def test_kdsvd_by_hand():
     assert losses.kdsvd([first, student], [first, second]) > 0
 
 
-def gradients(student, teacher):
+@jax.jit
+def value_and_slopes(student, teacher):
     call = jax.value_and_grad(lambda s, t: losses.kdsvd(s, t).sum(), (0, 1))
-    value, slopes = jax.jit(call)(student, teacher)
+    return call(student, teacher)
+
+
+def gradients(student, teacher):
+    value, slopes = value_and_slopes(student, teacher)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(slope)) for slope in jax.tree.leaves(slopes))
     return value, slopes

@@ -31,6 +31,10 @@ ROWS = {
     "ensemble": ("ensemble", {}),
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
+    "nst": ("nst", {}),
+    "kdsvd": ("kdsvd", {}),
+    "vid": ("vid", {}),
+    "reviewkd": ("reviewkd", {}),
 }
 # The further rows differ from these in options alone.
 SHARDED = {*methods.METHODS, "rocket+kd"}

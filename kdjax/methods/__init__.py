@@ -12,6 +12,9 @@ from kdjax.methods.combined import Combined
 from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
 from kdjax.methods.logits import KD
+from kdjax.methods.maps import KDSVD, NST
+from kdjax.methods.review import ReviewKD
+from kdjax.methods.variational import VID
 
 __all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
 
@@ -24,6 +27,10 @@ METHODS: dict[str, type[Method]] = {
     "ctkd": CTKD,
     "dgkd": DGKD,
     "ensemble": Ensemble,
+    "nst": NST,
+    "kdsvd": KDSVD,
+    "vid": VID,
+    "reviewkd": ReviewKD,
 }
 """Methods by name; a name like 'rocket+kd' combines several."""
 

@@ -49,7 +49,7 @@ class Fusion(nn.Module):
         )(x)
         x = batch_norm(train, "bn1")(x)
         if deeper is not None:
-            deeper = nearest(deeper, x.shape[1:3])
+            deeper = nearest(deeper, (x.shape[1], x.shape[2]))
             both = jnp.concatenate([x, deeper], axis=-1)
             gates = nn.sigmoid(nn.Conv(2, (1, 1), name="gates")(both))
             x = x * gates[..., :1] + deeper * gates[..., 1:]

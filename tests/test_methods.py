@@ -38,6 +38,10 @@ ROWS = {
     "ensemble": ("ensemble", {}),
     "rocket+kd": ("rocket+kd", {"rocket": TIED}),
     "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
+    "nst": ("nst", {}),
+    "kdsvd": ("kdsvd", {}),
+    "vid": ("vid", {}),
+    "reviewkd": ("reviewkd", {}),
 }
 # The further rows differ from these in options alone, or in terms of single examples.
 SHARDED = {*methods.METHODS, "rocket+kd"} - {"label_smoothing", "dkd"}

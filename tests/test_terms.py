@@ -106,6 +106,32 @@ def stage3():
 EMBEDDED = np.random.default_rng(3).normal(size=(2, BATCH, 5))
 
 
+def adapted(expert):
+    """What the adapters are made to say: 0.5 off everywhere."""
+    maps = {level: x + 0.5 for level, x in expert.features.items()}
+    unit = jnp.log(jnp.expm1(jnp.full(3, 1 - 1e-5)))  # a variance of 1
+    return {
+        "fitnet/expert": maps["stage2"],
+        "vid/expert": {level: (x, unit) for level, x in maps.items()},
+        "reviewkd/expert": maps,
+        "cc/expert": tuple(jnp.asarray(EMBEDDED)),
+    }
+
+
+def nst():
+    total = 0.0
+    for level in ("stage1", "stage2", "stage3"):
+        for i in range(BATCH):
+            s, t = (
+                np.asarray(output.features[level])[i].reshape(64, -1)
+                for output in (STUDENT, EXPERT)
+            )
+            s, t = (x / np.sqrt((x**2).sum(axis=0)) for x in (s, t))
+            means = [((a.T @ b) ** 2).mean() for a, b in ((s, s), (t, t), (s, t))]
+            total += means[0] + means[1] - 2 * means[2]
+    return total / BATCH
+
+
 def loss_of(name, options=None, step=0):
     """The weighted sum, as the step adds it up."""
     method = methods.create(name, options or {})
@@ -118,10 +144,7 @@ def loss_of(name, options=None, step=0):
         outputs={role: roles[role] for role in method.roles("wrn-16-1")},
         targets=targets,
         recorded={},
-        adapted={
-            "fitnet/expert": expert.features["stage2"] + 0.5,
-            "cc/expert": tuple(jnp.asarray(EMBEDDED)),
-        },
+        adapted=adapted(expert),
         step=jnp.int32(step),
         key=jax.random.key(0),
     )
@@ -175,7 +198,7 @@ CASES = {
         {"at": {"norm": "l2", "beta": 2.0}},
         ce(STUDENT) + 2 * attention(norm="l2"),
     ),
-    # The adapter's output above is 0.5 off everywhere.
+    # The adapters' outputs above are 0.5 off everywhere.
     "fitnet": ("fitnet", {}, ce(STUDENT) + 100 * 0.25),
     "rocket": ("rocket", {}, BOTH),
     "rocket+kd": ("rocket+kd", {}, BOTH + 0.9 * soft()),
@@ -189,6 +212,13 @@ CASES = {
         BOTH + 1e3 * attention(SCRATCH),
     ),
     "ctkd, double dagger": ("ctkd", {"ctkd": {"beta": 0.0, "inherit": True}}, BOTH),
+    "nst": ("nst", {}, ce(STUDENT) + 50 * nst()),
+    "vid": ("vid", {}, ce(STUDENT) + 3 * 0.125),
+    "reviewkd": (
+        "reviewkd",
+        {"reviewkd": {"levels": ("stage1", "stage3"), "beta": 2.0}},
+        ce(STUDENT) + 2 * 2 * 0.25,
+    ),
 }
 
 

@@ -13,6 +13,7 @@ Inputs are computed in at least float32: bfloat16 goes up, float64 stays. Shapes
 do not fit raise ValueError; they are never broadcast.
 """
 
+from kdjax.losses.channels import fsp, fsp_matrix, nst
 from kdjax.losses.contrastive import (
     class_order,
     crd,
@@ -37,6 +38,15 @@ from kdjax.losses.logits import (
     soft_cross_entropy,
     standardise_logits,
 )
+from kdjax.losses.maps import (
+    ab,
+    factor_transfer,
+    hierarchical_context,
+    ofd,
+    ofd_margin,
+    vid,
+)
+from kdjax.losses.pooling import adaptive_pool, match_size
 from kdjax.losses.relations import (
     correlation,
     pkt,
@@ -49,8 +59,11 @@ from kdjax.losses.self_supervised import (
     selected_kd,
     view_similarities,
 )
+from kdjax.losses.singular import kdsvd
 
 __all__ = [
+    "ab",
+    "adaptive_pool",
     "attention_distance",
     "attention_map",
     "attention_transfer",
@@ -66,11 +79,20 @@ __all__ = [
     "dkd",
     "draw_negatives",
     "ensemble_logits",
+    "factor_transfer",
     "feature_mse",
+    "fsp",
+    "fsp_matrix",
     "gated_logits",
+    "hierarchical_context",
     "kd",
+    "kdsvd",
     "logit_matching",
+    "match_size",
     "mutual",
+    "nst",
+    "ofd",
+    "ofd_margin",
     "one",
     "pkt",
     "rkd_angle",
@@ -80,5 +102,6 @@ __all__ = [
     "similarity",
     "soft_cross_entropy",
     "standardise_logits",
+    "vid",
     "view_similarities",
 ]

@@ -1,9 +1,10 @@
-"""What every loss asks of its arguments before it computes."""
+"""What every loss asks of its arguments, and a safe normalisation."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 LOGITS = ("batch", "classes")
@@ -43,6 +44,20 @@ def pair(
             f"[{', '.join(axes)}] and agree in {', '.join(axes[:agree])}"
         )
     return promote(student, teacher)
+
+
+def rank(name: str, array: jax.Array, axes: tuple[str, ...]) -> None:
+    """Raises ValueError unless the array has the given axes."""
+    if array.ndim != len(axes):
+        raise ValueError(f"{name} {array.shape} must be [{', '.join(axes)}]")
+
+
+def per_channel(name: str, array: jax.Array, channels: int) -> None:
+    """Raises ValueError unless the array holds one number for each channel."""
+    if array.shape != (channels,):
+        raise ValueError(
+            f"{name} {array.shape} must be one number for each of {channels} channels"
+        )
 
 
 def above(name: str, value: float | jax.Array, bound: float) -> None:
@@ -98,3 +113,24 @@ def positions(name: str, array: jax.Array, leading: tuple[int, ...], rank: int) 
         )
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"{name} must be integers, not {array.dtype}")
+
+
+def at_least(name: str, value: float | jax.Array, bound: float) -> None:
+    """Raises ValueError unless the value is a finite scalar not below the bound.
+
+    A traced scalar passes, as for `above`.
+    """
+    known = not isinstance(value, jax.core.Tracer)
+    if jnp.ndim(value) or (known and not bound <= value < math.inf):
+        raise ValueError(
+            f"{name} must be a finite number of at least {bound:g}, not {value}"
+        )
+
+
+def unit(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """Returns `x / max(||x||_2, 1e-12)` along the axes; 0, and no gradient, at 0."""
+    # Squares of large numbers overflow. The result does not depend on the scale, so
+    # one above 1 (where the 1e-12 plays no part) is taken out, as a constant.
+    peak = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    x = x / jax.lax.stop_gradient(jnp.maximum(peak, 1.0))
+    return x / optax.safe_norm(x, 1e-12, axis=axis, keepdims=True)

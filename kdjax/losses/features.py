@@ -39,10 +39,7 @@ def attention_map(features: ArrayLike, *, power: float | jax.Array = 2.0) -> jax
     which matters for odd powers only.
     """
     (features,) = _checks.promote(features)
-    if features.ndim != 4:
-        raise ValueError(
-            f"features {features.shape} must be [{', '.join(_checks.MAPS)}]"
-        )
+    _checks.rank("features", features, _checks.MAPS)
     batch, height, width, _ = features.shape
     _checks.above("power", power, 1)
     # Powers of large features overflow. The map does not depend on the scale, so one

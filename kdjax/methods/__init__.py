@@ -12,7 +12,10 @@ from kdjax.methods.combined import Combined
 from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
 from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
+from kdjax.methods.maps import KDSVD, NST
 from kdjax.methods.relations import CC, PKT, RKD, SP
+from kdjax.methods.review import ReviewKD
+from kdjax.methods.variational import VID
 
 __all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
 
@@ -32,6 +35,10 @@ METHODS: dict[str, type[Method]] = {
     "ctkd": CTKD,
     "dgkd": DGKD,
     "ensemble": Ensemble,
+    "nst": NST,
+    "kdsvd": KDSVD,
+    "vid": VID,
+    "reviewkd": ReviewKD,
 }
 """Methods by name; a name like 'rocket+kd' combines several."""
 

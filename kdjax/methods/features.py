@@ -73,12 +73,38 @@ class AT(Method):
         }
 
 
-class Regressor(nn.Module):
-    """FitNet's regressor: a convolution to the teacher's shape, BatchNorm, ReLU.
+def convolved(whose: str, x: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Returns maps brought to a shape, inside a compact module: one convolution.
 
     `ConvReg` of RepDistiller: 3x3 with stride 2 from twice the size, a transposed 4x4
-    with stride 2 from half the size, otherwise (1 + difference of the sizes).
+    with stride 2 from half the size, otherwise (1 + difference of the sizes). Without a
+    bias, which the BatchNorm that follows takes off again.
+
+    Args:
+        whose: the map in errors, such as "fitnet: the student's stage2".
+        x: `[batch, height, width, channels]`.
+        shape: height, width and channels to come to.
+
+    Raises:
+        UserError: no such convolution leads from the one size to the other.
     """
+    *size, channels = shape
+    height, width = x.shape[1:3]
+    if [height, width] == [2 * side for side in size]:
+        return nn.Conv(channels, (3, 3), 2, padding=1, use_bias=False)(x)
+    if [2 * height, 2 * width] == size:
+        return nn.ConvTranspose(channels, (4, 4), (2, 2), use_bias=False)(x)
+    if height >= size[0] and width >= size[1]:
+        kernel = (1 + height - size[0], 1 + width - size[1])
+        return nn.Conv(channels, kernel, padding="VALID", use_bias=False)(x)
+    raise UserError(
+        f"{whose} {(height, width)} cannot be brought to the teacher's "
+        f"{tuple(size)}; it must be half its size, as large, or larger"
+    )
+
+
+class Regressor(nn.Module):
+    """FitNet's regressor: a convolution to the teacher's shape, BatchNorm, ReLU."""
 
     level: str
     shape: tuple[int, int, int]  # height, width and channels of the teacher's map
@@ -89,23 +115,8 @@ class Regressor(nn.Module):
     ) -> jax.Array:
         """Returns the student's map in the teacher's shape."""
         del targets
-        # Without a bias, which the BatchNorm takes off again.
         x = feature(outputs["student"], self.level)
-        *size, channels = self.shape
-        height, width = x.shape[1:3]
-        if [height, width] == [2 * side for side in size]:
-            x = nn.Conv(channels, (3, 3), 2, padding=1, use_bias=False)(x)
-        elif [2 * height, 2 * width] == size:
-            x = nn.ConvTranspose(channels, (4, 4), (2, 2), use_bias=False)(x)
-        elif height >= size[0] and width >= size[1]:
-            kernel = (1 + height - size[0], 1 + width - size[1])
-            x = nn.Conv(channels, kernel, padding="VALID", use_bias=False)(x)
-        else:
-            raise UserError(
-                f"fitnet: the student's {self.level} {(height, width)} cannot be "
-                f"brought to the teacher's {tuple(size)}; it must be half its size, "
-                "as large, or larger"
-            )
+        x = convolved(f"fitnet: the student's {self.level}", x, self.shape)
         return nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)(x))
 
 

@@ -1,0 +1,74 @@
+"""Feature maps brought to one size, as PyTorch's adaptive average pooling does it."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from kdjax.losses import _checks
+
+
+def adaptive_pool(features: ArrayLike, size: tuple[int, int]) -> jax.Array:
+    """Average pooling to a given size.
+
+    `out_i = mean of in_j over floor(i n / m) <= j < ceil((i + 1) n / m)`, along height
+    and width; the bins overlap where m does not divide n.
+
+    Args:
+        features: feature maps, [batch, height, width, channels].
+        size: the height and width to come to, at most those of the maps.
+
+    Returns:
+        [batch, *size, channels].
+
+    Raises:
+        ValueError: if the rank is not 4, or the size is not between 1 and the maps'.
+
+    Reference:
+        The bins of PyTorch's `adaptive_avg_pool2d`.
+    """
+    (features,) = _checks.promote(features)
+    _checks.rank("features", features, _checks.MAPS)
+    if not all(1 <= m <= n for m, n in zip(size, features.shape[1:3], strict=True)):
+        raise ValueError(
+            f"maps of {features.shape[1:3]} cannot be pooled to {tuple(size)}; each "
+            "side must lie between 1 and the maps' own"
+        )
+    for axis, side in enumerate(size, start=1):
+        features = _pool(features, axis, side)
+    return features
+
+
+def match_size(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Student's and teacher's maps, the larger one pooled to the size of the smaller.
+
+    Each of height and width comes to the smaller of the two by `adaptive_pool`.
+
+    Args:
+        student: feature maps, [batch, height, width, channels].
+        teacher: feature maps; height, width and channels may differ.
+
+    Returns:
+        Both with equal height and width.
+
+    Raises:
+        ValueError: if the batch sizes differ or the rank is not 4.
+    """
+    student, teacher = _checks.pair(student, teacher, _checks.MAPS, agree=1)
+    sides = [min(pair) for pair in zip(student.shape, teacher.shape, strict=True)]
+    size = sides[1], sides[2]
+    return adaptive_pool(student, size), adaptive_pool(teacher, size)
+
+
+def _pool(x: jax.Array, axis: int, bins: int) -> jax.Array:
+    length = x.shape[axis]
+    if length == bins:
+        return x
+    if length % bins == 0:  # equal bins without overlap
+        shape = (*x.shape[:axis], bins, length // bins, *x.shape[axis + 1 :])
+        return jnp.mean(x.reshape(shape), axis=axis + 1)
+    means = []
+    for i in range(bins):
+        first, end = i * length // bins, -(-(i + 1) * length // bins)
+        part = jax.lax.slice_in_dim(x, first, end, axis=axis)
+        means.append(jnp.mean(part, axis=axis))
+    return jnp.stack(means, axis=axis)

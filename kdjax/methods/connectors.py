@@ -1,0 +1,138 @@
+"""Modules between student and teacher for the methods that train in phases.
+
+AB's and OFD's connectors, FT's paraphraser and translator, SimKD's projector. Each maps
+features `[batch, height, width, channels]`; all but `BoundaryConnector` keep the size.
+"""
+
+import flax.linen as nn
+import jax
+
+from kdjax.methods.features import convolved
+from kdjax.models.layers import batch_norm, he_normal, torch_bias, torch_kernel
+
+# What PyTorch starts transposed convolutions with: its fan_in counts their outputs.
+_torch_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+
+def _conv(features: int, size: int, name: str) -> nn.Conv:
+    # Without a bias, which the BatchNorm that follows takes off again.
+    return nn.Conv(
+        features,
+        (size, size),
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=torch_kernel,
+        name=name,
+    )
+
+
+class BoundaryConnector(nn.Module):
+    """AB's connector: a convolution to the teacher's shape and BatchNorm, no ReLU.
+
+    A map that has the teacher's shape is passed on as it is.
+    """
+
+    shape: tuple[int, int, int]  # height, width and channels of the teacher's map
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the student's features in the teacher's shape.
+
+        Raises:
+            UserError: no convolution of `convolved` leads there.
+        """
+        if x.shape[1:] == self.shape:
+            return x
+        x = convolved("ab: the student's map", x, self.shape)
+        return batch_norm(train, "bn")(x)
+
+
+class OverhaulConnector(nn.Module):
+    """OFD's connector: a 1x1 convolution to the teacher's width and BatchNorm."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the student's features in the teacher's width."""
+        x = nn.Conv(
+            self.channels, (1, 1), use_bias=False, kernel_init=he_normal, name="conv"
+        )(x)
+        return batch_norm(train, "bn")(x)
+
+
+class Paraphraser(nn.Module):
+    """FT's paraphraser: an autoencoder of the teacher's map, without BatchNorm.
+
+    Three 3x3 convolutions to the factor, `rate` times as wide as the map, and three
+    transposed ones back. Leaky ReLU of slope 0.1 follows each of them.
+    """
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the factor and the reconstruction."""
+        channels = x.shape[-1]
+        narrow = int(channels * self.rate)
+        for i, width in enumerate((channels, narrow, narrow), start=1):
+            x = nn.Conv(
+                width,
+                (3, 3),
+                padding=1,
+                kernel_init=torch_kernel,
+                bias_init=torch_bias(9 * x.shape[-1]),
+                name=f"encode{i}",
+            )(x)
+            x = nn.leaky_relu(x, 0.1)
+        factor = x
+        for i, width in enumerate((narrow, channels, channels), start=1):
+            # 3x3 with stride 1: 'SAME' pads by one on every side.
+            x = nn.ConvTranspose(
+                width,
+                (3, 3),
+                padding="SAME",
+                kernel_init=_torch_transposed,
+                bias_init=torch_bias(9 * width),
+                name=f"decode{i}",
+            )(x)
+            x = nn.leaky_relu(x, 0.1)
+        return factor, x
+
+
+class Translator(nn.Module):
+    """FT's translator: the student's map to the width of the teacher's factor.
+
+    Three times a 3x3 convolution, BatchNorm and leaky ReLU of slope 0.1; the first
+    keeps the student's width.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the student's factor."""
+        for i, width in enumerate((x.shape[-1], self.channels, self.channels), start=1):
+            x = batch_norm(train, f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
+            x = nn.leaky_relu(x, 0.1)
+        return x
+
+
+class Projector(nn.Module):
+    """SimKD's projector: 1x1, 3x3 and 1x1 convolutions, each with BatchNorm and ReLU.
+
+    The first two are `factor` times narrower than the teacher's map.
+    """
+
+    channels: int
+    factor: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the student's features in the teacher's width."""
+        narrow = self.channels // self.factor
+        layers = ((narrow, 1), (narrow, 3), (self.channels, 1))
+        for i, (width, size) in enumerate(layers, start=1):
+            x = batch_norm(train, f"bn{i}")(_conv(width, size, f"conv{i}")(x))
+            x = nn.relu(x)
+        return x

@@ -1,0 +1,113 @@
+"""Methods that compare feature maps as they are: NST and KDSVD."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.errors import UserError
+from kdjax.methods.base import Context, Method, Term, cross_entropy, only
+from kdjax.methods.features import feature
+from kdjax.models import Outputs
+
+
+def feature_maps(outputs: Outputs, levels: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Returns some features by name; a vector such as 'pooled' as a map of 1x1."""
+    maps = {level: feature(outputs, level) for level in levels}
+    return {
+        level: found[:, None, None] if found.ndim == 2 else found
+        for level, found in maps.items()
+    }
+
+
+def check_levels(method: str, levels: tuple[str, ...], least: int = 1) -> None:
+    """Raises UserError if there are too few levels."""
+    if len(levels) < least:
+        raise UserError(f"{method}: levels {levels} are too few; it wants {least}")
+
+
+def total(values: Iterable[jax.Array]) -> jax.Array:
+    """Returns the sum over the levels, `[batch]`."""
+    return jnp.sum(jnp.stack(list(values)), axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NST(Method):
+    """Neuron selectivity transfer (Huang and Wang, 2017): CE + beta sum_j NST_j.
+
+    Maps of any size and width. Deviations: see `losses.nst`; the weight and the levels
+    are RepDistiller's.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 50.0
+    levels: tuple[str, ...] = ("stage1", "stage2", "stage3")
+
+    def __post_init__(self) -> None:
+        check_levels("nst", self.levels)
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the feature maps."""
+        return feature_maps(outputs, self.levels)
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and the term of all levels."""
+        teacher, target = only(context.targets)
+        maps = feature_maps(context.outputs["student"], self.levels)
+        loss = total(losses.nst(maps[level], target[level]) for level in self.levels)
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            f"nst/{teacher}": Term(loss, self.beta),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class KDSVD(Method):
+    """Singular vectors of consecutive levels (Lee et al., 2018): CE + beta KDSVD.
+
+    Maps of any size, but equally wide. Deviations: see `losses.kdsvd`; the weight and
+    the levels are RepDistiller's.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 1.0
+    levels: tuple[str, ...] = ("stage1", "stage2", "stage3")
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        check_levels("kdsvd", self.levels, least=2)
+        if self.k < 1:
+            raise UserError(f"kdsvd: k={self.k} is not positive")
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the feature maps."""
+        return feature_maps(outputs, self.levels)
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and the term of all pairs of levels."""
+        teacher, target = only(context.targets)
+        maps = feature_maps(context.outputs["student"], self.levels)
+        for level in self.levels:
+            ours, theirs = maps[level].shape[1:], target[level].shape[1:]
+            if ours[2] != theirs[2]:
+                raise UserError(
+                    f"kdsvd: the student's {level} {ours} and the teacher's {theirs} "
+                    "differ in width (the last number); it wants networks of equal "
+                    "widths at all its levels, such as wrn-16-2 taught by wrn-40-2"
+                )
+            if self.k > ours[2]:
+                raise UserError(
+                    f"kdsvd: k={self.k} is more than {level} {ours} is wide"
+                )
+        loss = losses.kdsvd(
+            [maps[level] for level in self.levels],
+            [target[level] for level in self.levels],
+            k=self.k,
+        )
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            f"kdsvd/{teacher}": Term(loss, self.beta),
+        }

@@ -76,8 +76,8 @@ def photographs(count: int, seed: int = 0) -> Iterator[File]:
         width, height = (500, 375) if rng.random() < 0.75 else (375, 500)
         part = rng.uniform(0.6, 1.0) * min(photo.width / width, photo.height / height)
         w, h = int(part * width), int(part * height)
-        left = rng.integers(photo.width - w + 1)
-        top = rng.integers(photo.height - h + 1)
+        left = int(rng.integers(photo.width - w + 1))
+        top = int(rng.integers(photo.height - h + 1))
         cut = photo.resize(
             (width, height),
             Image.Resampling.BICUBIC,

@@ -1,9 +1,12 @@
 """Batches made ahead of their use, by Grain, in other processes or in threads."""
 
 import atexit
+import contextlib
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ Made = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[str, str], ...]]
 
 T = TypeVar("T")
 
-_THREADS = 2  # without worker processes: PIL decodes and scales without the GIL
+THREADS = 2  # without worker processes: PIL decodes and scales without the GIL
 _running: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
 
@@ -62,9 +65,7 @@ class Batches(Iterator[T], Generic[T]):
             )
         else:
             batches = dataset.to_iter_dataset(
-                grain.ReadOptions(
-                    num_threads=_THREADS, prefetch_buffer_size=_THREADS + 1
-                )
+                grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 1)
             )
         self._finish = finish
         self._iterator = iter(batches)
@@ -106,6 +107,8 @@ class Batches(Iterator[T], Generic[T]):
         if self._iterator is not None:
             iterator, self._iterator = self._iterator, None
             iterator.close()
+            del iterator
+            _free_shared_memory()
 
     def __enter__(self) -> "Batches[T]":
         """Returns itself."""
@@ -119,6 +122,21 @@ class Batches(Iterator[T], Generic[T]):
     ) -> None:
         """Ends the workers."""
         self.close()
+
+
+def _free_shared_memory() -> None:
+    """Gives back the memory shared with workers that have ended.
+
+    Grain's threads leave each worker's last batch in the cycle of an exception and its
+    frame, and Python warns of shared memory that is left when a program ends.
+    """
+    gc.collect()
+    # Another thread does what the collection asks for; it has no public name.
+    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
+    arrays = getattr(module, "SharedMemoryArray", None)
+    if (thread := getattr(arrays, "_del_thread_pool", None)) is not None:
+        with contextlib.suppress(ValueError):  # it has ended
+            thread.apply(int)  # comes after all that was asked for before
 
 
 def _close_all() -> None:

@@ -4,10 +4,9 @@
 
 measures training batches of the streamed data set as it is made ready for a device, in
 one thread and by numbers of worker processes (0: threads of one process). The start of
-the workers is given apart. The images of one thread per second of its processor's time
-are what a busy machine can still tell. Without DIR it writes its own photographs, cut from the two
-that come with scikit-learn: about the size of ImageNet's, but neither its content nor
-its disk.
+the workers is given apart. Images per second of processor time hold on a busy machine
+too. Without DIR it writes its own photographs, cut from the two that come with
+scikit-learn: about the size of ImageNet's, but neither its content nor its disk.
 """
 
 import argparse

@@ -169,7 +169,7 @@ class TestMistakes:
     def test_too_large_for_memory(self, tmp_path):
         with pytest.raises(UserError, match=r"'imagenet' does not fit.*--dry-run"):
             sources.load("imagenet")
-        with pytest.raises(UserError, match="imagenet: kdjax can neither prepare"):
+        with pytest.raises(UserError, match="imagenet needs TensorFlow to be prepared"):
             prepare.prepare("imagenet", tmp_path)
 
     def test_validation_is_kept_from_training(self):

@@ -296,7 +296,7 @@ class TestOpening:
         steps = (
             r"two steps: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar .* "
             rf"into {tmp_path}/downloads/manual; .*tensorflow-cpu.* run python -c '.*"
-            r"file_format='.*array_record.*\.download_and_prepare\(\)'$"
+            r"file_format=.*array_record.*\.download_and_prepare\(\)'$"
         )
         with pytest.raises(UserError, match=rf"{tmp_path}/imagenet2012; .*{steps}"):
             open_small(tmp_path)

@@ -66,8 +66,8 @@ def prepare_command(name: str, data_dir: os.PathLike[str] | str) -> str:
         folder = pathlib.Path(data_dir)
         script = (
             "import tensorflow_datasets as tfds; "
-            f"tfds.builder('imagenet2012', data_dir={str(data_dir)!r}, "
-            "file_format='array_record').download_and_prepare()"
+            f'tfds.builder("imagenet2012", data_dir={json.dumps(str(data_dir))}, '
+            'file_format="array_record").download_and_prepare()'
         )
         return (
             "two steps: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "

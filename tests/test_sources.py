@@ -118,19 +118,19 @@ class TestDigits:
 class TestSubsets:
     def test_every_beginning_is_proportional(self):
         labels = np.repeat([0, 1, 2, 7], [500, 301, 150, 7])
-        order = sources._stratified(labels, len(labels))
+        order = sources.stratified(labels, len(labels))
         assert sorted(order) == list(range(len(labels)))
         counts = np.cumsum(labels[order][:, None] == [0, 1, 2, 7], axis=0)
         ideal = np.arange(1, 959)[:, None] * np.array([500, 301, 150, 7]) / 958
         assert np.abs(counts - ideal).max() < 1
 
     def test_members_of_a_class_are_mixed(self):
-        order = sources._stratified(np.zeros(1000, int), 1000)
+        order = sources.stratified(np.zeros(1000, int), 1000)
         assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
 
     def test_which_images_they_hold_never_changes(self):
         # Pinned: published results refer to these subsets.
-        order = sources._stratified(np.arange(12) % 3, 6)
+        order = sources.stratified(np.arange(12) % 3, 6)
         assert order.tolist() == [6, 7, 8, 3, 1, 11]
 
     def test_smaller_subsets_lie_within_larger_ones_in_the_same_order(self):
@@ -169,7 +169,7 @@ class TestMistakes:
     def test_too_large_for_memory(self, tmp_path):
         with pytest.raises(UserError, match=r"'imagenet' does not fit.*--dry-run"):
             sources.load("imagenet")
-        with pytest.raises(UserError, match="imagenet: kdjax can neither prepare"):
+        with pytest.raises(UserError, match="imagenet needs TensorFlow to be prepared"):
             prepare.prepare("imagenet", tmp_path)
 
     def test_validation_is_kept_from_training(self):

@@ -37,10 +37,14 @@ def prepare(
     tfds_name = sources.SOURCES[name].tfds_name
     if tfds_name is None:
         return f"{name}: comes with scikit-learn, nothing to prepare"
-    if not sources.SOURCES[name].in_memory:
-        raise UserError(f"{name}: kdjax can neither prepare nor read it yet")
     if prepared := records.find(name, tfds_name, data_dir):
         return f"{name}: already prepared, {_summary(prepared)}"
+    if not sources.SOURCES[name].in_memory:
+        # Sorting 150 GB on disk, and the archives' reader, are TensorFlow's.
+        raise UserError(
+            f"{name} needs TensorFlow to be prepared, but not to be read; "
+            + records.prepare_command(name, data_dir)
+        )
     try:
         _build(tfds_name, data_dir, archive_dir)
     except OSError as error:

@@ -61,7 +61,20 @@ def default_data_dir() -> pathlib.Path:
 
 
 def prepare_command(name: str, data_dir: os.PathLike[str] | str) -> str:
-    """Returns the command that provides a data set."""
+    """Returns what provides a data set: a command, or for ImageNet two steps."""
+    if name == "imagenet":
+        folder = pathlib.Path(data_dir)
+        script = (
+            "import tensorflow_datasets as tfds; "
+            f'tfds.builder("imagenet2012", data_dir={json.dumps(str(data_dir))}, '
+            'file_format="array_record").download_and_prepare()'
+        )
+        return (
+            "two steps: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+            f"image-net.org into {folder / 'downloads' / 'manual'}; then, with "
+            "tensorflow-cpu and tensorflow-datasets installed, run "
+            f"python -c {shlex.quote(script)}"
+        )
     return (
         f"python -m kdjax.data.prepare {name} --data-dir {shlex.quote(str(data_dir))}"
     )
@@ -98,7 +111,7 @@ def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
             for split in info["splits"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(name, newest, f"dataset_info.json: {error}") from error
+        raise damaged(name, newest, f"dataset_info.json: {error}") from error
     if file_format != "array_record":
         raise UserError(
             f"data set {name!r} in {newest} is stored as {file_format}, which cannot "
@@ -106,6 +119,27 @@ def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
             + prepare_command(name, "DIR")
         )
     return Prepared(name, newest, sizes, info)
+
+
+def found(name: str, tfds_name: str, dir: str | None) -> Prepared:
+    """Returns a prepared data set.
+
+    Args:
+        name: the name by which kdjax knows the data set.
+        tfds_name: the name by which TFDS knows it.
+        dir: the folder of all data sets; by default the one TFDS uses.
+
+    Raises:
+        UserError: there is none, and how to get it; or as for `find`.
+    """
+    folder = pathlib.Path(dir or default_data_dir()).expanduser()
+    prepared = find(name, tfds_name, folder)
+    if prepared is None:
+        raise UserError(
+            f"data set {name!r} not found in {folder / tfds_name}; "
+            f"provide it with: {prepare_command(name, folder)}"
+        )
+    return prepared
 
 
 def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +169,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
         return arrays["images"], arrays["labels"]
     images, labels = _decode(prepared, split)
     with contextlib.suppress(OSError):  # the cache only saves time
-        _write_atomically(cached, images, labels)
+        write_arrays(cached, {"images": images, "labels": labels})
     return images, labels
 
 
@@ -176,15 +210,15 @@ def _decode(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
                         images[row] = image.convert("RGB")
                     labels[row] = example["label"]
         except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
-            raise _damaged(prepared.name, prepared.path, f"{split}: {error}") from error
+            raise damaged(prepared.name, prepared.path, f"{split}: {error}") from error
     return images, labels
 
 
-def _damaged(name: str, path: pathlib.Path, what: str) -> UserError:
+def damaged(name: str, path: pathlib.Path, what: str) -> UserError:
     """Returns the error for a prepared data set whose files cannot be read."""
     return UserError(
         f"data set {name!r} in {path} is damaged ({what.splitlines()[0]}); delete that "
-        f"folder and run: {prepare_command(name, path.parents[1])}"
+        f"folder and provide it again with: {prepare_command(name, path.parents[1])}"
     )
 
 
@@ -198,14 +232,13 @@ def _digest(prepared: Prepared) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _write_atomically(
-    path: pathlib.Path, images: np.ndarray, labels: np.ndarray
-) -> None:
+def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Writes an npz file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images, labels=labels)
+            np.savez(file, **arrays)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -7,7 +7,6 @@ folder in which TFDS or `python -m kdjax.data.prepare` put them.
 """
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -184,13 +183,7 @@ def load(
     if source.tfds_name is None:
         version, train, test = "1", *_digits()
     else:
-        folder = pathlib.Path(dir or records.default_data_dir()).expanduser()
-        prepared = records.find(name, source.tfds_name, folder)
-        if prepared is None:
-            raise UserError(
-                f"data set {name!r} not found in {folder / source.tfds_name}; "
-                f"provide it with: {records.prepare_command(name, folder)}"
-            )
+        prepared = records.found(name, source.tfds_name, dir)
         version = prepared.version
         train = Split(*records.read(prepared, "train"))
         if not validation:
@@ -214,7 +207,7 @@ def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
     if not 1 <= size < total:
         raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
     held = np.zeros(total, bool)
-    held[_stratified(split.labels, size)] = True
+    held[stratified(split.labels, size)] = True
     return (
         Split(split.images[~held], split.labels[~held]),
         Split(split.images[held], split.labels[held]),
@@ -241,7 +234,7 @@ def _digits() -> tuple[Split, Split]:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int32)
     is_test = np.zeros(len(labels), bool)
-    is_test[_stratified(labels, _DIGITS_TEST)] = True
+    is_test[stratified(labels, _DIGITS_TEST)] = True
     return (
         Split(images[~is_test], labels[~is_test]),
         Split(images[is_test], labels[is_test]),
@@ -254,11 +247,11 @@ def _subset(split: Split, size: int | None, what: str) -> Split:
     total = len(split.labels)
     if not 1 <= size <= total:
         raise UserError(f"{what} must be from 1 to {total}, not {size}")
-    chosen = np.sort(_stratified(split.labels, size))
+    chosen = np.sort(stratified(split.labels, size))
     return Split(split.images[chosen], split.labels[chosen])
 
 
-def _stratified(labels: np.ndarray, size: int) -> np.ndarray:
+def stratified(labels: np.ndarray, size: int) -> np.ndarray:
     """Returns the first `size` positions of a fixed order with balanced beginnings.
 
     The first k positions hold k * (share of the class) images of a class, up to less

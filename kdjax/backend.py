@@ -48,6 +48,15 @@ def steps_per_dispatch() -> int:
     return 1 if jax.default_backend() == "cpu" else 32
 
 
+def own_batch_norm_gradient() -> bool:
+    """Returns whether BatchNorm's gradient is hand-written, or autodiff's.
+
+    Hand-written on CPU, where every sum over a map is a pass of its own. Elsewhere XLA
+    fuses these sums; not measured.
+    """
+    return jax.default_backend() == "cpu"
+
+
 def stack_teachers() -> bool:
     """Returns whether equal teachers of one step run as one vmapped call, or in turn.
 

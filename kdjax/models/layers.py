@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.norm import BatchNorm
+
 # He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
 # the residual networks and the VGGs draw their convolutions from.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -25,14 +27,6 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return draw
-
-
-def batch_norm(train: bool, name: str) -> nn.BatchNorm:
-    """Returns BatchNorm with PyTorch's constants.
-
-    The running variance is the biased one, where PyTorch keeps n/(n-1) times it.
-    """
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 class ConvBatchNorm(nn.Module):
@@ -56,7 +50,7 @@ class ConvBatchNorm(nn.Module):
             kernel_init=he_normal,
             name="conv",
         )(x)
-        return batch_norm(train, "bn")(x)
+        return BatchNorm(train, name="bn")(x)
 
 
 def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:

@@ -63,7 +63,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
         train, donate_argnums=0, compiler_options=backend.compiler_options()
     )
     state = step.init(step.start(key), frozen, key)
-    with mock.patch.object(backend, "own_batch_norm_gradient", lambda: own):
+    with mock.patch.object(backend, "own_batch_norm_gradient", return_value=own):
         compiled = jitted.lower(state, frozen, batch, key).compile()
 
     def run() -> float:

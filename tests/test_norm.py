@@ -267,6 +267,19 @@ def test_equal_values_are_finite(value, shape, rng):
     close(found["out"][1]["batch_stats"]["var"], 0.9 * variables["batch_stats"]["var"])
 
 
+def test_a_clipped_variance_does_not_move():
+    x, g = jnp.array([[1.0], [3.0]]), jnp.array([[5.0], [9.0]])
+    scale, zero = jnp.array([2.0]), jnp.zeros(1)
+    kept = x, scale, zero, jnp.array([2.0]), zero
+
+    to_x, to_scale, to_bias = norm._backward(kept, (g, zero, zero))
+
+    # The difference to the mean alone: 2 / sqrt(1e-5) times -2 and 2.
+    close(to_x, [[-1264.911], [1264.911]], rtol=1e-5)
+    close(to_scale, [4 / np.sqrt(1e-5)], rtol=1e-5)
+    close(to_bias, [14])
+
+
 @pytest.mark.usefixtures("x64")
 def test_forward_mode_is_refused(rng):
     variables, x = draw(rng)

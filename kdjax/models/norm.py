@@ -80,7 +80,7 @@ def _normalise(
     """Returns `x` normalised by its own statistics, and these: mean and variance."""
     wide, axes = _wide(x), _axes(x)
     mean = jnp.mean(wide, axes)
-    # Both sums come from one pass over the maps. Rounding can make this negative.
+    # Neither sum waits for the other. Rounding can make the difference negative.
     var = jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0)
     return _affine(wide, mean, var, scale, bias).astype(x.dtype), mean, var
 
@@ -94,7 +94,7 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Any, Any]
 
 
 def _backward(kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradients from two sums over the maps, where autodiff makes four."""
+    """Returns the gradients from two sums over the maps and no stored map but `x`."""
     x, scale, bias, mean, var = kept
     g, g_mean, g_var = _wide(cotangents[0]), *cotangents[1:]
     wide, axes, count = _wide(x), _axes(x), x.size // x.shape[-1]

@@ -96,8 +96,9 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Any, Any]
 def _backward(kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients from two sums over the maps and no stored map but `x`."""
     x, scale, bias, mean, var = kept
-    g, g_mean, g_var = _wide(cotangents[0]), *cotangents[1:]
-    wide, axes, count = _wide(x), _axes(x), x.size // x.shape[-1]
+    g, g_mean, g_var = cotangents
+    g, wide = _wide(g), _wide(x)
+    axes, count = _axes(x), x.size // x.shape[-1]
     inverse = jax.lax.rsqrt(var + _EPSILON)
     # With g * (x - mean), XLA would store x - mean first. What cancels here is less
     # than what cancelled in the variance: |mean| / std, there its square.

@@ -89,6 +89,15 @@ def loop(
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 
+def own_batch_norm_gradient() -> bool:
+    """Returns whether BatchNorm's gradient is hand-written, or autodiff's.
+
+    Hand-written on CPU, where every sum over a map is a pass of its own. Elsewhere XLA
+    fuses these sums; not measured.
+    """
+    return platform() == "cpu"
+
+
 def stack_teachers() -> bool:
     """Returns whether equal teachers of one step run as one vmapped call, or in turn.
 
@@ -106,4 +115,4 @@ def unroll_groups() -> bool:
     convolution of 32 maps of 16x16x72 take 2,600 ms instead of 18, of a 1x1 convolution
     of 480 to 120 channels in three groups 590 instead of 8 (two busy cores).
     """
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 
 from kdjax.methods.features import convolved
-from kdjax.models.layers import batch_norm, he_normal, torch_bias, torch_kernel
+from kdjax.models.layers import he_normal, torch_bias, torch_kernel
+from kdjax.models.norm import BatchNorm
 
 # What PyTorch starts transposed convolutions with: its fan_in counts their outputs.
 _torch_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
@@ -44,7 +45,7 @@ class BoundaryConnector(nn.Module):
         if x.shape[1:] == self.shape:
             return x
         x = convolved("ab: the student's map", x, self.shape)
-        return batch_norm(train, "bn")(x)
+        return BatchNorm(train, name="bn")(x)
 
 
 class OverhaulConnector(nn.Module):
@@ -58,7 +59,7 @@ class OverhaulConnector(nn.Module):
         x = nn.Conv(
             self.channels, (1, 1), use_bias=False, kernel_init=he_normal, name="conv"
         )(x)
-        return batch_norm(train, "bn")(x)
+        return BatchNorm(train, name="bn")(x)
 
 
 class Paraphraser(nn.Module):
@@ -113,7 +114,7 @@ class Translator(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns the student's factor."""
         for i, width in enumerate((x.shape[-1], self.channels, self.channels), start=1):
-            x = batch_norm(train, f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
+            x = BatchNorm(train, name=f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
             x = nn.leaky_relu(x, 0.1)
         return x
 
@@ -133,6 +134,6 @@ class Projector(nn.Module):
         narrow = self.channels // self.factor
         layers = ((narrow, 1), (narrow, 3), (self.channels, 1))
         for i, (width, size) in enumerate(layers, start=1):
-            x = batch_norm(train, f"bn{i}")(_conv(width, size, f"conv{i}")(x))
+            x = BatchNorm(train, name=f"bn{i}")(_conv(width, size, f"conv{i}")(x))
             x = nn.relu(x)
         return x

@@ -12,6 +12,7 @@ from kdjax import losses
 from kdjax.errors import UserError, unknown
 from kdjax.methods.base import Context, Method, Term, cross_entropy, only
 from kdjax.models import Outputs
+from kdjax.models.norm import BatchNorm
 
 
 def feature(outputs: Outputs, name: str) -> jax.Array:
@@ -117,7 +118,7 @@ class Regressor(nn.Module):
         del targets
         x = feature(outputs["student"], self.level)
         x = convolved(f"fitnet: the student's {self.level}", x, self.shape)
-        return nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)(x))
+        return nn.relu(BatchNorm(train)(x))
 
 
 @dataclasses.dataclass(frozen=True)

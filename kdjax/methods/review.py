@@ -14,7 +14,7 @@ from kdjax.errors import UserError
 from kdjax.methods.base import Context, Method, Term, Weight, cross_entropy, only
 from kdjax.methods.maps import check_levels, feature_maps, total
 from kdjax.models import Outputs
-from kdjax.models.layers import batch_norm
+from kdjax.models.norm import BatchNorm
 
 _WIDEST = 512
 # Uniform within sqrt(3 / fan_in): `kaiming_uniform` with a = 1.
@@ -47,7 +47,7 @@ class Fusion(nn.Module):
         x = nn.Conv(
             self.middle, (1, 1), use_bias=False, kernel_init=_uniform, name="conv1"
         )(x)
-        x = batch_norm(train, "bn1")(x)
+        x = BatchNorm(train, name="bn1")(x)
         if deeper is not None:
             deeper = nearest(deeper, (x.shape[1], x.shape[2]))
             both = jnp.concatenate([x, deeper], axis=-1)
@@ -63,7 +63,7 @@ class Fusion(nn.Module):
             kernel_init=_uniform,
             name="conv2",
         )(x)
-        return batch_norm(train, "bn2")(out), x
+        return BatchNorm(train, name="bn2")(out), x
 
 
 class Review(nn.Module):

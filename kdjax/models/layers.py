@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kdjax import backend
 from kdjax.models import grouped
+from kdjax.models.norm import BatchNorm
 
 # He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
 # the residual networks and the VGGs draw their convolutions from.
@@ -28,14 +29,6 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return draw
-
-
-def batch_norm(train: bool, name: str) -> nn.BatchNorm:
-    """Returns BatchNorm with PyTorch's constants.
-
-    The running variance is the biased one, where PyTorch keeps n/(n-1) times it.
-    """
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 class ConvBatchNorm(nn.Module):
@@ -65,7 +58,7 @@ class ConvBatchNorm(nn.Module):
             conv_general_dilated=convolve,
             name="conv",
         )(x)
-        return batch_norm(train, "bn")(x)
+        return BatchNorm(train, name="bn")(x)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:

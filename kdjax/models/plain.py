@@ -12,7 +12,8 @@ import jax
 
 from kdjax.errors import UserError, unknown
 from kdjax.models.base import Outputs
-from kdjax.models.layers import batch_norm, torch_bias, torch_dense, torch_kernel
+from kdjax.models.layers import torch_bias, torch_dense, torch_kernel
+from kdjax.models.norm import BatchNorm
 
 VERSION = 1
 
@@ -79,7 +80,7 @@ class Plain(nn.Module):
                     name=f"conv{conv}",
                 )(x)
                 features.setdefault("stem", x)
-                pre = batch_norm(train, f"bn{conv}")(x)
+                pre = BatchNorm(train, name=f"bn{conv}")(x)
                 x = nn.relu(pre)
                 features[f"stage{stage}_pre"], features[f"stage{stage}"] = pre, x
             elif kind == "P":

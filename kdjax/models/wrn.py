@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from kdjax.errors import UserError
 from kdjax.models.base import Outputs
-from kdjax.models.layers import batch_norm
+from kdjax.models.norm import BatchNorm
 
 VERSION = 1
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns the block's output and its input's first BatchNorm."""
-        pre = batch_norm(train, "bn1")(x)
+        pre = BatchNorm(train, name="bn1")(x)
         out = nn.relu(pre)
         # Without a change of width the shortcut is the identity, otherwise a 1x1
         # convolution of the activated input.
@@ -50,7 +50,7 @@ class Block(nn.Module):
         if x.shape[-1] != self.features:
             shortcut = _conv(self.features, 1, self.strides, "shortcut")(out)
         out = _conv(self.features, 3, self.strides, "conv1")(out)
-        out = nn.relu(batch_norm(train, "bn2")(out))
+        out = nn.relu(BatchNorm(train, name="bn2")(out))
         return _conv(self.features, 3, 1, "conv2")(out) + shortcut, pre
 
 
@@ -81,7 +81,7 @@ class WideResNet(nn.Module):
                 if stage > 1 and block == 1:
                     features[f"stage{stage - 1}_pre"] = pre
             features[f"stage{stage}"] = x
-        pre = features["stage3_pre"] = batch_norm(train, "bn")(x)
+        pre = features["stage3_pre"] = BatchNorm(train, name="bn")(x)
         pooled = features["pooled"] = jnp.mean(nn.relu(pre), axis=(1, 2))
         logits = nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(pooled)
         return Outputs(logits, features)

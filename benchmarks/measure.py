@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from kdjax.errors import UserError
@@ -67,7 +68,8 @@ class Others:
         if busy is None or self._start[0] is None:
             return 0.0
         seconds = (clock - self._start[2]) * (os.cpu_count() or 1)
-        return max(0.0, busy - self._start[0] - own + self._start[1]) / seconds
+        taken = busy - self._start[0] - (own - self._start[1])
+        return min(1.0, max(0.0, taken / seconds))
 
 
 def interleave(
@@ -175,12 +177,12 @@ def figure(found: Mapping[str, Any], form: str = ".2f", scale: float = 1.0) -> s
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table; the first column is left-aligned."""
-    table = Table(title=title)
+    table = Table(title=escape(title))  # brackets are no markup here
     for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(escape(name), justify="right" if i else "left")
     for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False)
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def save(path: Path | None, figures: Mapping[str, Any]) -> None:

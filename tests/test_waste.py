@@ -6,6 +6,7 @@ import pytest
 from tiny import BATCH, program
 
 from benchmarks import waste
+from kdjax.data.augment import Augment
 from kdjax.step import Step
 
 OPTIONS = {
@@ -25,6 +26,7 @@ def made(name):
         student="plain-2",
         teachers=TEACHERS.get(name, {"expert": "plain-4"}),
         dtype=jnp.float32,
+        augment=Augment(),
     )
 
 

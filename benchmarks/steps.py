@@ -137,25 +137,24 @@ def check(names: Sequence[str], limit: float = 1e-8) -> int:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    """Prints a row for every case."""
-    names = list(found[0]["seconds"])
+    """Prints a row for every case and program."""
+    rows = []
+    for case in found:
+        for name, seconds in case["seconds"].items():
+            ours = name == OURS
+            rows.append(
+                (
+                    case["method"] if ours else "",
+                    name,
+                    measure.figure(seconds, ".0f", 1e3),
+                    "" if ours else measure.figure(case["ratio"][name]),
+                    str(case["discarded"]) if ours else "",
+                )
+            )
     measure.show(
         "One training step: median [quartiles]",
-        (
-            "case",
-            *(f"{name} (ms)" for name in names),
-            *(f"{name} / {OURS}" for name in names[1:]),
-            "discarded",
-        ),
-        [
-            (
-                case["method"],
-                *(measure.figure(case["seconds"][name], ".0f", 1e3) for name in names),
-                *(measure.figure(case["ratio"][name]) for name in names[1:]),
-                str(case["discarded"]),
-            )
-            for case in found
-        ],
+        ("case", "program", "ms", f"/ {OURS}", "discarded"),
+        rows,
     )
 
 

@@ -117,13 +117,13 @@ def ctkd(options: argparse.Namespace) -> dict[str, Any]:
         shuffle=True,
         drop_last=True,
         num_workers=_WORKERS,
-        persistent_workers=True,
+        persistent_workers=_WORKERS > 0,
     )
     tests = DataLoader(
         Images(data.test, data.mean, data.std, 0),
         _EVAL_BATCH,
         num_workers=_WORKERS,
-        persistent_workers=True,
+        persistent_workers=_WORKERS > 0,
     )
     sizes = {"recipe": setting.recipe, "image": data.image_shape}
     expert = TorchStep(Case("supervised", setting.teacher, **sizes), options.layout)

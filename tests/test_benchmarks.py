@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks import hlo, host, measure, start, steps
+from benchmarks import epochs, hlo, host, measure, start, steps, torch_chain
 from benchmarks.cases import CASES, tiny
 from kdjax.errors import UserError
 
@@ -195,14 +195,14 @@ def test_the_table_of_steps_shows_ratios(capsys):
         "discarded": 4,
     }
     steps.show([figures])
-    row = next(line for line in capsys.readouterr().out.splitlines() if "│ kd" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == [
-        "kd",
-        "250 [225, 275]",
-        "250 [225, 275]",
-        "1.50 [1.50, 1.50]",
-        "4",
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("│")
+    ]
+    assert rows == [
+        ["kd", "kdjax", "250 [225, 275]", "", "4"],
+        ["", "torch NCHW", "250 [225, 275]", "1.50 [1.50, 1.50]", ""],
     ]
 
 
@@ -250,3 +250,46 @@ def test_a_cached_start_is_compared_with_the_cold_one_before_it(monkeypatch):
     assert [cold for _, cold in asked] == [True, False, True, False]
     assert found["compile"]["ratio"]["median"] == 0.25
     assert found["first_step"]["ratio"]["median"] == 0.5
+
+
+def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
+    def rates(speed):
+        return {
+            stage: {
+                "images_per_second": speed,
+                "accuracy": 0.5,
+                "compile_seconds": 7.0,
+            }
+            for stage in epochs.STAGES
+        }
+
+    fast = iter([1.0, 600.0, 900.0])  # the first round is disturbed
+    monkeypatch.setattr(epochs, "ours", lambda options, cache: rates(next(fast)))
+    monkeypatch.setattr(epochs, "theirs", lambda options, layout, cache: rates(300.0))
+    monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.9, 0.0, 0.0]),))
+    found = epochs.run(argparse.Namespace(rounds=2, busy=0.1))
+    assert found["stages"]["ctkd"]["ratio"]["torch NCHW"]["values"] == [2.0, 3.0]
+    epochs.show(found)
+    assert "2.50 [2.25, 2.75]" in capsys.readouterr().out
+
+
+def test_the_chain_is_compared_with_each_form_of_pytorch(monkeypatch, capsys):
+    def ours(options, assistants, augment, bank):
+        assert (assistants, augment, bank) == (3, "none", True)
+        return {"seconds": 10.0, "accuracy": 0.1, "compile_seconds": 4.0, "passes": 4}
+
+    def theirs(options, assistants, flags):
+        return {"seconds": 30.0 if "--with-grad" in flags else 20.0, "accuracy": 0.2}
+
+    monkeypatch.setattr(torch_chain.chain, "run", ours)
+    monkeypatch.setattr(torch_chain, "theirs", theirs)
+    monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.0]),))
+    found = torch_chain.run(argparse.Namespace(rounds=1, busy=0.1), 3)
+    ratios = {name: figures["median"] for name, figures in found["ratio"].items()}
+    assert ratios == {
+        "torch, released": 3.0,
+        "torch, no_grad": 2.0,
+        "torch, no_grad, channels_last": 2.0,
+    }
+    torch_chain.show([found])
+    assert "3.00 [3.00, 3.00]" in capsys.readouterr().out

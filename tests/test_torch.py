@@ -1,5 +1,7 @@
 """The PyTorch side of the benchmarks computes what kdjax does."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from benchmarks import steps, torch_networks, torch_steps, torch_training
 from benchmarks.cases import CASES, tiny
 from kdjax import models
-from kdjax.data.sources import Split
+from kdjax.data.sources import Dataset, Split
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -103,3 +105,24 @@ def test_an_attention_map_is_that_of_the_loss():
     strength = (maps**2).mean(-1).reshape(2, 16)
     expected = strength / np.linalg.norm(strength, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("experiment", ["chain", "ctkd"])
+def test_whole_experiments_train_and_report(experiment, tmp_path, monkeypatch, rng):
+    def split(count):
+        pixels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        return Split(pixels, (np.arange(count) % 10).astype(np.int32))
+
+    data = Dataset("tiny", "1", split(130), split(9), 10, (0.5,) * 3, (0.25,) * 3)
+    monkeypatch.setattr(torch_training.sources, "load", lambda *a, **k: data)
+    monkeypatch.setattr(torch_training, "_WORKERS", 0)  # no forks beside jax
+    out = tmp_path / "stages.json"
+    argv = [experiment, "--epochs=1", "--path=plain4/plain3/plain2", f"--out={out}"]
+    assert torch_training.main([*argv, "--with-grad"]) == 0
+    stages = json.loads(out.read_text())
+    roles = {
+        "chain": {"plain-4": 1, "plain-3": 1, "plain-2": 1},
+        "ctkd": {"expert": 1, "student": 2},
+    }[experiment]
+    assert {name: len(found["accuracy"]) for name, found in stages.items()} == roles
+    assert all(found["images"] == 128 for found in stages.values())

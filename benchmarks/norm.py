@@ -26,7 +26,7 @@ from kdjax.data.stream import Batch
 from kdjax.files import write_json
 from kdjax.progress import console
 from kdjax.recipe import Recipe
-from kdjax.step import Step
+from kdjax.step import Given, Step
 
 STUDENT, TEACHER = "wrn-16-1", "wrn-40-1"
 BATCH, SHAPE, CLASSES = 128, (32, 32, 3), 10
@@ -57,7 +57,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
 
     def train(state: Any, frozen: Any, batch: Batch, key: jax.Array) -> Any:
         targets = step.targets(frozen, batch.images)
-        return step.train(state, targets, batch, key)
+        return step.train(state, lambda part: Given(batch, targets), key)
 
     jitted = jax.jit(
         train, donate_argnums=0, compiler_options=backend.compiler_options()

@@ -148,7 +148,7 @@ def test_a_sharded_batch_is_seen_as_a_whole(rng):
     variables, x = draw(rng)
     weights = rng.normal(size=SHAPE)
     mesh = parallel.make_mesh(jax.devices()[:4])
-    split = jax.device_put((x, weights), parallel.over_data(mesh))
+    split = jax.device_put((x, weights), parallel.over_devices(mesh))
 
     @jax.jit
     def run(variables, x, weights):

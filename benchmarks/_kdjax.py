@@ -1,0 +1,137 @@
+"""kdjax's train step as the library compiles and runs it: all that needs `Program`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.cases import Case
+from kdjax import backend, models, parallel
+from kdjax.data import resident
+from kdjax.data.augment import Augment
+from kdjax.data.sources import Dataset, Split
+from kdjax.data.stream import Stream
+from kdjax.keys import fold
+from kdjax.program import Program, Tables
+from kdjax.step import Step
+
+_SEED = 0
+
+
+def images(case: Case, test: int = 16) -> Dataset:
+    """Returns random images and labels in the case's shape."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Split:
+        pixels = rng.integers(0, 256, (count, *case.image), dtype=np.uint8)
+        labels = rng.integers(0, case.classes, count, dtype=np.int32)
+        return Split(pixels, labels)
+
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    return Dataset(
+        "random", "1", split(case.size), split(test), case.classes, mean, std
+    )
+
+
+def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
+    """Returns a case's program on one device, not compiled yet."""
+    dataset = images(case)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    crop = 4 if min(case.image[:2]) >= 32 else 1
+    augment = Augment(crop=crop, flip=True)
+    stream = Stream(
+        case.size, case.batch, augment, dataset.mean, dataset.std, dtype=dtype
+    )
+    step = Step(
+        case.create(),
+        case.student,
+        case.teachers,
+        case.classes,
+        case.image,
+        case.recipe.optimiser(case.recipe.epochs * stream.steps),
+        dtype=dtype,
+    )
+    data = resident.place(dataset, mesh)
+    return Program(step, resident.ResidentFeed(data, stream, mesh))
+
+
+class Runner:
+    """A program that trains; a call makes one dispatch and waits for it.
+
+    Attributes:
+        steps: number of training steps in a dispatch.
+    """
+
+    def __init__(self, made: Program):
+        """Starts the networks and compiles.
+
+        Args:
+            made: what `program` returns.
+        """
+        step = made.step
+        self._program, self.steps = made, made.steps_per_dispatch
+        # Other seeds than the student's: equal networks would have nothing to teach.
+        self._frozen = {
+            name: models.init(
+                jax.random.key(_SEED + 1 + i),
+                model,
+                step.num_classes,
+                step.image_shape,
+                0,
+                step.dtype,
+            )
+            for i, (name, model) in enumerate(step.teachers.items())
+        }
+        self._keys = made.join([jax.random.key(_SEED)])
+        self._placed = made.join([self._frozen])
+        start = made.start(_SEED, self._frozen), made.empty()
+        self._state, self._totals = made.join([start])
+        _, self._given = next(made.feed.epoch([_SEED], 0, 0, self.steps))
+        made.compile()
+
+    def __call__(self) -> None:
+        """Trains for one dispatch and waits."""
+        self._state, self._totals, done = self._program.train(
+            self._state,
+            self._totals,
+            self._placed,
+            Tables(),
+            self._given,
+            self._keys,
+            self.steps,
+        )
+        done.block_until_ready()
+
+    def networks(self) -> dict[str, Any]:
+        """Returns the trained networks' variables as they are now, by role."""
+        (state,) = self._program.split(self._state)
+        return self._program.step.networks(state)
+
+    @property
+    def frozen(self) -> Mapping[str, Any]:
+        """The teachers' variables, by name."""
+        return jax.device_get(self._frozen)
+
+    @property
+    def loss(self) -> float:
+        """The sum of all steps' losses so far."""
+        (totals,) = self._program.split(self._totals)
+        return float(totals["sums"]["loss"])
+
+    def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and labels of a step of the first epoch.
+
+        Args:
+            number: of the step, counted from 0.
+        """
+        feed, (order,) = self._program.feed, np.asarray(self._given)
+        key = fold(jax.random.key(_SEED), "stream")
+        made = feed.stream.batch(feed.fixed, order, key, jnp.asarray(number))
+        return np.asarray(made.images), np.asarray(made.labels)
+
+
+def compiled_text(made: Program) -> str:
+    """Returns the optimised HLO of the train program, which is compiled if need be."""
+    return made.lower_train().compile(backend.compiler_options()).as_text()

@@ -1,0 +1,188 @@
+"""Whole experiments: images per second with data, augmentation and evaluation.
+
+    pip install -e '.[benchmark]' && python -m benchmarks.epochs --data-dir DIR
+
+runs the CTKD paper's experiment on CIFAR-10, the supervised expert and then CTKD's
+student with its scratch teacher, by `python -m kdjax.main` and by plain PyTorch with a
+DataLoader of two workers. Every run is a process of its own; those of a round follow
+each other. kdjax's compilation, once per stage, is not in its seconds but given apart.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from kdjax.errors import UserError
+from kdjax.progress import console
+
+OURS = "kdjax"
+LAYOUTS = ("NCHW", "channels_last")
+STAGES = {"expert": "supervised", "student": "ctkd"}
+Rates = dict[str, dict[str, float]]
+
+
+def ours(options: argparse.Namespace, cache: Path) -> Rates:
+    """Returns kdjax's images per second, accuracy and compilation by stage."""
+    arg = f"cifar10,epochs={options.epochs},seeds=1,{_sizes(options, '{}={}', ',')}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "kdjax.main", f"--config=configs/ctkd.py:{arg}"),
+            f"--workdir={folder}",
+        ]
+        if options.data_dir:
+            command.append(f"--config.data.dir={options.data_dir}")
+        env = {**os.environ, "KDJAX_CACHE": str(cache)}
+        subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+        found = {
+            path.parent.name.rpartition("-")[0]: json.loads(path.read_text())
+            for path in Path(folder, "stages").glob("*/result.json")
+        }
+    batch = _batch()
+    return {
+        stage: {
+            "images_per_second": found[stage]["steps"]
+            * batch
+            / found[stage]["seconds"],
+            "accuracy": found[stage]["networks"]["student"]["test_accuracy"],
+            "compile_seconds": found[stage]["compile_seconds"],
+        }
+        for stage in STAGES
+    }
+
+
+def theirs(options: argparse.Namespace, layout: str, cache: Path) -> Rates:
+    """Returns PyTorch's images per second and accuracy by stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "stages.json")
+        command = [
+            *(sys.executable, "-m", "benchmarks.torch_training", "ctkd"),
+            *(f"--epochs={options.epochs}", f"--layout={layout}", f"--out={out}"),
+            *_sizes(options, "--{}={}", " ").replace("_", "-").split(),
+        ]
+        if options.data_dir:
+            command.append(f"--data-dir={options.data_dir}")
+        env = {**os.environ, "KDJAX_CACHE": str(cache)}
+        subprocess.run(command, env=env, check=True)
+        found = json.loads(out.read_text())
+    return {
+        stage: {
+            "images_per_second": found[stage]["images"] / found[stage]["seconds"],
+            "accuracy": found[stage]["accuracy"]["student"],
+        }
+        for stage in STAGES
+    }
+
+
+def _sizes(options: argparse.Namespace, form: str, between: str) -> str:
+    sizes = {"train_size": options.train_size, "test_size": options.test_size}
+    return between.join(form.format(key, size) for key, size in sizes.items() if size)
+
+
+def _batch() -> int:
+    from configs import common
+
+    return common.SETTINGS["cifar10"].recipe.batch_size
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the figures of all rounds."""
+    runs: dict[str, list[Rates]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)  # decoded images and programs, for all rounds
+        commands: dict[str, Callable[[], Rates]] = {OURS: lambda: ours(options, cache)}
+        for layout in LAYOUTS:
+            commands[f"torch {layout}"] = lambda layout=layout: theirs(
+                options, layout, cache
+            )
+
+        def timed(name: str) -> Callable[[], float]:
+            def turn() -> float:
+                begin = time.perf_counter()
+                runs.setdefault(name, []).append(commands[name]())
+                return time.perf_counter() - begin
+
+            return turn
+
+        found = measure.interleave(
+            {name: timed(name) for name in commands}, options.rounds, options.busy
+        )
+    seconds = found.pop("values")
+    kept = {name: [runs[name][i] for i in found["kept"]] for name in runs}
+    stages = {}
+    for stage, method in STAGES.items():
+
+        def values(name: str, key: str, stage: str = stage) -> list[float]:
+            return [rates[stage][key] for rates in kept[name]]
+
+        rates = {name: values(name, "images_per_second") for name in kept}
+        stages[method] = {
+            "images_per_second": {k: measure.spread(v) for k, v in rates.items()},
+            "ratio": {
+                name: measure.quotient(rates[OURS], rates[name])
+                for name in rates
+                if name != OURS
+            },
+            "accuracy": {name: values(name, "accuracy") for name in kept},
+            "compile_seconds": values(OURS, "compile_seconds"),
+        }
+    return {"stages": stages, "process_seconds": seconds, **found}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints a row for every stage and program."""
+    rows = []
+    for method, stage in found["stages"].items():
+        for name, rates in stage["images_per_second"].items():
+            ours = name == OURS
+            accuracy = measure.spread(stage["accuracy"][name])["median"]
+            compiling = measure.spread(stage["compile_seconds"])["median"]
+            rows.append(
+                (
+                    method if ours else "",
+                    name,
+                    measure.figure(rates, ",.0f"),
+                    "" if ours else measure.figure(stage["ratio"][name]),
+                    f"{100 * accuracy:.1f}",
+                    f"{compiling:.0f}" if ours else "",
+                )
+            )
+    measure.show(
+        "Whole epochs on CIFAR-10, images per second: median [quartiles]",
+        ("method", "program", "images/s", f"{OURS} is faster", "test (%)", "compiling"),
+        rows,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and returns the exit status."""
+    parser = measure.parser("epochs", __doc__, rounds=3)
+    parser.add_argument("--data-dir", help="of the TFDS data sets")
+    parser.add_argument("--train-size", type=int, help="all by default")
+    parser.add_argument("--test-size", type=int, help="all by default")
+    parser.add_argument("--epochs", type=int, default=2)
+    options = parser.parse_args(argv)
+    try:
+        found = run(options)
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # the run has said why
+    except UserError as error:
+        console.print(f"epochs: {error}", markup=False)
+        return 1
+    sizes = {
+        key: getattr(options, key) for key in ("train_size", "test_size", "epochs")
+    }
+    measure.save(options.out, {**sizes, **found})
+    show(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""What the benchmarks count and report; no times."""
+
+import argparse
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from benchmarks import epochs, hlo, host, measure, start, steps, torch_chain
+from benchmarks.cases import CASES, tiny
+from kdjax.errors import UserError
+
+
+def compiled(function, *shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def conv(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def products(x, kernel, strides, padding, groups=1):
+    """Counts by going through every output, tap and input."""
+    (batch, height, width, _), (rows, columns, depth, features) = x, kernel
+    count = 0
+    for top in range(-padding, height + padding - rows + 1, strides):
+        for left in range(-padding, width + padding - columns + 1, strides):
+            count += sum(
+                0 <= top + i < height and 0 <= left + j < width
+                for i in range(rows)
+                for j in range(columns)
+            )
+    return 2 * batch * depth * features * count
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "strides", "padding", "groups"),
+    [
+        ((4, 8, 8, 6), (3, 3, 6, 10), 1, 1, 1),
+        ((4, 8, 6, 6), (3, 3, 6, 10), 2, 1, 1),
+        ((4, 8, 8, 6), (1, 1, 6, 10), 2, 0, 1),
+        ((4, 7, 7, 6), (5, 3, 6, 10), 1, 0, 1),
+        ((4, 8, 8, 6), (3, 3, 1, 12), 1, 1, 6),
+    ],
+)
+def test_convolutions_are_counted_without_their_padding(
+    x, kernel, strides, padding, groups
+):
+    def run(image, weights):
+        border = ((padding, padding),) * 2
+        return conv(image, weights, (strides, strides), border, groups)
+
+    found = hlo.flops(compiled(run, x, kernel))
+    assert found == products(x, kernel, strides, padding)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_gradients_of_a_convolution_take_as_much_as_itself(strides):
+    # However XLA writes them: dilated, reversed, with operands exchanged.
+    x, kernel = (4, 8, 8, 6), (3, 3, 6, 10)
+
+    def loss(image, weights):
+        return jnp.sum(jnp.tanh(conv(image, weights, (strides, strides))))
+
+    once = products(x, kernel, strides, 1)
+    assert hlo.flops(compiled(loss, x, kernel)) == once
+    assert hlo.flops(compiled(jax.grad(loss, 1), x, kernel)) == 2 * once
+    assert hlo.flops(compiled(jax.grad(loss, (0, 1)), x, kernel)) == 3 * once
+
+
+def test_dot_products_are_counted_and_what_nobody_reads_is_not():
+    def run(a, b):
+        return jnp.einsum("bij,bjk->bik", a, b), (a[0] @ b[0]).sum() * jnp.zeros(())
+
+    once = compiled(lambda a, b: run(a, b)[0], (3, 4, 5), (3, 5, 7))
+    assert hlo.flops(once) == 2 * 3 * 4 * 5 * 7
+    assert hlo.flops(compiled(lambda a, b: run(a, b)[1], (3, 4, 5), (3, 5, 7))) > 0
+
+
+def test_loops_count_by_their_trips():
+    def loop(trips):
+        return lambda x, w: lax.fori_loop(0, trips, lambda i, x: jnp.tanh(x @ w), x)
+
+    assert hlo.flops(compiled(loop(5), (16, 32), (32, 32))) == 5 * 2 * 16 * 32 * 32
+
+    def until(x, w):
+        return lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: jnp.tanh(x @ w), x)
+
+    with pytest.raises(ValueError, match="loop of unknown length"):
+        hlo.flops(compiled(until, (16, 32), (32, 32)))
+
+
+def test_library_calls_and_other_texts_are_refused():
+    hidden = """HloModule m
+ENTRY %main (a: f32[2,2]) -> f32[2,2] {
+  %a = f32[2,2]{1,0} parameter(0)
+  ROOT %c = f32[2,2]{1,0} custom-call(%a, %a), custom_call_target="__cublas$gemm"
+}
+"""
+    with pytest.raises(ValueError, match="may hide products"):
+        hlo.flops(hidden)
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.flops("HloModule m\n")
+
+
+def test_spread_and_ratio_are_medians_with_quartiles():
+    found = measure.spread([4, 1, 2, 3, 100])
+    assert (found["median"], found["quartiles"]) == (3.0, [2.0, 4.0])
+    # Round by round: a slow round of both leaves the ratio alone.
+    assert measure.quotient([2, 20, 4], [1, 10, 2])["values"] == [2.0, 2.0, 2.0]
+    assert measure.figure(found, ".1f", 10) == "30.0 [20.0, 40.0]"
+
+
+class Watch:
+    """Says in turn how busy others were."""
+
+    def __init__(self, shares):
+        self._shares = iter(shares)
+
+    def __call__(self):
+        return self
+
+    def share(self):
+        return next(self._shares)
+
+
+def test_rounds_are_interleaved_and_disturbed_ones_measured_again():
+    log = []
+
+    def turn(name):
+        def measured():
+            log.append(name)
+            return float(len(log))
+
+        return measured
+
+    turns = {name: turn(name) for name in "ab"}
+    found = measure.interleave(turns, 2, 0.1, Watch([0.0, 0.5, 0.1]))
+    assert "".join(log) == "ababab"
+    assert found == {
+        "values": {"a": [1.0, 5.0], "b": [2.0, 6.0]},
+        "kept": [0, 2],
+        "discarded": 1,
+        "others": [0.0, 0.1],
+    }
+
+
+def test_a_machine_that_stays_busy_ends_the_benchmark():
+    turns = {"a": lambda: 1.0}
+    with pytest.raises(UserError, match=re.escape("5 of 6 rounds were disturbed")):
+        measure.interleave(turns, 2, 0.1, Watch([0.0, 0.9, 0.9, 0.9, 0.9, 0.9]))
+
+
+def test_others_leave_out_our_own_work(monkeypatch):
+    clock = {"busy": 100.0, "own": 10.0, "now": 0.0}
+    monkeypatch.setattr(measure, "busy_seconds", lambda: clock["busy"])
+    monkeypatch.setattr(measure, "own_seconds", lambda: clock["own"])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
+    watch = measure.Others()
+    # Ten seconds of two cores: twelve of ours, three of others, five idle.
+    clock.update(busy=115.0, own=22.0, now=10.0)
+    assert watch.share() == pytest.approx(3 / 20)
+    monkeypatch.setattr(measure, "busy_seconds", lambda: None)
+    assert watch.share() == 0.0
+
+
+def test_figures_are_saved_with_versions_and_load(tmp_path):
+    measure.save(tmp_path / "out.json", {"cases": [1]})
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["cases"] == [1]
+    assert found["versions"]["jax"] == jax.__version__
+    assert len(found["load"]) == 3
+    measure.save(None, {})
+
+
+def test_the_table_of_steps_shows_ratios(capsys):
+    one = measure.spread([0.2, 0.25, 0.3])
+    figures = {
+        "method": "kd",
+        "seconds": {"kdjax": one, "torch NCHW": one},
+        "ratio": {"torch NCHW": measure.quotient([3.0], [2.0])},
+        "discarded": 4,
+    }
+    steps.show([figures])
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("│")
+    ]
+    assert rows == [
+        ["kd", "kdjax", "250 [225, 275]", "", "4"],
+        ["", "torch NCHW", "250 [225, 275]", "1.50 [1.50, 1.50]", ""],
+    ]
+
+
+def test_a_turn_leaves_its_first_call_out(monkeypatch):
+    seconds = iter([0.0, 8.0])  # asked for after the first call
+    calls = []
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: next(seconds))
+    assert steps.turn(lambda: calls.append(1), 2, steps=4)() == 1.0
+    assert len(calls) == 3
+
+
+def test_every_case_is_one_that_kdjax_trains():
+    for case in CASES.values():
+        assert set(case.roles()) == (
+            {"student", "scratch"} if case.method == "ctkd" else {"student"}
+        )
+        assert tiny(case).models() == {"wrn-10-1"}
+    assert CASES["dgkd"].teachers == {
+        "T40": "wrn-40-1",
+        "A34": "wrn-34-1",
+        "A28": "wrn-28-1",
+        "A22": "wrn-22-1",
+    }
+
+
+def test_the_clock_of_the_host_counts_questions_and_never_interrupts():
+    clock = host.Clock()
+    clock.raise_if_set()
+    assert clock.number is None
+    assert len(clock.times) == 2
+    assert np.all(np.diff(clock.times, axis=0) >= 0)
+
+
+def test_a_cached_start_is_compared_with_the_cold_one_before_it(monkeypatch):
+    asked = []
+
+    def fake(name, cache, tiny):
+        cold = cache not in [folder for folder, _ in asked]
+        asked.append((cache, cold))
+        return {"compile": 8.0 if cold else 2.0, "first_step": 10.0 if cold else 5.0}
+
+    monkeypatch.setattr(start, "start", fake)
+    options = argparse.Namespace(rounds=2, busy=1.0, tiny=True)
+    found = start.run("ctkd", options)
+    assert [cold for _, cold in asked] == [True, False, True, False]
+    assert found["compile"]["ratio"]["median"] == 0.25
+    assert found["first_step"]["ratio"]["median"] == 0.5
+
+
+def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
+    def rates(speed):
+        return {
+            stage: {
+                "images_per_second": speed,
+                "accuracy": 0.5,
+                "compile_seconds": 7.0,
+            }
+            for stage in epochs.STAGES
+        }
+
+    fast = iter([1.0, 600.0, 900.0])  # the first round is disturbed
+    monkeypatch.setattr(epochs, "ours", lambda options, cache: rates(next(fast)))
+    monkeypatch.setattr(epochs, "theirs", lambda options, layout, cache: rates(300.0))
+    monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.9, 0.0, 0.0]),))
+    found = epochs.run(argparse.Namespace(rounds=2, busy=0.1))
+    assert found["stages"]["ctkd"]["ratio"]["torch NCHW"]["values"] == [2.0, 3.0]
+    epochs.show(found)
+    assert "2.50 [2.25, 2.75]" in capsys.readouterr().out
+
+
+def test_the_chain_is_compared_with_each_form_of_pytorch(monkeypatch, capsys):
+    def ours(options, assistants, augment, bank):
+        assert (assistants, augment, bank) == (3, "none", True)
+        return {"seconds": 10.0, "accuracy": 0.1, "compile_seconds": 4.0, "passes": 4}
+
+    def theirs(options, assistants, flags):
+        return {"seconds": 30.0 if "--with-grad" in flags else 20.0, "accuracy": 0.2}
+
+    monkeypatch.setattr(torch_chain.chain, "run", ours)
+    monkeypatch.setattr(torch_chain, "theirs", theirs)
+    monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.0]),))
+    found = torch_chain.run(argparse.Namespace(rounds=1, busy=0.1), 3)
+    ratios = {name: figures["median"] for name, figures in found["ratio"].items()}
+    assert ratios == {
+        "torch, released": 3.0,
+        "torch, no_grad": 2.0,
+        "torch, no_grad, channels_last": 2.0,
+    }
+    torch_chain.show([found])
+    assert "3.00 [3.00, 3.00]" in capsys.readouterr().out

@@ -1,0 +1,128 @@
+"""The PyTorch side of the benchmarks computes what kdjax does."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+pytest.importorskip("torch", reason="torch, of the benchmarks' extra, is not installed")
+
+import torch
+
+from benchmarks import steps, torch_networks, torch_steps, torch_training
+from benchmarks.cases import CASES, tiny
+from kdjax import models
+from kdjax.data.sources import Dataset, Split
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_three_steps_are_the_same_mathematics(name):
+    layout = "channels_last" if name == "ctkd" else "NCHW"
+    found = steps.difference(tiny(CASES[name]), layout)
+    assert found["loss"] < 1e-12
+    assert found["networks"] < 1e-10
+
+
+def test_the_check_sees_another_learning_rate(monkeypatch):
+    honest = torch.optim.SGD
+
+    def hasty(params, lr, **options):
+        return honest(params, lr=1.01 * lr, **options)
+
+    monkeypatch.setattr(torch.optim, "SGD", hasty)
+    monkeypatch.setattr(steps.measure, "show", Console(quiet=True).print)
+    assert steps.check(["supervised"]) == 1
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("depth", range(2, 11))
+def test_plain_networks_have_the_parameters_of_kdjax(depth, classes):
+    name, image = f"plain-{depth}", (32, 32, 3)
+    network = torch_networks.create(name, classes, image)
+    ours = models.shapes(name, classes, image)["params"]
+    found = sorted(leaf.numel() for leaf in network.parameters())
+    assert found == sorted(leaf.size for leaf in jax.tree.leaves(ours))
+    logits, _ = network(torch.zeros(2, 3, 32, 32))
+    assert logits.shape == (2, classes)
+
+
+def test_guides_are_differentiated_without_no_grad_and_only_then():
+    case = tiny(CASES["dgkd"])
+    for no_grad in (True, False):
+        step = torch_steps.TorchStep(case, "NCHW", no_grad=no_grad)
+        before = [
+            {k: v.clone() for k, v in guide.state_dict().items()}
+            for guide in step.frozen
+        ]
+        images = np.random.default_rng(0).normal(size=(4, *case.image))
+        step(*step.place(images, np.arange(4)))
+        for guide, old in zip(step.frozen, before, strict=True):
+            assert all((leaf.grad is None) == no_grad for leaf in guide.parameters())
+            new = guide.state_dict()
+            assert all(torch.equal(new[k], value) for k, value in old.items())
+
+
+def test_images_are_cropped_within_their_reflected_border_and_flipped():
+    pixels = np.arange(5 * 6 * 6 * 3, dtype=np.uint8).reshape(5, 6, 6, 3)
+    split = Split(pixels, np.arange(5, dtype=np.int32))
+    plain = torch_training.Images(split, (0.5,) * 3, (0.25,) * 3, 0)
+    expected = (pixels[2].transpose(2, 0, 1) / 255 - 0.5) / 0.25
+    image, label = plain[2]
+    np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
+    assert label == 2
+    border = np.pad(expected, ((0, 0), (1, 1), (1, 1)), "symmetric")
+    choices = [
+        border[:, i : i + 6, j : j + 6][:, :, ::turn]
+        for i in range(3)
+        for j in range(3)
+        for turn in (1, -1)
+    ]
+    torch.manual_seed(0)
+    varied = torch_training.Images(split, (0.5,) * 3, (0.25,) * 3, 1)
+    seen = set()
+    for _ in range(200):
+        found = varied[2][0].numpy()
+        near = [i for i, c in enumerate(choices) if np.allclose(found, c, atol=1e-5)]
+        assert near
+        seen.add(near[0])
+    assert len(seen) == len(choices)
+
+
+def test_batches_in_memory_are_whole_when_they_train():
+    split = Split(np.zeros((10, 4, 4, 3), np.uint8), np.arange(10, dtype=np.int32))
+    images = torch_training.Images(split, (0.0,) * 3, (1.0,) * 3, 0)
+    train = torch_training.in_memory(images, 4, shuffle=True)
+    test = torch_training.in_memory(images, 4, shuffle=False)
+    assert [len(labels) for _, labels in train()] == [4, 4]
+    assert torch.cat([labels for _, labels in test()]).tolist() == list(range(10))
+
+
+def test_an_attention_map_is_that_of_the_loss():
+    maps = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+    found = torch_steps.attention(torch.from_numpy(maps).permute(0, 3, 1, 2))
+    strength = (maps**2).mean(-1).reshape(2, 16)
+    expected = strength / np.linalg.norm(strength, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("experiment", ["chain", "ctkd"])
+def test_whole_experiments_train_and_report(experiment, tmp_path, monkeypatch, rng):
+    def split(count):
+        pixels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        return Split(pixels, (np.arange(count) % 10).astype(np.int32))
+
+    data = Dataset("tiny", "1", split(130), split(9), 10, (0.5,) * 3, (0.25,) * 3)
+    monkeypatch.setattr(torch_training.sources, "load", lambda *a, **k: data)
+    monkeypatch.setattr(torch_training, "_WORKERS", 0)  # no forks beside jax
+    out = tmp_path / "stages.json"
+    argv = [experiment, "--epochs=1", "--path=plain4/plain3/plain2", f"--out={out}"]
+    assert torch_training.main([*argv, "--with-grad"]) == 0
+    stages = json.loads(out.read_text())
+    roles = {
+        "chain": {"plain-4": 1, "plain-3": 1, "plain-2": 1},
+        "ctkd": {"expert": 1, "student": 2},
+    }[experiment]
+    assert {name: len(found["accuracy"]) for name, found in stages.items()} == roles
+    assert all(found["images"] == 128 for found in stages.values())

@@ -1,0 +1,66 @@
+"""The compiled train steps do no more than they must."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import BATCH, program
+
+from benchmarks import waste
+from kdjax.data.augment import Augment
+from kdjax.step import Step
+
+OPTIONS = {
+    "ctkd": {"scratch": "plain-4", "levels": ("stage1", "stage2")},
+    "fitnet": {"level": "stage1"},
+}
+TEACHERS = {
+    "supervised": {},
+    "dgkd": {"teacher": "plain-4", "assistant": "plain-3"},
+}
+
+
+def made(name):
+    return program(
+        name,
+        {name: OPTIONS[name]} if name in OPTIONS else None,
+        student="plain-2",
+        teachers=TEACHERS.get(name, {"expert": "plain-4"}),
+        dtype=jnp.float32,
+        augment=Augment(),
+    )
+
+
+@pytest.fixture(scope="module")
+def least():
+    return waste.Least(BATCH)
+
+
+@pytest.mark.parametrize("name", ["supervised", "kd", "ctkd", "dgkd", "fitnet"])
+def test_a_step_takes_its_networks_and_no_more(name, least):
+    found = waste.compare(made(name), least)
+    assert 0.95 <= found["ratio"] <= waste.LIMIT
+    parts = found["least"]
+    assert parts.pop("losses") == 0
+    assert all(flops > 0 for flops in parts.values())
+    # Forward and backward: three times the forward pass, less the images' gradient.
+    if name == "ctkd":
+        assert 2 < parts["scratch"] / parts["expert"] < 4.5
+
+
+def test_a_step_that_differentiates_the_teacher_is_caught(least, monkeypatch):
+    honest = Step.targets
+
+    def wasteful(self, frozen, images):
+        def total(frozen):
+            logits = [
+                self._outputs(self.teachers[name], variables, images).logits
+                for name, variables in frozen.items()
+            ]
+            return jnp.sum(jnp.square(jnp.stack(logits)))
+
+        gradient = sum(map(jnp.sum, jax.tree.leaves(jax.grad(total)(frozen))))
+        read = honest(self, frozen, images)
+        return jax.tree.map(lambda leaf: leaf + 1e-9 * gradient, read)
+
+    monkeypatch.setattr(Step, "targets", wasteful)
+    assert waste.compare(made("kd"), least)["ratio"] > waste.LIMIT

@@ -57,7 +57,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
 
     def train(state: Any, frozen: Any, batch: Batch, key: jax.Array) -> Any:
         targets = step.targets(frozen, batch.images)
-        return step.train(state, lambda part: Given(batch, targets), key)
+        return step.train(state, lambda part: Given(batch, targets), key)[:2]
 
     jitted = jax.jit(
         train, donate_argnums=0, compiler_options=backend.compiler_options()

@@ -7,6 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from kdjax.data.augment import Augment
+from kdjax.data.crop import Crop
+from kdjax.data.sources import SOURCES
 from kdjax.errors import UserError, unknown
 from kdjax.methods import METHODS
 from kdjax.recipe import Recipe
@@ -31,7 +33,7 @@ class Setting:
 
     dataset: str
     recipe: Recipe
-    augment: Augment
+    augment: Augment | Crop
     normalise: bool = True
     seeds: int = 5
 
@@ -149,9 +151,12 @@ def experiment(
     recipe = dataclasses.replace(setting.recipe, **changes)
     # One each: an override of a shared placeholder would change both sizes.
     train_size, test_size = config_dict.placeholder(int), config_dict.placeholder(int)
+    # What decodes and cuts the images of a data set that does not fit into memory.
+    streamed = {"image_size": 224, "workers": 2, "broken": "skip"}
     return ConfigDict(
         {
             "data": {
+                **({} if SOURCES[setting.dataset].in_memory else streamed),
                 "name": setting.dataset,
                 # None: $TFDS_DATA_DIR, or TFDS's own default.
                 "dir": config_dict.placeholder(str),

@@ -15,7 +15,6 @@ Variants, with the paper's accuracies (%) of TAKD, DGKD and stochastic DGKD:
     cifar100-resnet  ResNet 56 -> 44 -> 32 -> 20       70.77  -  71.92          Table 8
     cifar100-vgg     VGG 13 -> 11 -> 8                 73.67  -  74.40          Table 8
     imagenet         ResNet 34 -> 26 -> 18             71.37  71.73  -          Table 3
-                     (only --dry-run: images from disk cannot be read yet)
     digits           ResNet 26 -> 20 -> 14 -> 8        not the paper's: 8x8 digits
 
 Arguments, besides epochs, batch_size, train_size, test_size and seeds:
@@ -47,8 +46,10 @@ from ml_collections import ConfigDict
 
 from configs import common
 from kdjax.data.augment import Augment
+from kdjax.data.crop import Crop
 from kdjax.errors import UserError, unknown
 from kdjax.methods.dense import DGKD
+from kdjax.models import MODELS
 from kdjax.recipe import Recipe
 
 METHODS = ("dgkd", "dgkd_stochastic", "takd", "kd", "supervised")
@@ -98,7 +99,7 @@ SETTINGS = {
         common.Setting(
             dataset="imagenet",
             recipe=dataclasses.replace(_STEPPED, batch_size=256),
-            augment=Augment(flip=True),
+            augment=Crop(),
             seeds=1,
         ),
     ),
@@ -137,7 +138,11 @@ def networks(path: str) -> tuple[str, ...]:
     Raises:
         UserError: fewer than two, or one twice.
     """
-    models = tuple(re.sub(r"^([a-z]+)(\d)", r"\1-\2", word) for word in path.split("/"))
+    models = tuple(
+        # 'plain10' is plain-10; 'mobilenetv2-0.5' is a family's name already.
+        word if word.split("-")[0] in MODELS else re.sub(r"(\d)", r"-\1", word, count=1)
+        for word in path.split("/")
+    )
     if len(models) < 2:
         raise UserError(f"path {path!r}: a teacher and a student at the least")
     for model in models:
@@ -167,7 +172,8 @@ def setting(variant: str, values: dict[str, Any]) -> common.Setting:
     if augment not in ("paper", "none"):
         raise unknown("augment", augment, ("paper", "none"))
     if augment == "none":
-        chosen = dataclasses.replace(chosen, augment=Augment())
+        still = Augment() if isinstance(chosen.augment, Augment) else Crop(random=False)
+        chosen = dataclasses.replace(chosen, augment=still)
     return dataclasses.replace(chosen, recipe=recipe, normalise=normalise)
 
 

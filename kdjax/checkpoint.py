@@ -5,7 +5,6 @@ checksum, so that a flipped byte would be. The digest sees it.
 """
 
 import gc
-import hashlib
 import json
 import logging
 import sys
@@ -16,20 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kdjax.digest import digest
 from kdjax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def digest(tree: Any) -> str:
-    """Returns a hash of a tree's paths, shapes, dtypes and bits."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
-        found.update(name.encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
 
 
 def _seal(tree: Any, meta: dict[str, Any]) -> str:

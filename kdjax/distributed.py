@@ -97,11 +97,6 @@ def several() -> bool:
     return jax.distributed.is_initialized()
 
 
-def is_first() -> bool:
-    """Returns whether this process writes what is written once."""
-    return jax.process_index() == 0
-
-
 def lost_peer(error: BaseException) -> bool:
     """Returns whether an error is what the death of another process looks like."""
     # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.

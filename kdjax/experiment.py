@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from kdjax import parallel, recording
 from kdjax.analysis.report import draw_curves, print_table
 from kdjax.bank import Bank
 from kdjax.data import resident, sources
-from kdjax.data.resident import ResidentFeed
+from kdjax.data.augment import Augment
+from kdjax.data.crop import Crop
+from kdjax.data.resident import Resident, ResidentFeed
 from kdjax.data.sources import Dataset, Source
 from kdjax.data.stream import Stream
+from kdjax.data.streamed import StreamedFeed
+from kdjax.data.streaming import Images, Streamed, open_streamed
 from kdjax.errors import UserError
 from kdjax.files import write_json
 from kdjax.graph import PRECISIONS, Experiment, Stage, ancestry
@@ -59,12 +64,16 @@ class Run:
             jax.config.update("jax_enable_x64", True)
         self._experiment, self._workdir = experiment, workdir
         self._interrupt, self._observe = interrupt, observe
-        dataset = sources.load(**experiment.data)
+        dataset = open_data(experiment)
         self._store = Store(experiment, dataset, workdir)
         self._store.make()
-        self._data = resident.place(dataset, parallel.make_mesh())
+        self._data: Resident | Streamed
+        if isinstance(dataset, Dataset):
+            self._data = resident.place(dataset, parallel.make_mesh())
+        else:
+            self._data = dataset
         self._steps = make_steps(experiment, dataset)
-        size = len(dataset.train.labels)
+        size = dataset.train_size
         self._plan = plan(experiment, self._steps, size)
         self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
         self._programs: dict[tuple[str, int], Program] = {}
@@ -92,11 +101,13 @@ class Run:
         for name, stage in stages.items():
             missing = self._missing(name, range(stage.seeds))
             if missing:
-                width = parallel.side_by_side(len(missing), jax.device_count())
-                self._program(stage, width)
+                self._program(stage, self._width(len(missing)))
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round: what the bank holds for some seeds is gone before the next.
-        for seeds in rounds(max(stage.seeds for stage in stages.values())):
+        first, last = 0, max(stage.seeds for stage in stages.values())
+        while first < last:
+            seeds = range(first, first + self._width(last - first))
+            first = seeds.stop
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
@@ -107,6 +118,12 @@ class Run:
         validation = bool(self._experiment.data.get("validation"))
         print_table(summary["stages"], validation)
         return summary
+
+    def _width(self, seeds: int) -> int:
+        """Returns how many of so many seeds are trained side by side."""
+        if isinstance(self._data, Streamed):
+            return 1  # every seed has a stream of its own, and the workers serve one
+        return parallel.side_by_side(seeds, jax.device_count())
 
     def _missing(self, name: str, seeds: Iterable[int]) -> list[int]:
         return [seed for seed in seeds if not self._store.result(name, seed)]
@@ -134,24 +151,29 @@ class Run:
             UserError: parts that do not fit.
         """
         if (stage.name, width) not in self._programs:
-            dataset = self._data.dataset
             with naming(stage):
-                stream = Stream(
-                    size=len(dataset.train.labels),
-                    batch_size=stage.recipe.batch_size,
-                    augment=self._experiment.augment,
-                    mean=dataset.mean,
-                    std=dataset.std,
-                    dtype=self._experiment.dtype,
-                )
-                mesh = parallel.make_mesh(replicas=width)
                 self._programs[stage.name, width] = Program(
                     self._steps[stage.name],
-                    ResidentFeed(self._data, stream, mesh),
+                    self._feed(stage, parallel.make_mesh(replicas=width)),
                     self._plan.banked[stage.name],
                     record=stage.name in self._experiment.recorded,
                 )
         return self._programs[stage.name, width]
+
+    def _feed(self, stage: Stage, mesh: Mesh) -> ResidentFeed | StreamedFeed:
+        data, augment = self._data, self._experiment.augment
+        known = data if isinstance(data, Streamed) else data.dataset
+        stream = Stream(
+            size=known.train_size,
+            batch_size=stage.recipe.batch_size,
+            augment=augment if isinstance(augment, Augment) else Augment(),
+            mean=known.mean,
+            std=known.std,
+            dtype=self._experiment.dtype,
+        )
+        if isinstance(data, Streamed):
+            return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
+        return ResidentFeed(data, stream, mesh)
 
     def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the results of some replicas, after training what is missing."""
@@ -186,7 +208,7 @@ class Run:
                 )
                 replicas.append(held.enter_context(contextlib.closing(replica)))
             step, group = together(replicas)
-            group = group[: parallel.side_by_side(len(group), jax.device_count())]
+            group = group[: self._width(len(group))]
             program = self._program(stage, len(group))
             training = Training(
                 program,
@@ -214,13 +236,19 @@ class Run:
                 self._bank.finished(name, replica.seed)
 
 
-def rounds(seeds: int) -> Iterator[range]:
-    """Yields the seeds that are trained side by side, on all devices."""
-    first = 0
-    while first < seeds:
-        width = parallel.side_by_side(seeds - first, jax.device_count())
-        yield range(first, first + width)
-        first += width
+def open_data(experiment: Experiment) -> Images:
+    """Returns an experiment's data set: in memory, or read as it is used.
+
+    Raises:
+        UserError: it is not there, damaged, or smaller than the sizes asked for.
+    """
+    if sources.SOURCES[experiment.data["name"]].in_memory:
+        return sources.load(**experiment.data)
+    options = dict(experiment.data)
+    if options.pop("validation", 0):
+        raise UserError("data.validation is for data sets that fit into memory")
+    assert isinstance(experiment.augment, Crop)
+    return open_streamed(**options, crop=experiment.augment)
 
 
 @contextlib.contextmanager
@@ -232,7 +260,7 @@ def naming(stage: Stage) -> Iterator[None]:
         raise UserError(f"stage {stage.name!r}: {error}") from error
 
 
-def make_steps(experiment: Experiment, images: Dataset | Source) -> dict[str, Step]:
+def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Step]:
     """Returns the step of every stage.
 
     Args:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kdjax import methods, models
 from kdjax.data import sources
 from kdjax.data.augment import Augment
+from kdjax.data.crop import Crop
 from kdjax.errors import UserError, unknown
 from kdjax.fields import build
 from kdjax.methods import Method
@@ -87,7 +88,7 @@ class Experiment:
 
     config: Mapping[str, Any]
     data: Mapping[str, Any]
-    augment: Augment
+    augment: Augment | Crop
     stages: Mapping[str, Stage]
     precision: str
     saving: Saving
@@ -110,6 +111,7 @@ class Experiment:
 
 
 _CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages")
+_STREAMED = ("image_size", "workers", "broken")
 _DATA = (
     "name",
     "dir",
@@ -118,6 +120,7 @@ _DATA = (
     "validation",
     "normalise",
     "augment",
+    *_STREAMED,
 )
 _STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy")
 
@@ -152,7 +155,14 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     _expect("data key", data, _DATA, ("name",))
     if data["name"] not in sources.SOURCES:
         raise unknown("data set", data["name"], sources.SOURCES)
-    augment = build(Augment, "data.augment", data.pop("augment", {}))
+    streamed = not sources.SOURCES[data["name"]].in_memory
+    for key in () if streamed else _STREAMED:
+        if key in data:
+            raise UserError(
+                f"data.{key} is for data sets that are streamed, not {data['name']!r}"
+            )
+    kind: type[Augment] | type[Crop] = Crop if streamed else Augment
+    augment = build(kind, "data.augment", data.pop("augment", {}))
     precision = config.get("precision", "float32")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)

@@ -59,7 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: command_line.Command) -> None:
     """Joins the other processes, if there are any, and does what was asked for."""
-    from kdjax import backend, distributed, experiment, graph, interrupt, preview
+    from kdjax import (
+        backend,
+        distributed,
+        experiment,
+        graph,
+        interrupt,
+        parallel,
+        preview,
+        progress,
+    )
 
     parsed = graph.parse(command.config)
     if command.dry_run:
@@ -68,6 +77,7 @@ def _run(command: command_line.Command) -> None:
     distributed.start(
         command.coordinator, command.processes, command.process, wait=command.wait
     )
+    progress.console.quiet = not parallel.is_first()
     signals = interrupt.Interrupt()
     signals.install()
     backend.use_compilation_cache()

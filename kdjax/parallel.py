@@ -99,6 +99,8 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
             in_specs=specs,
             out_specs=P("replica"),
             axis_names={"replica"},
+            # Nothing is summed over replicas, so that loops may begin with constants.
+            check_vma=False,
         )(*args)
 
     return mapped

@@ -8,9 +8,10 @@ import jax
 from rich.table import Table
 
 from kdjax.data import sources
-from kdjax.data.sources import Dataset, Source
+from kdjax.data.sources import Source
+from kdjax.data.streaming import Images
 from kdjax.errors import UserError
-from kdjax.experiment import make_steps
+from kdjax.experiment import make_steps, open_data
 from kdjax.graph import Experiment, ancestry
 from kdjax.plan import plan, without_bank
 from kdjax.progress import console
@@ -29,10 +30,10 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
         UserError: an unknown stage, or parts that do not fit.
     """
     stages = ancestry(experiment, only)
-    images: Dataset | Source
+    images: Images | Source
     store = None
     try:
-        images = sources.load(**experiment.data)
+        images = open_data(experiment)
         store = Store(experiment, images, workdir)
     except UserError as error:
         images = sources.expected(**experiment.data)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from kdjax import backend, metrics, models, parallel
 from kdjax.data.resident import ResidentFeed
 from kdjax.data.stream import normalise
+from kdjax.data.streamed import StreamedFeed
 from kdjax.errors import UserError
 from kdjax.models import Variables
 from kdjax.step import Given, Said, Step, TrainState
@@ -47,7 +48,7 @@ class Program:
     def __init__(
         self,
         step: Step,
-        feed: ResidentFeed,
+        feed: ResidentFeed | StreamedFeed,
         banked: Collection[str] = (),
         *,
         record: bool = False,
@@ -69,7 +70,7 @@ class Program:
         parallel.check_batch(feed.mesh, feed.stream.batch_size, step.parts)
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
-        self.steps_per_dispatch = backend.steps_per_dispatch()
+        self.steps_per_dispatch = min(backend.steps_per_dispatch(), feed.longest)
         self.compile_seconds = 0.0
         self._readers: dict[str, Any] = {}
         self._compiled: tuple[Any, Any] | None = None
@@ -277,9 +278,10 @@ class Program:
         assert self._compiled
         sums = [self._compiled[1](state, batches) for batches in self.feed.test()]
         found = self.split(jax.tree.map(lambda *parts: sum(parts), *sums))
-        size = self.feed.test_size
+        sizes = [one.pop("count") for one in found]
         return [
-            {name: float(value) / size for name, value in one.items()} for one in found
+            {name: float(value) / float(size) for name, value in one.items()}
+            for one, size in zip(found, sizes, strict=True)
         ]
 
     def _by_replica(self, function: Any, shared: tuple[int, ...]) -> Any:
@@ -333,7 +335,8 @@ class Program:
                 batch, parallel.DATA
             )
             images = normalise(images, stream.mean, stream.std, stream.dtype)
-            return self.step.evaluate(state, images, labels, valid)
+            found = self.step.evaluate(state, images, labels, valid)
+            return {**found, "count": jnp.sum(valid)}
 
         sums = jax.lax.map(one, test)
         return {name: jnp.sum(value) for name, value in sums.items()}

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from kdjax import metrics, parallel, recording
-from kdjax.checkpoint import Checkpoints, digest
+from kdjax.checkpoint import Checkpoints
+from kdjax.digest import digest
 from kdjax.errors import UserError
 from kdjax.models import Variables
 from kdjax.step import Step, TrainState

@@ -11,9 +11,7 @@ from typing import Any
 
 import kdjax
 from kdjax import methods, models, parallel
-from kdjax.checkpoint import digest
-from kdjax.data.augment import Augment
-from kdjax.data.sources import Dataset
+from kdjax.data.streaming import Images
 from kdjax.errors import UserError
 from kdjax.files import write_json
 from kdjax.graph import Experiment
@@ -30,7 +28,7 @@ class Store:
     finds it under the name that the first one gave it.
     """
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, workdir: Path):
+    def __init__(self, experiment: Experiment, dataset: Images, workdir: Path):
         """Looks nowhere yet.
 
         Args:
@@ -40,15 +38,15 @@ class Store:
         """
         self._experiment, self._dataset = experiment, dataset
         self._stages = workdir / "stages"
-        train, test = dataset.train, dataset.test
         self.data = {
             "name": dataset.name,
             "version": dataset.version,
-            "train_size": len(train.labels),
-            "test_size": len(test.labels),
+            "image_shape": dataset.image_shape,
+            "train_size": dataset.train_size,
+            "test_size": dataset.test_size,
             "mean": dataset.mean,
             "std": dataset.std,
-            "content": digest([train.images, train.labels, test.images, test.labels]),
+            "content": dataset.content,
         }
 
     def make(self) -> None:
@@ -89,7 +87,7 @@ class Store:
             ],
             "recipe": {"version": Recipe.VERSION, **dataclasses.asdict(stage.recipe)},
             "data": self.data,
-            "augment": {"version": Augment.VERSION, **augment},
+            "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,
         }
 
@@ -163,7 +161,7 @@ class Store:
             self.folder(name, seed),
             self._experiment.stages[name].model,
             self._dataset.num_classes,
-            self._dataset.train.images.shape[1:],
+            self._dataset.image_shape,
             self._experiment.dtype,
         )
 

@@ -26,12 +26,12 @@ class Run:
 
     def run(self, stages):
         from jax.experimental import multihost_utils
-        from kdjax import distributed
+        from kdjax import parallel
         from kdjax.errors import UserError
 
         mine = jax.numpy.float32(1 + jax.process_index())
         total = multihost_utils.process_allgather(mine).sum()
-        print("sum", total, distributed.is_first(), jax.device_count(), flush=True)
+        print("sum", total, parallel.is_first(), jax.device_count(), flush=True)
         task = os.environ.get("TASK", "")
         if task == f"die {jax.process_index()}":
             os.kill(os.getpid(), 9)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,16 +78,13 @@ class ResidentFeed:
     data: Resident
     stream: Stream
     mesh: Mesh
+    longest: ClassVar[int] = 1_000_000
+    """How many steps one call of a program can make."""
 
     @property
     def fixed(self) -> Any:
         """What every call of the train program is given: images and labels."""
         return self.data.train
-
-    @property
-    def test_size(self) -> int:
-        """The number of test images."""
-        return len(self.data.dataset.test.labels)
 
     @property
     def given(self) -> Any:

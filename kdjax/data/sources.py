@@ -7,10 +7,12 @@ folder in which TFDS or `python -m kdjax.data.prepare` put them.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from kdjax.data import records
+from kdjax.digest import digest
 from kdjax.errors import UserError, unknown
 
 _SUBSET_SEED = 20200702  # fixed for ever: it decides which images a subset holds
@@ -61,6 +63,17 @@ class Dataset:
     def train_size(self) -> int:
         """The number of training images."""
         return len(self.train.labels)
+
+    @property
+    def test_size(self) -> int:
+        """The number of test images."""
+        return len(self.test.labels)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A hash of all images and labels."""
+        parts = (self.train, self.test)
+        return digest([array for p in parts for array in (p.images, p.labels)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +190,7 @@ def load(
     source = SOURCES[name]
     if not source.in_memory:
         raise UserError(
-            f"data set {name!r} does not fit into memory, and kdjax cannot stream from "
-            "disk yet; --dry-run shows what would run"
+            f"data set {name!r} does not fit into memory: it can only be streamed"
         )
     if source.tfds_name is None:
         version, train, test = "1", *_digits()

@@ -195,6 +195,10 @@ class Streamed:
         return arrays[0], arrays[1], arrays[2]
 
 
+Images = sources.Dataset | Streamed
+"""A data set, wherever its images are."""
+
+
 def open_streamed(
     name: str,
     dir: str | None = None,

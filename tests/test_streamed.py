@@ -1,0 +1,125 @@
+"""Stages that are fed image by image from disk, through the whole command."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_streaming import BROKEN, SIZE, TEST, TRAIN, files
+
+from benchmarks import photos
+from configs import dgkd
+from kdjax import graph, parallel
+from kdjax.data.crop import Crop
+from kdjax.data.stream import Stream
+from kdjax.data.streamed import StreamedFeed
+from kdjax.data.streaming import open_streamed
+from kdjax.errors import UserError
+from kdjax.experiment import Run
+from kdjax.interrupt import Interrupt, Interrupted
+from kdjax.program import Program
+from kdjax.step import Step
+
+pytestmark = pytest.mark.xdist_group("streamed")
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    photos.write(folder, {split: files(split) for split in BROKEN})
+    return folder
+
+
+def experiment(data_dir, **changes):
+    """Two tiny ResNets on the small set, one teaching the other."""
+    arg = "imagenet,path=resnet14/resnet8,epochs=2,batch_size=8,method=kd"
+    config = dgkd.get_config(arg).to_dict()
+    config["data"] |= {"dir": str(data_dir), "image_size": SIZE, "workers": 0}
+    config["saving"]["every_s"] = 1e9
+    for key, value in changes.items():
+        config[key] |= value
+    return graph.parse(config)
+
+
+def digests(results):
+    return {name: stage["digest"] for name, stage in results["stages"].items()}
+
+
+def test_a_chain_runs_stops_within_an_epoch_and_goes_on(data_dir, tmp_path, capfd):
+    parsed = experiment(data_dir)
+    assert parsed.stages["S8"].teachers == ("T14",)
+    whole = Run(parsed, tmp_path / "whole", Interrupt()).run()
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    # One of the nine test images is broken: it counts for nobody.
+    accuracy = results["stages"]["S8"]["test_accuracy"]["final"][0]
+    assert round(accuracy * (TEST - 1), 3) == round(accuracy * (TEST - 1))
+    assert "t07" in capfd.readouterr().out
+    stopped = tiny.InterruptAfter(15, 4)
+    with pytest.raises(Interrupted):
+        Run(parsed, tmp_path / "cut", stopped).run()
+    assert list((tmp_path / "cut").glob("stages/*/checkpoints/*"))
+    assert digests(Run(parsed, tmp_path / "cut", Interrupt()).run()) == digests(whole)
+
+
+def program(data, devices=1, parts=1):
+    recipe = tiny.replace(batch_size=BATCH)
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    dtype = np.dtype("float64")
+    stream = Stream(TRAIN, BATCH, tiny.Augment(), data.mean, data.std, dtype=dtype)
+    step = Step(
+        tiny.methods.create("supervised", {}),
+        "plain-2",
+        {},
+        data.num_classes,
+        data.image_shape,
+        recipe.optimiser(6),
+        dtype=dtype,
+        parts=parts,
+    )
+    return Program(step, StreamedFeed(data, stream, mesh, parts))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("parts", [1, 2])
+def test_one_device_equals_two(data_dir, parts):
+    with open_streamed(
+        "imagenet", str(data_dir), image_size=SIZE, workers=0, crop=Crop()
+    ) as data:
+        one, two = (
+            tiny.many_steps(program(data, devices, parts), 2, [5], {})[0]
+            for devices in (1, 2)
+        )
+    chex.assert_trees_all_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_images_are_whole_batches_in_the_streams_order(data_dir):
+    with open_streamed(
+        "imagenet", str(data_dir), image_size=SIZE, workers=0, crop=Crop()
+    ) as data:
+        with jax.enable_x64(True):
+            feed = program(data, devices=2, parts=2).feed
+        (width, (images, labels, index)), *rest = feed.epoch([5], 1, 0, 1)
+        assert width == 1
+        assert len(rest) == TRAIN // BATCH - 1
+        order = np.asarray(feed._order(jax.random.key(5), 1))
+        np.testing.assert_array_equal(np.ravel(index), order[:BATCH])
+        seen = data.examples(order[:BATCH], 5, 1)
+        np.testing.assert_array_equal(
+            np.asarray(images).reshape(seen.images.shape), seen.images
+        )
+        np.testing.assert_array_equal(np.ravel(labels), seen.labels)
+        # From the second step on: what a resumed epoch begins with.
+        (_, (_, _, later)), *_ = feed.epoch([5], 1, 1, 1)
+        np.testing.assert_array_equal(np.ravel(later), order[BATCH : 2 * BATCH])
+
+
+def test_what_only_streamed_or_only_resident_data_take_is_told(data_dir):
+    with pytest.raises(UserError, match="validation is for data sets that fit"):
+        Run(experiment(data_dir, data={"validation": 3}), data_dir, Interrupt())
+    config = dgkd.get_config("digits").to_dict()
+    config["data"]["workers"] = 2
+    with pytest.raises(UserError, match=r"data\.workers .* not 'digits'"):
+        graph.parse(config)

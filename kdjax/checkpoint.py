@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kdjax import parallel
 from kdjax.digest import digest
 from kdjax.errors import UserError
 
@@ -58,10 +59,26 @@ class Checkpoints:
             keep: how many of the latest are kept.
         """
         self._folder = folder.absolute()
+        # Of several processes the first one writes: all have the same arrays. Each
+        # reads for itself, so that none waits for another.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own,
+            active_processes={own},
+            barrier_sync_key_prefix=f"process-{own}",
+        )
+        several = jax.process_count() > 1
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                cleanup_tmp_directories=parallel.is_first(),
+                read_only=not parallel.is_first(),
+                create=not several,
+                multiprocessing_options=(
+                    alone if several else ocp.options.MultiprocessingOptions()
+                ),
             ),
         )
 
@@ -72,7 +89,7 @@ class Checkpoints:
     def drop_after(self, step: int) -> None:
         """Drops the checkpoints of later steps."""
         for later in self.steps():
-            if later > step:
+            if later > step and parallel.is_first():
                 self._manager.delete(later)
 
     def latest(self) -> int | None:
@@ -84,6 +101,8 @@ class Checkpoints:
 
         A step that is not beyond the newest is passed over.
         """
+        if not parallel.is_first():
+            return
         newest = self.latest()
         if newest is not None and step <= newest:
             return  # a deterministic run that repeats what is already saved

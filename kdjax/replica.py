@@ -136,7 +136,6 @@ class Replica:
         # What a run left that was killed before its result was written.
         if parallel.is_first():
             shutil.rmtree(self.folder / "networks", ignore_errors=True)
-        parallel.wait_for_all("networks")
         for role, variables in networks.items():
             with Checkpoints(self.folder / "networks" / role) as keeper:
                 meta = {"model": step.roles[role]}

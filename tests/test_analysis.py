@@ -185,7 +185,7 @@ def test_results_have_every_pair_and_keep_the_rest(trained, analysed):
         assert part["median"] == pytest.approx(np.median(part["each"]), rel=1e-12)
     # The networks of the test are neither perfect nor alike.
     assert len(shares) == 5
-    assert len(set(shares)) > 3
+    assert len(set(shares)) > 2
 
 
 @pytest.mark.xdist_group("analysis")

@@ -109,7 +109,7 @@ def test_missing_flags(error):
         ("stages.student.model=resnext", ["'resnext'", "wrn-DEPTH-WIDEN"]),
         ("stages.student.model=wrn-17-1", ["wrn-17-1", "17", "10, 16, 22"]),
         ("stages.student.ctkd.scratch=wrn-17-1", ["wrn-17-1", "17", "10, 16, 22"]),
-        ("stages.student.method=nope", ["'nope'", "supervised, kd, at"]),
+        ("stages.student.method=nope", ["'nope'", "choices: supervised, "]),
         ("stages.student.method=kd", ["options for 'ctkd'", "'kd'"]),
         ("stages.student.method=ctkd+ctkd", ["'ctkd' twice"]),
         ("stages.student.teachers=('nobody',)", ["'nobody'", "expert, student"]),

@@ -19,6 +19,7 @@ from kdjax.data.streaming import open_streamed
 from kdjax.errors import UserError
 from kdjax.experiment import Run
 from kdjax.interrupt import Interrupt, Interrupted
+from kdjax.keys import fold
 from kdjax.program import Program
 from kdjax.step import Step
 
@@ -104,7 +105,7 @@ def test_images_are_whole_batches_in_the_streams_order(data_dir):
         (width, (images, labels, index)), *rest = feed.epoch([5], 1, 0, 1)
         assert width == 1
         assert len(rest) == TRAIN // BATCH - 1
-        order = np.asarray(feed._order(jax.random.key(5), 1))
+        order = np.asarray(feed.stream.order(fold(jax.random.key(5), "stream"), 1))
         np.testing.assert_array_equal(np.ravel(index), order[:BATCH])
         seen = data.examples(order[:BATCH], 5, 1)
         np.testing.assert_array_equal(

@@ -6,7 +6,6 @@ set that does not fit is fed by `kdjax.data.streamed`.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, ClassVar
@@ -106,17 +105,16 @@ class ResidentFeed:
             first: the step within the epoch to begin with.
             width: how many steps one call of the program may make.
         """
-        orders = [self._order(jax.random.key(seed), epoch) for seed in seeds]
+        orders = [
+            self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
+            for seed in seeds
+        ]
         given = parallel.stack(orders)
         given = parallel.place(given, parallel.over_replicas(self.mesh))
         while first < self.stream.steps:
             count = min(width, self.stream.steps - first)
             yield count, given
             first += count
-
-    @functools.cached_property
-    def _order(self) -> Any:
-        return jax.jit(lambda key, at: self.stream.order(fold(key, "stream"), at))
 
     def draw(
         self,

@@ -5,6 +5,7 @@ stage, method or role, devices, or how often the run was resumed.
 """
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
@@ -38,6 +39,12 @@ def normalise(
     scale = jnp.asarray(std, dtype).reshape(shape)
     shift = jnp.asarray(mean, dtype).reshape(shape)
     return (images.astype(dtype) / 255 - shift) / scale
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
+    examples = jnp.arange(size, dtype=jnp.int32)
+    return jax.random.permutation(fold(key, epoch, "order"), examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +89,7 @@ class Stream:
             key: the stream's key, `fold(replica key, 'stream')`.
             epoch: counted from 0.
         """
-        examples = jnp.arange(self.size, dtype=jnp.int32)
-        return jax.random.permutation(fold(key, epoch, "order"), examples)
+        return _order(key, epoch, self.size)
 
     def batch(
         self,

@@ -6,7 +6,6 @@ processes, which decode the next ones while the devices compute.
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, ClassVar
@@ -71,7 +70,9 @@ class StreamedFeed:
             width: 1.
         """
         (seed,), count = seeds, jax.process_count()
-        order = np.asarray(self._order(jax.random.key(seed), epoch))
+        order = np.asarray(
+            self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
+        )
         rows = order[: self.stream.steps * self.stream.batch_size]
         # A process's slice of a batch holds its slice of every part.
         size = self.stream.batch_size // (self.parts * count)
@@ -98,10 +99,6 @@ class StreamedFeed:
                         for array, shape in zip(arrays, self.given, strict=True)
                     ),
                 )
-
-    @functools.cached_property
-    def _order(self) -> Any:
-        return jax.jit(lambda key, at: self.stream.order(fold(key, "stream"), at))
 
     def draw(
         self,

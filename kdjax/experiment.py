@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from kdjax import parallel, recording
 from kdjax.analysis.report import draw_curves, print_table
 from kdjax.bank import Bank
 from kdjax.data import resident, sources
-from kdjax.data.resident import ResidentFeed
+from kdjax.data.resident import Resident, ResidentFeed
 from kdjax.data.sources import Dataset, Source
 from kdjax.data.stream import Stream
 from kdjax.errors import UserError
@@ -96,7 +97,8 @@ class Run:
                 self._program(stage, width)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round: what the bank holds for some seeds is gone before the next.
-        for seeds in rounds(max(stage.seeds for stage in stages.values())):
+        most = max(stage.seeds for stage in stages.values())
+        for seeds in rounds(most, jax.device_count()):
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
@@ -134,20 +136,11 @@ class Run:
             UserError: parts that do not fit.
         """
         if (stage.name, width) not in self._programs:
-            dataset = self._data.dataset
             with naming(stage):
-                stream = Stream(
-                    size=len(dataset.train.labels),
-                    batch_size=stage.recipe.batch_size,
-                    augment=self._experiment.augment,
-                    mean=dataset.mean,
-                    std=dataset.std,
-                    dtype=self._experiment.dtype,
-                )
                 mesh = parallel.make_mesh(replicas=width)
                 self._programs[stage.name, width] = Program(
                     self._steps[stage.name],
-                    ResidentFeed(self._data, stream, mesh),
+                    feed(self._experiment, stage, self._data, mesh),
                     self._plan.banked[stage.name],
                     record=stage.name in self._experiment.recorded,
                 )
@@ -214,11 +207,11 @@ class Run:
                 self._bank.finished(name, replica.seed)
 
 
-def rounds(seeds: int) -> Iterator[range]:
+def rounds(seeds: int, devices: int) -> Iterator[range]:
     """Yields the seeds that are trained side by side, on all devices."""
     first = 0
     while first < seeds:
-        width = parallel.side_by_side(seeds - first, jax.device_count())
+        width = parallel.side_by_side(seeds - first, devices)
         yield range(first, first + width)
         first += width
 
@@ -230,6 +223,25 @@ def naming(stage: Stage) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
+def feed(
+    experiment: Experiment, stage: Stage, data: Resident, mesh: Mesh
+) -> ResidentFeed:
+    """Returns what feeds a stage's programs.
+
+    Raises:
+        UserError: a batch that is larger than the training set.
+    """
+    stream = Stream(
+        size=data.dataset.train_size,
+        batch_size=stage.recipe.batch_size,
+        augment=experiment.augment,
+        mean=data.dataset.mean,
+        std=data.dataset.std,
+        dtype=experiment.dtype,
+    )
+    return ResidentFeed(data, stream, mesh)
 
 
 def make_steps(experiment: Experiment, images: Dataset | Source) -> dict[str, Step]:

@@ -216,7 +216,13 @@ def test_a_program_that_does_not_fit_ends_with_what_might(error, monkeypatch, co
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
     monkeypatch.setitem(CHIPS, "cpu", small)
     line = error("cpu:4", TINY, "--replicas=2")
-    for words in ("'S2'", "does not fit", "accumulate=4", "batch_size=", "chips"):
+    for words in (
+        "'S2'",
+        "does not fit: 1.6",
+        "accumulate=2,",
+        "batch_size=32,",
+        "2 times",
+    ):
         assert words in line
 
 

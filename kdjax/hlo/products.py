@@ -77,8 +77,10 @@ def _products(module: Module, computation: str, instruction: Instruction) -> int
     found = _TARGET.search(rest)
     target = found[1] if found else ""
     if target in _CUDNN:
-        parts = (result if at is None else operands[at] for at in _CUDNN[target])
-        return _convolution(*parts, rest)
+        lhs, rhs, out = (
+            result if at is None else operands[at] for at in _CUDNN[target]
+        )
+        return _convolution(lhs, rhs, out, rest)
     if target.startswith("__cublas$") and (dims := _GEMM.search(rest)):
         return _dot(result, operands[0], dims[1].replace('"', ""))
     if _OPAQUE.search(target) and target not in _HARMLESS:

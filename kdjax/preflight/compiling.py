@@ -167,7 +167,7 @@ def _compile(
         raise _too_large(program, target, needed, fixed) from error
     seconds = time.perf_counter() - begin
     found: Any = compiled.memory_analysis()
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     result = Compiled(
         stage=stage.name,
         target=target,
@@ -218,12 +218,12 @@ def _too_large(
     """
     limit = target.chip.limit or 0.0
     line = (
-        f"does not fit: {needed / 1e9:.3g} GB of {limit / 1e9:.3g} GB usable on each "
+        f"does not fit: {in_units(needed)} of {in_units(limit)} usable on each "
         f"{target.chip.name} of {target.name}"
     )
     if fixed >= limit:
         return UserError(
-            f"{line}; {fixed / 1e9:.3g} GB of it do not depend on the batch (networks, "
+            f"{line}; {in_units(fixed)} of it do not depend on the batch (networks, "
             "optimiser, tables of the bank, training images): bank.use=false or a "
             "smaller train_size would lower it"
         )
@@ -239,3 +239,11 @@ def _too_large(
         ways.append(f"recipe.batch_size={smaller}")
     ways.append(f"{shrink} times the chips for the same batch")
     return UserError(f"{line}; estimated to fit: {', or '.join(ways)}")
+
+
+def in_units(size: float) -> str:
+    """Returns a number of bytes for people: three digits and a decimal unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{float(f'{size / factor:.3g}'):,g} {unit}"
+    return f"{size:,.0f} B"

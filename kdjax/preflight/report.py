@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from kdjax import experiment
-from kdjax.preflight.compiling import Compiled
+from kdjax.preflight.compiling import Compiled, in_units
 from kdjax.progress import console
 
 
@@ -68,12 +68,12 @@ def show(found: Compiled) -> None:
         f"{found.replicas} replicas side by side, batch {found.batch} ({share} a "
         f"device), {found.precision}",
     )
-    limit = f" of {_bytes(chip.limit)} usable: fits" if chip.limit else ""
-    table.add_row("memory needed", f"{_bytes(found.needed)}{limit}")
+    limit = f" of {in_units(chip.limit)} usable: fits" if chip.limit else ""
+    table.add_row("memory needed", f"{in_units(found.needed)}{limit}")
     for kind, size in found.memory.items():
-        table.add_row(f"  {kind}", _bytes(size))
+        table.add_row(f"  {kind}", in_units(size))
     table.add_row("products in a step", f"{found.flops / 1e9:,.3g} GFLOP")
-    table.add_row("memory traffic of a step", _bytes(found.traffic))
+    table.add_row("memory traffic of a step", in_units(found.traffic))
     bound = found.seconds_at_peak
     for what, seconds in bound.items():
         table.add_row(f"  {what} at the published peak", f"{1e3 * seconds:,.3g} ms")
@@ -83,7 +83,7 @@ def show(found: Compiled) -> None:
             "  so, all devices together", f"at the very most {most:,.0f} images/s"
         )
     for kind, (number, size) in by_kind(found).items():
-        table.add_row(f"{kind} in a step", f"{number}: {_bytes(size)}")
+        table.add_row(f"{kind} in a step", f"{number}: {in_units(size)}")
     if found.replicas > 1:
         table.add_row("collectives between replicas", str(found.crossing))
     table.add_row("compiled in", f"{found.seconds:,.0f} s")
@@ -101,10 +101,3 @@ def show(found: Compiled) -> None:
             "to 32 steps",
             markup=False,
         )
-
-
-def _bytes(size: float) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:,.3g} {unit}"
-    return f"{size:,.0f} B"

@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import _kdjax, hlo, measure
+from benchmarks import _kdjax, measure
 from benchmarks.cases import Case
 from kdjax import backend, losses, methods, models
+from kdjax.hlo import products
 from kdjax.keys import fold
 from kdjax.methods import METHODS, Context
 from kdjax.step import Step
@@ -162,7 +163,7 @@ def count(function: Any, *arguments: Any) -> int:
     text = lowered.as_text()
     if "dot_general" not in text and "convolution" not in text:
         return 0
-    return hlo.flops(lowered.compile().as_text())
+    return products.flops(lowered.compile().as_text())
 
 
 def compare(program: Any, least: Least) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def compare(program: Any, least: Least) -> dict[str, Any]:
         program: what `_kdjax.program` returns.
         least: for the program's batch.
     """
-    found = hlo.flops(_kdjax.compiled_text(program))
+    found = products.flops(_kdjax.compiled_text(program))
     parts = least.parts(program.step)
     return {"step": found, "least": parts, "ratio": found / sum(parts.values())}
 

@@ -72,6 +72,8 @@ class Run:
             self._data = resident.place(dataset, parallel.make_mesh())
         else:
             self._data = dataset
+        # Every seed has a stream of its own, and the workers of one are all busy.
+        self._devices = 1 if isinstance(dataset, Streamed) else jax.device_count()
         self._steps = make_steps(experiment, dataset)
         size = dataset.train_size
         self._plan = plan(experiment, self._steps, size)
@@ -104,10 +106,8 @@ class Run:
                 self._program(stage, self._width(len(missing)))
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round: what the bank holds for some seeds is gone before the next.
-        first, last = 0, max(stage.seeds for stage in stages.values())
-        while first < last:
-            seeds = range(first, first + self._width(last - first))
-            first = seeds.stop
+        most = max(stage.seeds for stage in stages.values())
+        for seeds in rounds(most, self._devices):
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
@@ -121,9 +121,7 @@ class Run:
 
     def _width(self, seeds: int) -> int:
         """Returns how many of so many seeds are trained side by side."""
-        if isinstance(self._data, Streamed):
-            return 1  # every seed has a stream of its own, and the workers serve one
-        return parallel.side_by_side(seeds, jax.device_count())
+        return parallel.side_by_side(seeds, self._devices)
 
     def _missing(self, name: str, seeds: Iterable[int]) -> list[int]:
         return [seed for seed in seeds if not self._store.result(name, seed)]
@@ -152,28 +150,14 @@ class Run:
         """
         if (stage.name, width) not in self._programs:
             with naming(stage):
+                mesh = parallel.make_mesh(replicas=width)
                 self._programs[stage.name, width] = Program(
                     self._steps[stage.name],
-                    self._feed(stage, parallel.make_mesh(replicas=width)),
+                    feed(self._experiment, stage, self._data, mesh),
                     self._plan.banked[stage.name],
                     record=stage.name in self._experiment.recorded,
                 )
         return self._programs[stage.name, width]
-
-    def _feed(self, stage: Stage, mesh: Mesh) -> ResidentFeed | StreamedFeed:
-        data, augment = self._data, self._experiment.augment
-        known = data if isinstance(data, Streamed) else data.dataset
-        stream = Stream(
-            size=known.train_size,
-            batch_size=stage.recipe.batch_size,
-            augment=augment if isinstance(augment, Augment) else Augment(),
-            mean=known.mean,
-            std=known.std,
-            dtype=self._experiment.dtype,
-        )
-        if isinstance(data, Streamed):
-            return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
-        return ResidentFeed(data, stream, mesh)
 
     def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the results of some replicas, after training what is missing."""
@@ -251,6 +235,15 @@ def open_data(experiment: Experiment) -> Images:
     return open_streamed(**options, crop=experiment.augment)
 
 
+def rounds(seeds: int, devices: int) -> Iterator[range]:
+    """Yields the seeds that are trained side by side, on all devices."""
+    first = 0
+    while first < seeds:
+        width = parallel.side_by_side(seeds - first, devices)
+        yield range(first, first + width)
+        first += width
+
+
 @contextlib.contextmanager
 def naming(stage: Stage) -> Iterator[None]:
     """Puts the stage's name before what is wrong with it."""
@@ -258,6 +251,29 @@ def naming(stage: Stage) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
+def feed(
+    experiment: Experiment, stage: Stage, data: Resident | Streamed, mesh: Mesh
+) -> ResidentFeed | StreamedFeed:
+    """Returns what feeds a stage's programs.
+
+    Raises:
+        UserError: a batch that is larger than the training set.
+    """
+    known = data if isinstance(data, Streamed) else data.dataset
+    augment = experiment.augment
+    stream = Stream(
+        size=known.train_size,
+        batch_size=stage.recipe.batch_size,
+        augment=augment if isinstance(augment, Augment) else Augment(),
+        mean=known.mean,
+        std=known.std,
+        dtype=experiment.dtype,
+    )
+    if isinstance(data, Streamed):
+        return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
+    return ResidentFeed(data, stream, mesh)
 
 
 def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Step]:

@@ -184,6 +184,11 @@ class Program:
         )
         self.compile_seconds += time.perf_counter() - begin
 
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The shapes of what the train program is given, but the number of steps."""
+        return (*self._stacked(self.shapes), *self._inputs)
+
     def lower_train(self) -> jax.stages.Lowered:
         """Returns the train program before it is compiled."""
         train = jax.jit(
@@ -191,9 +196,8 @@ class Program:
             donate_argnums=(0, 1),
             out_shardings=parallel.over_replicas(self.mesh),
         )
-        state, totals = self._stacked(self.shapes)
         with jax.set_mesh(self.mesh):
-            return train.lower(state, totals, *self._inputs, 1)
+            return train.lower(*self.inputs, 1)
 
     def _lower_test(self) -> jax.stages.Lowered:
         test = jax.jit(

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import parallel
-from kdjax.data.sources import Dataset, Split
+from kdjax.data.sources import Dataset, Source, Split
 from kdjax.data.stream import Batch, Stream
 from kdjax.keys import fold
 
@@ -25,18 +25,18 @@ _EVAL_BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A data set on the devices.
+    """A data set on the devices, or the shapes of one.
 
     Attributes:
-        dataset: the data set in the host's memory.
+        dataset: the data set in the host's memory, or what is known of it.
         train: images `[N, height, width, channels]` and labels `[N]`.
         test: images, labels and validity in batches, `[count, batch, ...]`; the last
             batch is padded with examples that are not valid.
     """
 
-    dataset: Dataset
-    train: tuple[jax.Array, jax.Array]
-    test: tuple[jax.Array, jax.Array, jax.Array]
+    dataset: Dataset | Source
+    train: tuple[Any, Any]
+    test: tuple[Any, Any, Any]
 
 
 def place(dataset: Dataset, mesh: Mesh) -> Resident:
@@ -49,12 +49,38 @@ def place(dataset: Dataset, mesh: Mesh) -> Resident:
     )
 
 
+def shapes(source: Source, mesh: Mesh) -> Resident:
+    """Returns the shapes of what `place` returns, for programs that are not run.
+
+    Args:
+        source: what is known of the data set.
+        mesh: need not be of this machine's devices.
+    """
+    everywhere = parallel.replicated(mesh)
+
+    def arrays(*leading: int) -> tuple[Any, Any]:
+        shapes = (*leading, *source.image_shape), leading
+        return (
+            jax.ShapeDtypeStruct(shapes[0], jnp.uint8, sharding=everywhere),
+            jax.ShapeDtypeStruct(shapes[1], jnp.int32, sharding=everywhere),
+        )
+
+    batches = _batches(source.test_size, mesh.size)
+    valid = jax.ShapeDtypeStruct(batches, jnp.bool_, sharding=everywhere)
+    return Resident(source, arrays(source.train_size), (*arrays(*batches), valid))
+
+
+def _batches(size: int, devices: int) -> tuple[int, int]:
+    """Returns the number of test batches, and how many images each has."""
+    batch = math.ceil(min(_EVAL_BATCH, size) / devices) * devices
+    return math.ceil(size / batch), batch
+
+
 def _in_batches(
     split: Split, devices: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     size = len(split.labels)
-    batch = math.ceil(min(_EVAL_BATCH, size) / devices) * devices
-    count = math.ceil(size / batch)
+    count, batch = _batches(size, devices)
 
     def batches(array: np.ndarray) -> np.ndarray:
         padded = np.zeros((count * batch, *array.shape[1:]), array.dtype)

@@ -85,6 +85,7 @@ class Source:
         num_classes: the number of classes.
         image_shape: height, width and channels.
         train_size: the number of training images.
+        test_size: the number of test images.
         mean: see `Dataset`.
         std: see `Dataset`.
         test_split: the name of TFDS for the split that serves as test set.
@@ -95,6 +96,7 @@ class Source:
     num_classes: int
     image_shape: tuple[int, int, int]
     train_size: int
+    test_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     test_split: str = "test"
@@ -107,12 +109,13 @@ def _of_255(*channels: float) -> tuple[float, ...]:
 
 # CIFAR: the constants of Zagoruyko's released code. Digits: of the training images.
 SOURCES = {
-    "digits": Source(None, 10, (8, 8, 1), 1437, (0.3049,), (0.3758,)),
+    "digits": Source(None, 10, (8, 8, 1), 1437, 360, (0.3049,), (0.3758,)),
     "cifar10": Source(
         "cifar10",
         10,
         (32, 32, 3),
         50_000,
+        10_000,
         _of_255(125.3, 123.0, 113.9),
         _of_255(63.0, 62.1, 66.7),
     ),
@@ -121,6 +124,7 @@ SOURCES = {
         100,
         (32, 32, 3),
         50_000,
+        10_000,
         _of_255(129.3, 124.1, 112.4),
         _of_255(68.2, 65.4, 70.4),
     ),
@@ -130,6 +134,7 @@ SOURCES = {
         10,
         (32, 32, 3),
         73_257,
+        26_032,
         (0.4377, 0.4438, 0.4728),
         (0.1980, 0.2010, 0.1970),
     ),
@@ -139,6 +144,7 @@ SOURCES = {
         200,
         (64, 64, 3),
         100_000,
+        10_000,
         (0.4802, 0.4481, 0.3975),
         (0.2770, 0.2691, 0.2821),
         test_split="validation",
@@ -148,6 +154,7 @@ SOURCES = {
         1000,
         (224, 224, 3),
         1_281_167,
+        50_000,
         (0.485, 0.456, 0.406),
         (0.229, 0.224, 0.225),
         test_split="validation",
@@ -215,10 +222,8 @@ def load(
 
 def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
     """Returns what remains of a split, and a stratified part of the given size."""
-    total = len(split.labels)
-    if not 1 <= size < total:
-        raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
-    held = np.zeros(total, bool)
+    _check_held(size, len(split.labels), what)
+    held = np.zeros(len(split.labels), bool)
     held[stratified(split.labels, size)] = True
     return (
         Split(split.images[~held], split.labels[~held]),
@@ -226,16 +231,36 @@ def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
     )
 
 
-def expected(name: str, train_size: int | None = None, **_: object) -> Source:
-    """Returns what is known of a data set without its files.
+def expected(
+    name: str,
+    dir: str | None = None,
+    *,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    validation: int = 0,
+    normalise: bool = True,
+) -> Source:
+    """Returns what is known of a data set without its files; arguments as for `load`.
 
-    Args:
-        name: a key of `SOURCES`.
-        train_size: as for `load`, whose other arguments change nothing here.
+    Raises:
+        UserError: a size that is not between 1 and the split's.
     """
     source = SOURCES[name]
-    size = source.train_size if train_size is None else train_size
-    return dataclasses.replace(source, train_size=size)
+    train, test = source.train_size, source.test_size
+    if validation:
+        _check_held(validation, train, f"validation of {name}")
+        train, test = train - validation, validation
+    if train_size is not None:
+        _check_size(train_size, train, f"train_size of {name}")
+    if test_size is not None:
+        _check_size(test_size, test, f"test_size of {name}")
+    return dataclasses.replace(
+        source,
+        train_size=train if train_size is None else train_size,
+        test_size=test if test_size is None else test_size,
+        mean=source.mean if normalise else (0.0,) * len(source.mean),
+        std=source.std if normalise else (1.0,) * len(source.std),
+    )
 
 
 def _digits() -> tuple[Split, Split]:
@@ -256,11 +281,20 @@ def _digits() -> tuple[Split, Split]:
 def _subset(split: Split, size: int | None, what: str) -> Split:
     if size is None:
         return split
-    total = len(split.labels)
-    if not 1 <= size <= total:
-        raise UserError(f"{what} must be from 1 to {total}, not {size}")
+    _check_size(size, len(split.labels), what)
     chosen = np.sort(stratified(split.labels, size))
     return Split(split.images[chosen], split.labels[chosen])
+
+
+def _check_size(size: int, total: int, what: str) -> None:
+    if not 1 <= size <= total:
+        raise UserError(f"{what} must be from 1 to {total}, not {size}")
+
+
+def _check_held(size: int, total: int, what: str) -> None:
+    """Raises UserError unless a part can be held out and something remains."""
+    if not 1 <= size < total:
+        raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
 
 
 def stratified(labels: np.ndarray, size: int) -> np.ndarray:

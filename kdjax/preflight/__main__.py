@@ -1,0 +1,83 @@
+"""Whether a config's train step fits hardware that is not there, and what it costs.
+
+python -m kdjax.preflight --config configs/ctkd.py --topology v5e:4x4
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kdjax import command_line
+from kdjax.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _parse(
+    argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, command_line.Command]:
+    parser = _Parser(
+        prog="python -m kdjax.preflight",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        epilog="--config.KEY=VALUE changes the config, as for kdjax.main.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="CONFIG.py[:ARG]")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:4x4, v4:2x2x1, v5p:2x2x1, v6e:2x4 and the like; h100:HOSTSxGPUS; "
+        "cpu:N",
+    )
+    parser.add_argument("--stage", metavar="NAME", help="(default: the last)")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seeds that are trained side by side (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
+    options, rest = parser.parse_known_args(argv)
+    # The folder is not touched.
+    line = ["kdjax", f"--config={options.config}", *rest, "--workdir=."]
+    command = command_line.parse(line)
+    if command is None or command.stages or command.dry_run or command.coordinator:
+        raise UserError("preflight takes flags of the config only; see --help")
+    return options, command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compiles, prints the report, and returns the exit code."""
+    try:
+        options, command = _parse(argv)
+        # Only now: wrong flags are answered at once.
+        import jax
+
+        from kdjax import graph
+        from kdjax.files import write_json
+        from kdjax.preflight import compiling, report, target
+
+        jax.config.update("jax_platforms", "cpu")  # whatever else is there
+        parsed = graph.parse(command.config)
+        if parsed.precision == "float64":
+            jax.config.update("jax_enable_x64", True)
+        chosen = target.find(options.topology)
+        found = compiling.compile_stage(parsed, chosen, options.stage, options.replicas)
+        report.show(found)
+        if options.out:
+            write_json(options.out, {"config": options.config, **report.figures(found)})
+    except UserError as error:
+        print(f"kdjax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

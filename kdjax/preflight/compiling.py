@@ -1,0 +1,249 @@
+"""Compiles the train step of a stage as a run would, from shapes alone."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kdjax import backend, experiment, parallel
+from kdjax.data import resident, sources
+from kdjax.errors import UserError, unknown
+from kdjax.graph import Experiment, Stage
+from kdjax.hlo.collectives import Collective, collectives
+from kdjax.hlo.products import flops
+from kdjax.hlo.traffic import traffic
+from kdjax.plan import plan
+from kdjax.preflight.target import Target
+from kdjax.program import Program
+
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled train program. All figures are of one device.
+
+    Attributes:
+        stage: its name.
+        target: what it is compiled for.
+        replicas: how many seeds it trains side by side.
+        seeds: how many seeds the stage has.
+        batch: images of one replica's step, on all of its devices together.
+        parts: into how many micro-batches a step is cut.
+        banked: teachers whose outputs come from the bank.
+        memory: bytes by kind.
+        flops: of products in one step.
+        traffic: bytes that one step reads and writes in memory.
+        collectives: of one step.
+        seconds: of compilation, tracing apart.
+    """
+
+    stage: str
+    target: Target
+    replicas: int
+    seeds: int
+    precision: str
+    batch: int
+    parts: int
+    banked: tuple[str, ...]
+    memory: Mapping[str, int]
+    flops: int
+    traffic: int
+    collectives: tuple[Collective, ...]
+    seconds: float
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory that have to be there."""
+        return sum(self.memory.values()) - 2 * self.memory["aliased"]
+
+    @property
+    def crossing(self) -> int:
+        """How many collectives pass something between replicas."""
+        devices = np.arange(len(self.target.devices)).reshape(self.replicas, -1)
+        return sum(one.between(devices.tolist()) for one in self.collectives)
+
+    @property
+    def seconds_at_peak(self) -> dict[str, float]:
+        """Least seconds of a step by what takes them, at the published peaks."""
+        chip = self.target.chip
+        found = {}
+        if self.precision in chip.peak:
+            found["products"] = self.flops / chip.peak[self.precision]
+        if chip.bandwidth:
+            found["memory"] = self.traffic / chip.bandwidth
+        return found
+
+
+def compile_stage(
+    parsed: Experiment, target: Target, stage: str | None = None, replicas: int = 1
+) -> Compiled:
+    """Returns the compiled train program of a stage.
+
+    Args:
+        parsed: the experiment; its data need not be there.
+        target: what to compile for.
+        stage: its name; None: the last.
+        replicas: how many seeds are trained side by side.
+
+    Raises:
+        UserError: an unknown stage, data that are streamed, parts that do not fit
+            each other, a batch that does not divide, or a program that does not fit
+            into the memory.
+    """
+    if stage is None:
+        *_, stage = parsed.stages
+    if stage not in parsed.stages:
+        raise unknown("stage", stage, parsed.stages)
+    chosen = parsed.stages[stage]
+    mesh = _mesh(target, replicas)
+    if target.chip.peak and parsed.precision not in target.chip.peak:
+        raise UserError(
+            f"{target.chip.name} has no published figures for precision="
+            f"{parsed.precision}; choices: {', '.join(target.chip.peak)}"
+        )
+    with backend.compiling_for(target.chip.platform), experiment.naming(chosen):
+        program = _program(parsed, chosen, mesh)
+        return _compile(program, parsed, chosen, target)
+
+
+def _mesh(target: Target, replicas: int) -> Mesh:
+    count = len(target.devices)
+    if replicas < 1 or count % replicas:
+        fitting = (str(n) for n in range(1, count + 1) if count % n == 0)
+        raise UserError(
+            f"{replicas} replicas do not divide over the {count} devices of "
+            f"{target.name}; choices: {', '.join(fitting)}"
+        )
+    return parallel.make_mesh(target.devices, replicas=replicas)
+
+
+def _program(parsed: Experiment, stage: Stage, mesh: Mesh) -> Program:
+    """Returns a stage's program, as `experiment.Run` makes it."""
+    source = sources.expected(**parsed.data)
+    if not source.in_memory:
+        raise UserError(
+            f"data set {parsed.data['name']!r} does not fit into memory: the programs "
+            "of streamed data cannot be compiled ahead yet; choices: "
+            + ", ".join(n for n, s in sources.SOURCES.items() if s.in_memory)
+        )
+    steps = experiment.make_steps(parsed, source)
+    return Program(
+        steps[stage.name],
+        experiment.feed(parsed, stage, resident.shapes(source, mesh), mesh),
+        plan(parsed, steps, source.train_size).banked[stage.name],
+        record=stage.name in parsed.recorded,
+    )
+
+
+def _compile(
+    program: Program,
+    parsed: Experiment,
+    stage: Stage,
+    target: Target,
+) -> Compiled:
+    """Returns what there is to know of a program once it is compiled."""
+    lowered = program.lower_train()
+    beside = _bytes(program.feed.tested)
+    begin = time.perf_counter()
+    try:
+        compiled = lowered.compile(backend.compiler_options())
+    except jax.errors.JaxRuntimeError as error:
+        line = str(error).replace("\n", " ")
+        used = _USED.search(line)
+        if not used:
+            raise UserError(
+                f"the compiler for {target.chip.name} refuses the program: {line[:300]}"
+            ) from error
+        needed = float(used[1]) * _UNITS[used[2]] + beside
+        fixed = _bytes(program.inputs) + beside
+        raise _too_large(program, target, needed, fixed) from error
+    seconds = time.perf_counter() - begin
+    found: Any = compiled.memory_analysis()
+    text = compiled.as_text() or ""
+    result = Compiled(
+        stage=stage.name,
+        target=target,
+        replicas=program.replicas,
+        seeds=stage.seeds,
+        precision=parsed.precision,
+        batch=stage.recipe.batch_size,
+        parts=stage.recipe.accumulate,
+        banked=program.banked,
+        memory={
+            "arguments": found.argument_size_in_bytes,
+            "outputs": found.output_size_in_bytes,
+            "aliased": found.alias_size_in_bytes,
+            "temporaries": found.temp_size_in_bytes,
+            "code": found.generated_code_size_in_bytes,
+            "test images": beside,
+        },
+        flops=flops(text, unknown=1),
+        traffic=traffic(text),
+        collectives=tuple(collectives(text)),
+        seconds=seconds,
+    )
+    limit = target.chip.limit
+    if limit is not None and result.needed > limit:
+        fixed = result.needed - result.memory["temporaries"]
+        raise _too_large(program, target, result.needed, fixed)
+    return result
+
+
+def _bytes(tree: Any) -> int:
+    """Returns the bytes that one device holds of arrays, without padding."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _too_large(
+    program: Program, target: Target, needed: float, fixed: float
+) -> UserError:
+    """Returns the error for a program that does not fit, with what might.
+
+    Args:
+        program: it.
+        target: what it was compiled for.
+        needed: bytes of one device.
+        fixed: of these, what does not shrink with the batch.
+    """
+    limit = target.chip.limit or 0.0
+    line = (
+        f"does not fit: {in_units(needed)} of {in_units(limit)} usable on each "
+        f"{target.chip.name} of {target.name}"
+    )
+    if fixed >= limit:
+        return UserError(
+            f"{line}; {in_units(fixed)} of it do not depend on the batch (networks, "
+            "optimiser, tables of the bank, training images): bank.use=false or a "
+            "smaller train_size would lower it"
+        )
+    # Activations, which are nearly all of the rest, go with the images of a part.
+    shrink = math.ceil((needed - fixed) / (limit - fixed))
+    batch, parts = program.feed.stream.batch_size, program.step.parts
+    devices = program.mesh.shape["data"]
+    images = batch // devices
+    fitting = [str(n) for n in range(parts * shrink, images + 1) if images % n == 0]
+    ways = [f"recipe.accumulate={fitting[0]}"] if fitting else []
+    if batch // shrink >= devices * parts:
+        smaller = batch // shrink // (devices * parts) * devices * parts
+        ways.append(f"recipe.batch_size={smaller}")
+    ways.append(f"{shrink} times the chips for the same batch")
+    return UserError(f"{line}; estimated to fit: {', or '.join(ways)}")
+
+
+def in_units(size: float) -> str:
+    """Returns a number of bytes for people: three digits and a decimal unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{float(f'{size / factor:.3g}'):,g} {unit}"
+    return f"{size:,.0f} B"

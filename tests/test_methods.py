@@ -7,9 +7,10 @@ import chex
 import numpy as np
 import pytest
 import tiny
+import tiny_net
 from flax.traverse_util import flatten_dict
 
-from kdjax import methods
+from kdjax import methods, models
 from kdjax.interrupt import Interrupted
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -56,12 +57,25 @@ def rows(names):
 each_row = rows(ROWS)
 
 
+@pytest.fixture(autouse=True)
+def _tiny_networks(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", tiny_net)
+
+
 @functools.cache
 def program(row, devices=1):
     # Weight decay moves every parameter: off, so that gradients must.
     name, options = ROWS[row]
     recipe = tiny.replace(weight_decay=0.0)
-    return tiny.program(name, options, devices=devices, recipe=recipe)
+    networks = {}
+    # What a scratch teacher shares or inherits is the Wide ResNets'.
+    if not any("scratch" in chosen for chosen in options.values()):
+        few = {0: 0, 1: 1, None: 2}[methods.create(name, options).num_teachers]
+        networks = {
+            "student": "tiny-4",
+            "teachers": dict.fromkeys(("expert", "assistant")[:few], "tiny-4"),
+        }
+    return tiny.program(name, options, devices=devices, recipe=recipe, **networks)
 
 
 @functools.cache

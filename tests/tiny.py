@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +49,14 @@ def black(prog: Program) -> resident.ResidentFeed:
 
 
 def frozen(names=("expert",), model=TEACHER, dtype=jnp.float64):
-    """Returns teachers' variables, of other seeds than the student's."""
+    """Returns teachers' variables, of other seeds than the student's.
+
+    `names` may tell their models, as a step does.
+    """
+    found = names if isinstance(names, Mapping) else dict.fromkeys(names, model)
     return {
-        name: models.init(jax.random.key(7 + i), model, CLASSES, SHAPE, 0, dtype)
-        for i, name in enumerate(names)
+        name: models.init(jax.random.key(7 + i), found[name], CLASSES, SHAPE, 0, dtype)
+        for i, name in enumerate(found)
     }
 
 

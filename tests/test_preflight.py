@@ -46,10 +46,43 @@ def parsed(config=TINY):
 
 
 @pytest.fixture(scope="module")
-def compiled(request):
+def made(request):
+    """Compiles once; returns what is found, the program and what XLA made of it."""
+    programs, executables = [], []
+    make, build = compiling._program, jax.stages.Lowered.compile
+
+    def keep_program(*args):
+        programs.append(make(*args))
+        return programs[-1]
+
+    def keep_executable(self, options=None):
+        executables.append(build(self, options))
+        return executables[-1]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
-        return compiling.compile_stage(parsed(), target.find("cpu:4"), replicas=2)
+        patch.setattr(compiling, "_program", keep_program)
+        patch.setattr(jax.stages.Lowered, "compile", keep_executable)
+        found = compiling.compile_stage(parsed(), target.find("cpu:4"), replicas=2)
+    return found, programs[0], executables[0]
+
+
+@pytest.fixture
+def compiled(made):
+    return made[0]
+
+
+@pytest.fixture
+def known(monkeypatch, made):
+    """Neither traces nor compiles again."""
+    _, program, executable = made
+
+    class Lowered:
+        def compile(self, options=None):
+            return executable
+
+    monkeypatch.setattr(compiling, "_program", lambda *args: program)
+    monkeypatch.setattr(program, "lower_train", Lowered)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +231,7 @@ def test_what_does_not_divide_ends_with_what_would(error):
     line = error("cpu:4", f"{TINY},batch_size=30")
     assert all(word in line for word in ("'S2'", "batch_size=30", "multiples of 4"))
     line = error("cpu:4", TINY, "--replicas=3")
-    assert all(word in line for word in ("3 replicas", "4 devices", "1, 2, 4"))
+    assert all(word in line for word in ("3 replicas", "4 devices", "1, 2, 4", "2 + 1"))
     line = error("cpu:4", TINY, "--replicas=0")
     assert "0 replicas" in line
 
@@ -211,44 +244,57 @@ def test_other_bad_input(error):
     assert "'lr'" in error("cpu:4", TINY, "--config.recipe.lr=1")
 
 
+@pytest.mark.usefixtures("known")
 def test_a_program_that_does_not_fit_ends_with_what_might(error, monkeypatch, compiled):
     memory = compiled.needed - compiled.memory["temporaries"] // 2
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
     monkeypatch.setitem(CHIPS, "cpu", small)
     line = error("cpu:4", TINY, "--replicas=2")
-    for words in (
-        "'S2'",
-        "does not fit: 1.6",
-        "accumulate=2,",
-        "batch_size=32,",
-        "2 times",
-    ):
+    for words in ("'S2'", "does not fit: ", "accumulate=2,", "batch_size=32,"):
         assert words in line
+    enough = dataclasses.replace(CHIPS["cpu"], memory=compiled.needed)
+    monkeypatch.setitem(CHIPS, "cpu", enough)
+    arguments = [f"--config={TINY}", "--topology=cpu:4", "--replicas=2"]
+    assert command.main(arguments) == 0
 
 
+@pytest.mark.usefixtures("known")
 @pytest.mark.parametrize(
     ("memory", "words"),
     [
         # 21.58 GB wanted, of which little is there whatever the batch.
         (17e9, ("21.6 GB of 17 GB", "accumulate=2", "batch_size=32", "2 times")),
         (3e9, ("accumulate=8", "batch_size=8", "8 times")),
-        (1e4, ("21.6 GB", "do not depend on the batch", "bank.use=false")),
+        (1e4, ("21.6 GB of 10 kB", "do not depend on the batch", "bank.use=false")),
     ],
 )
 def test_the_compiler_s_own_refusal_is_told_in_one_line(
-    error, monkeypatch, memory, words
+    error, monkeypatch, made, memory, words
 ):
-    def refuse(self, options=None):
+    def refuse(options=None):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.\n"
             "Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G."
         )
 
-    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    lowered = made[1].lower_train()
+    lowered.compile = refuse
+    monkeypatch.setattr(made[1], "lower_train", lambda: lowered)
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
     monkeypatch.setitem(CHIPS, "cpu", small)
-    line = error("cpu:4")
+    line = error("cpu:4", TINY, "--replicas=2")
     assert all(word in line for word in words), line
+
+
+def test_another_refusal_of_the_compiler_is_told_in_one_line(error, monkeypatch, known):
+    def refuse(*args):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no\nway")
+
+    lowered = compiling._program().lower_train()
+    lowered.compile = refuse
+    monkeypatch.setattr(compiling._program(), "lower_train", lambda: lowered)
+    line = error("cpu:4", TINY, "--replicas=2")
+    assert all(word in line for word in ("'S2'", "cpu refuses", "INTERNAL: no way"))
 
 
 @pytest.mark.slow

@@ -118,9 +118,12 @@ def _mesh(target: Target, replicas: int) -> Mesh:
     count = len(target.devices)
     if replicas < 1 or count % replicas:
         fitting = (str(n) for n in range(1, count + 1) if count % n == 0)
+        rounds = [len(seeds) for seeds in experiment.rounds(replicas, count)]
         raise UserError(
             f"{replicas} replicas do not divide over the {count} devices of "
             f"{target.name}; choices: {', '.join(fitting)}"
+            + f" (a run trains them in rounds of {' + '.join(map(str, rounds))})"
+            * (replicas > 0)
         )
     return parallel.make_mesh(target.devices, replicas=replicas)
 

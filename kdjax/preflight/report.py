@@ -26,7 +26,7 @@ def figures(found: Compiled) -> dict[str, Any]:
         "batch_size": found.batch,
         "accumulate": found.parts,
         "from_the_bank": list(found.banked),
-        "fits": True,
+        "fits": True if chip.limit else None,  # what does not ends with an error
         "memory": {**found.memory, "needed": found.needed, "usable": chip.limit},
         "flops_per_step": found.flops,
         "bytes_per_step": found.traffic,

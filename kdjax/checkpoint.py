@@ -4,10 +4,12 @@ Orbax writes atomically, so that a half-written checkpoint is never seen; it has
 checksum, so that a flipped byte would be. The digest sees it.
 """
 
+import contextlib
 import gc
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,20 @@ def _seal(tree: Any, meta: dict[str, Any]) -> str:
     return digest((jax.device_get(tree), json.dumps(meta, sort_keys=True)))
 
 
-def _forget_readers() -> None:
-    """Collects what orbax was reading when it failed, without a word on stderr.
+@contextlib.contextmanager
+def _silent_readers() -> Iterator[None]:
+    """Lets orbax fail without a word on stderr, and collects what it was reading.
 
     It abandons the other arrays' coroutines; each would print a traceback of its own
     when it is collected.
     """
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
+    hooks = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook, sys.excepthook = lambda _: None, lambda *_: None
     try:
-        gc.collect()
+        yield
     finally:
-        sys.unraisablehook = hook
+        gc.collect()
+        sys.unraisablehook, sys.excepthook = hooks
 
 
 def _check_shape(path: Any, target: np.ndarray, found: np.ndarray) -> None:
@@ -131,16 +135,16 @@ class Checkpoints:
             tree=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         )
         reason = ""
-        try:
-            found = self._manager.restore(step, args=args)
-            tree, meta = found.tree, found.meta
-            saved = meta.pop("digest")
-            jax.tree.map_with_path(_check_shape, target, tree)
-        # Whatever orbax and its storage library raise on damaged files.
-        except Exception as error:
-            reason = str(error).strip() or type(error).__name__
+        with _silent_readers():
+            try:
+                found = self._manager.restore(step, args=args)
+                tree, meta = found.tree, found.meta
+                saved = meta.pop("digest")
+                jax.tree.map_with_path(_check_shape, target, tree)
+            # Whatever orbax and its storage library raise on damaged files.
+            except Exception as error:
+                reason = str(error).strip() or type(error).__name__
         if reason:  # not within the handler, where the error holds on to its frames
-            _forget_readers()
             raise self._damaged(step, reason.splitlines()[0][:200])
         if _seal(tree, meta) != saved:
             raise self._damaged(step, "its content is not what was saved")

@@ -167,7 +167,7 @@ class TestMistakes:
             sources.load("mnist")
 
     def test_too_large_for_memory(self, tmp_path):
-        with pytest.raises(UserError, match=r"'imagenet' does not fit.*--dry-run"):
+        with pytest.raises(UserError, match=r"'imagenet' does not fit into memory"):
             sources.load("imagenet")
         with pytest.raises(UserError, match="imagenet needs TensorFlow to be prepared"):
             prepare.prepare("imagenet", tmp_path)

@@ -12,7 +12,6 @@ import functools
 import numpy as np
 
 from kdjax.data import records
-from kdjax.digest import digest
 from kdjax.errors import UserError, unknown
 
 _SUBSET_SEED = 20200702  # fixed for ever: it decides which images a subset holds
@@ -72,6 +71,8 @@ class Dataset:
     @functools.cached_property
     def content(self) -> str:
         """A hash of all images and labels."""
+        from kdjax.digest import digest  # which imports jax: workers do without it
+
         parts = (self.train, self.test)
         return digest([array for p in parts for array in (p.images, p.labels)])
 

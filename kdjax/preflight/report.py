@@ -72,6 +72,8 @@ def show(found: Compiled) -> None:
     table.add_row("memory needed", f"{in_units(found.needed)}{limit}")
     for kind, size in found.memory.items():
         table.add_row(f"  {kind}", in_units(size))
+    if found.banked:
+        table.add_row("teachers from the bank", ", ".join(found.banked))
     table.add_row("products in a step", f"{found.flops / 1e9:,.3g} GFLOP")
     table.add_row("memory traffic of a step", in_units(found.traffic))
     bound = found.seconds_at_peak
@@ -80,7 +82,7 @@ def show(found: Compiled) -> None:
     if bound:
         most = found.batch * found.replicas / max(bound.values())
         table.add_row(
-            "  so, all devices together", f"at the very most {most:,.0f} images/s"
+            "  so, all devices together", f"at most {most:,.0f} images/s, caches aside"
         )
     for kind, (number, size) in by_kind(found).items():
         table.add_row(f"{kind} in a step", f"{number}: {in_units(size)}")
@@ -97,7 +99,7 @@ def show(found: Compiled) -> None:
         )
     if chip.platform in ("tpu", "gpu"):
         console.print(
-            "times are lower bounds, not predictions; a call of the program makes up "
-            "to 32 steps",
+            "times are lower bounds (caches aside), not predictions; a call of the "
+            "program makes up to 32 steps",
             markup=False,
         )

@@ -31,7 +31,7 @@ def _seal(tree: Any, meta: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _silent_readers() -> Iterator[None]:
-    """Lets orbax fail without a word on stderr, and collects what it was reading.
+    """Lets orbax fail without a word on stderr.
 
     It abandons the other arrays' coroutines; each would print a traceback of its own
     when it is collected.
@@ -41,7 +41,6 @@ def _silent_readers() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
         sys.unraisablehook, sys.excepthook = hooks
 
 
@@ -144,7 +143,9 @@ class Checkpoints:
             # Whatever orbax and its storage library raise on damaged files.
             except Exception as error:
                 reason = str(error).strip() or type(error).__name__
-        if reason:  # not within the handler, where the error holds on to its frames
+            if reason:  # not within the handler, where the error holds its frames
+                gc.collect()
+        if reason:
             raise self._damaged(step, reason.splitlines()[0][:200])
         if _seal(tree, meta) != saved:
             raise self._damaged(step, "its content is not what was saved")

@@ -83,7 +83,7 @@ def test_a_dry_run_writes_nothing_and_needs_no_data(run, tmp_path, monkeypatch):
         assert words in out.replace("\n", " ")
     assert not (tmp_path / "w").exists()
     _, err = run("configs/dgkd.py:imagenet", code=2)
-    assert "'imagenet' does not fit into memory" in err
+    assert "'imagenet' not found" in err
     assert err.count("\n") == 1
 
 

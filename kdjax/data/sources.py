@@ -240,13 +240,23 @@ def expected(
     test_size: int | None = None,
     validation: int = 0,
     normalise: bool = True,
+    image_size: int | None = None,
+    **_: object,
 ) -> Source:
-    """Returns what is known of a data set without its files; arguments as for `load`.
+    """Returns what is known of a data set without its files.
+
+    Arguments are those of `load`, and of `streaming.open_streamed`, where some change
+    nothing here.
 
     Raises:
         UserError: a size that is not between 1 and the split's.
     """
     source = SOURCES[name]
+    if image_size is not None:
+        channels = source.image_shape[-1]
+        source = dataclasses.replace(
+            source, image_shape=(image_size, image_size, channels)
+        )
     train, test = source.train_size, source.test_size
     if validation:
         _check_held(validation, train, f"validation of {name}")

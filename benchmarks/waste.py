@@ -107,6 +107,7 @@ class Least:
                 index=jnp.arange(self._batch),
                 outputs=parts[0],
                 targets=targets,
+                recorded={},
                 adapted=parts[1],
                 step=jnp.zeros((), jnp.int32),
                 key=fold(jax.random.key(0), "step"),

@@ -85,6 +85,11 @@ class ResidentFeed:
         return self.data.train
 
     @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`."""
+        return self.data.dataset.train.labels
+
+    @property
     def test_size(self) -> int:
         """The number of test images."""
         return len(self.data.dataset.test.labels)

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdjax.errors import UserError, unknown
 from kdjax.fields import build
-from kdjax.methods.base import Context, Method, Term
+from kdjax.methods.base import Beginning, Context, Method, Phase, Term
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.methods.combined import Combined
 from kdjax.methods.dense import DGKD, Ensemble
@@ -17,7 +17,16 @@ from kdjax.methods.relations import CC, PKT, RKD, SP
 from kdjax.methods.review import ReviewKD
 from kdjax.methods.variational import VID
 
-__all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
+__all__ = [
+    "METHODS",
+    "Beginning",
+    "Context",
+    "Method",
+    "Phase",
+    "Term",
+    "create",
+    "options",
+]
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Method,

@@ -42,6 +42,9 @@ ROWS = {
     "kdsvd": ("kdsvd", {}),
     "vid": ("vid", {}),
     "reviewkd": ("reviewkd", {}),
+    "ofd": ("ofd", {}),
+    "crd": ("crd", {"crd": {"negatives": 16}}),
+    "crd-relax": ("crd", {"crd": {"negatives": 16, "mode": "relax"}}),
 }
 FIXED: dict[str, set] = {}
 """What no phase trains: role and layer."""
@@ -63,7 +66,8 @@ def program(row, devices=1):
     # Weight decay moves every parameter: off, so that gradients must.
     name, options = ROWS[row]
     recipe = tiny.replace(weight_decay=0.0)
-    return tiny.program(name, options, devices=devices, recipe=recipe)
+    parts = 2 if row == "crd-relax" else 1
+    return tiny.program(name, options, devices=devices, recipe=recipe, parts=parts)
 
 
 @functools.cache
@@ -109,6 +113,14 @@ def test_every_trained_parameter_moves(row):
 def test_one_device_equals_four(row):
     one, four = after_two_steps(row), after_two_steps(row, devices=4)
     chex.assert_trees_all_close(one[1:], four[1:], rtol=1e-9, atol=1e-12)
+
+
+@rows(["crd-relax"])
+def test_micro_batches_carry_the_memory(row):
+    state, _ = after_two_steps(row)[1]
+    for bank in state.memory["banks"].values():
+        moved = np.abs(np.linalg.norm(bank, axis=1) - 1) < 1e-12
+        assert np.sum(moved) == 2 * tiny.BATCH
 
 
 @each_row

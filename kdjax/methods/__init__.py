@@ -9,10 +9,12 @@ from kdjax.fields import build
 from kdjax.methods.base import Beginning, Context, Method, Phase, Term
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.methods.combined import Combined
+from kdjax.methods.contrastive import CRD
 from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
 from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
 from kdjax.methods.maps import KDSVD, NST
+from kdjax.methods.overhaul import OFD
 from kdjax.methods.relations import CC, PKT, RKD, SP
 from kdjax.methods.review import ReviewKD
 from kdjax.methods.variational import VID
@@ -48,6 +50,8 @@ METHODS: dict[str, type[Method]] = {
     "kdsvd": KDSVD,
     "vid": VID,
     "reviewkd": ReviewKD,
+    "ofd": OFD,
+    "crd": CRD,
 }
 """Methods by name; a name like 'rocket+kd' combines several."""
 

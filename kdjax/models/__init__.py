@@ -30,6 +30,7 @@ __all__ = [
     "Variables",
     "create",
     "init",
+    "norms",
     "shapes",
     "version",
 ]
@@ -75,6 +76,15 @@ def create(name: str, num_classes: int) -> nn.Module:
         UserError: there is no such network.
     """
     return _family(name).create(name, num_classes)
+
+
+def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
+    """Returns where a network's BatchNorms before activations are: paths by feature.
+
+    Where a shortcut is added it is the branch's. Empty for families that do not tell.
+    """
+    module = create(name, num_classes)
+    return module.norms() if hasattr(module, "norms") else {}
 
 
 def version(name: str) -> int:

@@ -42,11 +42,20 @@ ROWS = {
     "kdsvd": ("kdsvd", {}),
     "vid": ("vid", {}),
     "reviewkd": ("reviewkd", {}),
+    "dml": ("dml", {"dml": {"peers": ("student", "wrn-16-1")}}),
+    "one": ("one", {}),
     "ofd": ("ofd", {}),
+    "simkd": ("simkd", {}),
     "crd": ("crd", {"crd": {"negatives": 16}}),
     "crd-relax": ("crd", {"crd": {"negatives": 16, "mode": "relax"}}),
+    "sskd": ("sskd", {"sskd": {"init_epochs": 1}}),
+    "bss": ("bss", {"bss": {"attack_steps": 2, "base": "teacher"}}),
+    "ab": ("ab", {"ab": {"init_epochs": 1}}),
+    "ft": ("ft", {"ft": {"init_epochs": 1}}),
+    "fsp": ("fsp", {"fsp": {"init_epochs": 1}}),
+    "crd+ab+kd": ("crd+ab+kd", {"crd": {"negatives": 16}, "ab": {"init_epochs": 1}}),
 }
-FIXED: dict[str, set] = {}
+FIXED = {"simkd": {("student", "head")}}
 """What no phase trains: role and layer."""
 # The further rows differ from these in options alone, or in terms of single examples.
 SHARDED = {*methods.METHODS, "rocket+kd"} - {"label_smoothing", "dkd"}

@@ -1,4 +1,6 @@
-"""Terms of the methods that keep a memory, against NumPy."""
+"""Terms of the methods with peers, memory, views or phases, against NumPy."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,8 @@ import numpy as np
 import pytest
 from loss_cases import softened
 from test_losses_contrastive import np_crd, unit
-from test_losses_maps import np_ofd, np_pool
+from test_losses_ensembles import np_mutual, np_one
+from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
 
 from kdjax import methods, models
 from kdjax.errors import UserError
@@ -68,6 +71,74 @@ def terms(name, options=None, *, roles=None, step=0, teacher=EXPERT, **fields):
 
 
 # Peers.
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_dml_is_every_networks_own_loss(reduction):
+    networks = {"student": STUDENT, "peer1": PEER, "peer2": THIRD}
+    options = {"peers": ("student", "wrn-16-1"), "reduction": reduction, "weight": 2.0}
+    values, total, _ = terms("dml", options, roles=networks)
+    expected = 0.0
+    for role, own in networks.items():
+        peers = [p.logits for r, p in networks.items() if r != role]
+        divergence = sum(mean(np_mutual, own.logits, peer) for peer in peers)
+        np.testing.assert_allclose(values[f"dml/{role}"], divergence, rtol=1e-9)
+        scale = 2 if reduction == "sum" else 1
+        expected += ce(own.logits) + scale * divergence
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
+
+
+def test_dmls_networks_start_apart_and_move_by_their_own_terms():
+    method = methods.create("dml", {"dml": {"peers": ("student", "wrn-10-2")}})
+    roles = {"student": "wrn-16-1", "peer1": "wrn-16-1", "peer2": "wrn-10-2"}
+    assert method.roles("wrn-16-1") == roles
+    assert method.copies(4) == {"student": 4, "peer1": 5, "peer2": 6}
+    labels = jnp.asarray(LABELS)
+
+    def loss(logits, name):
+        seen = {role: Outputs(z, {}) for role, z in logits.items()}
+        context = Context(labels, labels, seen, {}, {}, {}, 0, None)
+        return jnp.mean(method.terms(context)[name].value)
+
+    logits = {r: jnp.asarray(outputs(i).logits) for i, r in enumerate(roles)}
+    for role in roles:
+        grads = jax.grad(loss)(logits, f"dml/{role}")
+        assert {r for r, g in grads.items() if np.any(g)} == {role}
+
+
+def test_one_is_branches_and_their_gated_ensemble():
+    networks = {"student": STUDENT, "branch2": PEER}
+    gate = np.random.default_rng(5).normal(size=(B, 2))
+    options = {"branches": 2, "rampup_steps": 10}
+    values, total, _ = terms(
+        "one", options, roles=networks, step=5, adapted={"one/gate": jnp.asarray(gate)}
+    )
+    shares = np.array([softened(row) for row in gate])
+    ensemble = shares[:, :1] * STUDENT.logits + shares[:, 1:] * PEER.logits
+    expected = ce(ensemble)
+    for network in networks.values():
+        divergence = mean(np_one, network.logits, ensemble)
+        expected += ce(network.logits) + np.exp(-5 * 0.25) * divergence
+    np.testing.assert_allclose(values["ce/ensemble"], ce(ensemble), rtol=1e-9)
+    # The weight is of the step, an int32: a float32.
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_ones_branches_share_what_lies_below():
+    method = methods.create("one", {"one": {"branches": 2, "trunk": "stage2"}})
+    params = {
+        role: models.shapes(model, C, (8, 8, 3))["params"]
+        for role, model in method.roles("wrn-10-1").items()
+    }
+    ties = method.ties(params)
+    shared = {path[1].split("_")[0] for path in ties}
+    assert shared == {"stem", "stage1", "stage2"}
+    assert all(owner == ("student", *path[1:]) for path, owner in ties.items())
+    # All of these layers, BatchNorm included.
+    assert {path[1] for path in ties if path[-1] == "scale"} == {
+        "stage1_block1",
+        "stage2_block1",
+    }
 
 
 # Memory.
@@ -189,4 +260,84 @@ def test_crd_scores_with_the_banks_and_moves_them(mode):
 # The reused classifier.
 
 
+def test_simkd_is_the_distance_of_the_last_maps():
+    features = {"stage4_pre": np.abs(outputs(4, 3).features["stage1"])}
+    own = Outputs(STUDENT.logits, features)
+    _, total, _ = terms("simkd", {"beta": 3.0}, roles={"student": own})
+    theirs = np.maximum(EXPERT.features["stage3_pre"], 0)
+    pooled = np.stack([np_pool(x, 2, 2) for x in features["stage4_pre"]])
+    np.testing.assert_allclose(total, 3 * np.mean((pooled - theirs) ** 2), rtol=1e-9)
+
+
+def test_simkd_deploys_trunk_projector_and_the_teachers_classifier():
+    method = methods.create("simkd", {})
+    name = method.network("resnet-8", ["wrn-10-1"])
+    assert name == "simkd-2:resnet-8:wrn-10-1"
+    shapes = models.shapes(name, C, (8, 8, 3))["params"]
+    assert shapes.keys() == {"trunk", "projector", "head"}
+    assert "head" not in shapes["trunk"]
+    assert shapes["head"]["kernel"].shape == (64, C)
+    teacher = models.shapes("wrn-10-1", C, (8, 8, 3))
+    start = method.initial({"student": {"params": shapes}}, {"expert": teacher})
+    assert start["student"]["params"]["head"] is teacher["params"]["head"]
+    trains = method.phases()[0].trains
+    assert not trains(("student", "head", "kernel"))
+    assert trains(("student", "trunk", "stem", "conv", "kernel"))
+    # It teaches, and its classifier is reused, as any other network's.
+    again = models.shapes(method.network("wrn-10-1", [name]), C, (8, 8, 3))
+    assert again["params"]["head"]["kernel"].shape == (64, C)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-0.5", "plain-2"])
+def test_simkd_refuses_classifiers_of_other_features(name):
+    with pytest.raises(UserError, match=f"simkd: the classifier of '{name}' does not"):
+        models.create(f"simkd-2:resnet-8:{name}", C)
+
+
 # Phases.
+
+
+def test_ab_prepares_and_then_learns_from_labels():
+    own = {level: outputs(7, 3, 2).features[level] for level in LEVELS}
+    adapted = {"ab/expert": jax.tree.map(jnp.asarray, own)}
+    _, total, _ = terms("ab", adapted=adapted)
+    expected = 0.0
+    for weight, level in zip((0.25, 0.5, 1), LEVELS, strict=True):
+        expected += weight * mean(np_ab, own[level], EXPERT.features[level])
+    np.testing.assert_allclose(total, 3e-3 * expected, rtol=1e-9)
+    values, total, _ = terms("ab", adapted=adapted, phase=1)
+    assert set(values) == {"ce/student"}
+    np.testing.assert_allclose(total, ce(STUDENT.logits), rtol=1e-9)
+
+
+def test_ft_paraphrases_and_then_transfers():
+    factor, rebuilt = (outputs(seed, 3, 2).features["stage3"] for seed in (8, 9))
+    own = outputs(7, 3, 4).features["stage3"]
+    adapted = {
+        "ft/expert/paraphraser": (jnp.asarray(factor), jnp.asarray(rebuilt)),
+        "ft/expert/translator": jnp.asarray(own),
+    }
+    _, total, _ = terms("ft", adapted=adapted)
+    theirs = EXPERT.features["stage3"]
+    np.testing.assert_allclose(total, np.mean((rebuilt - theirs) ** 2), rtol=1e-9)
+    _, total, _ = terms("ft", adapted=adapted, phase=1)
+    expected = ce(STUDENT.logits) + 200 * mean(np_factor_transfer, own, factor)
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
+
+
+def test_fsp_compares_consecutive_levels():
+    teacher = outputs(5, 2, 2)
+    levels = ("stem", "stage1", "stage2", "stage3")
+
+    def matrix(output, top, bottom):
+        a, b = (output.features[n].reshape(B, -1, 2) for n in (top, bottom))
+        return np.einsum("bip,biq->bpq", a, b) / a.shape[1]
+
+    expected = sum(
+        np.mean((matrix(STUDENT, *pair) - matrix(teacher, *pair)) ** 2)
+        for pair in itertools.pairwise(levels)
+    )
+    _, total, _ = terms("fsp", {"beta": 2.0}, teacher=teacher)
+    np.testing.assert_allclose(total, 2 * expected, rtol=1e-9)
+    with pytest.raises(UserError, match=r"stage1.*\(2, 2\).*\(3, 3\).*equal widths"):
+        terms("fsp")

@@ -19,6 +19,7 @@ from kdjax.models import (
     resnet,
     shufflenetv1,
     shufflenetv2,
+    simkd,
     vgg,
     wrn,
 )
@@ -43,6 +44,7 @@ MODELS = {
     "resnet": resnet,
     "shufflenetv1": shufflenetv1,
     "shufflenetv2": shufflenetv2,
+    "simkd": simkd,
     "vgg": vgg,
     "wrn": wrn,
 }
@@ -57,6 +59,7 @@ _FORMS = (
     "resnet-DEPTHx4",
     "shufflenetv1",
     "shufflenetv2",
+    "simkd-FACTOR:MODEL:MODEL",
     "vgg-DEPTH",
     "wrn-DEPTH-WIDEN",
 )
@@ -88,8 +91,11 @@ def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
 
 
 def version(name: str) -> int:
-    """Returns the version of a network's numbers, which goes into fingerprints."""
-    return _family(name).VERSION
+    """Returns the version of a network's numbers, which goes into fingerprints.
+
+    A network that is made of others has the sum of their versions and its own.
+    """
+    return sum(_family(part).VERSION for part in name.split(":"))
 
 
 def init(

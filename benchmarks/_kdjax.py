@@ -44,13 +44,15 @@ def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
     stream = Stream(
         case.size, case.batch, augment, dataset.mean, dataset.std, dtype=dtype
     )
+    method = case.create()
+    recipes = case.recipe.phases(phase.recipe for phase in method.phases())
     step = Step(
-        case.create(),
-        case.student,
+        method,
+        method.network(case.student, list(case.teachers.values())),
         case.teachers,
         case.classes,
         case.image,
-        case.recipe.optimiser(case.recipe.epochs * stream.steps),
+        tuple(recipe.optimiser(recipe.epochs * stream.steps) for recipe in recipes),
         dtype=dtype,
     )
     data = resident.place(dataset, mesh)

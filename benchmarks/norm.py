@@ -42,7 +42,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
     made = methods.create(method, {})
     teachers = {"expert": TEACHER} if made.num_teachers else {}
     tx = Recipe().optimiser(10_000)
-    step = Step(made, STUDENT, teachers, CLASSES, SHAPE, tx)
+    step = Step(made, STUDENT, teachers, CLASSES, SHAPE, (tx,))
     key = jax.random.key(0)
     frozen = {
         name: models.init(jax.random.key(1), model, CLASSES, SHAPE)
@@ -62,7 +62,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
     jitted = jax.jit(
         train, donate_argnums=0, compiler_options=backend.compiler_options()
     )
-    state = step.init(step.start(key), frozen, key)
+    state = step.init(step.start(key), frozen, key, batch.labels)
     with mock.patch.object(backend, "own_batch_norm_gradient", return_value=own):
         compiled = jitted.lower(state, frozen, batch, key).compile()
 

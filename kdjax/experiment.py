@@ -98,6 +98,12 @@ class Run:
                 f"{self._experiment.bank.max_gb:g}: computed in the step",
                 markup=False,
             )
+        for name in self._plan.bypassing:
+            console.print(
+                f"bank: {name} learns by {self._experiment.stages[name].method_name}, "
+                "which needs its teachers in the step",
+                markup=False,
+            )
         self._check_recordings(stages)
         # All of them before the first is trained: what does not fit is known at once.
         for name, stage in stages.items():
@@ -134,7 +140,7 @@ class Run:
             for seed in self._missing(name, range(stage.seeds)):
                 for teacher in stage.teachers:
                     folder = self._store.folder(teacher, seed)
-                    last = recording.path(folder, stage.recipe.epochs - 1)
+                    last = recording.path(folder, stage.epochs - 1)
                     if self._store.result(teacher, seed) and not last.exists():
                         raise UserError(
                             f"stage {name!r} cannot replay {teacher!r}: {folder} was "
@@ -196,7 +202,7 @@ class Run:
             program = self._program(stage, len(group))
             training = Training(
                 program,
-                stage.recipe,
+                stage.recipes,
                 saving,
                 group,
                 step=step,
@@ -213,7 +219,7 @@ class Run:
                     "seed": replica.seed,
                     "devices": [device.device_kind for device in jax.devices()],
                     "side_by_side": len(group),
-                    "teacher_passes": in_bank + in_steps * stage.recipe.epochs,
+                    "teacher_passes": in_bank + in_steps * stage.epochs,
                 }
                 store.finish(name, replica.seed, result)
                 replica.discard_checkpoints()
@@ -298,8 +304,11 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
                 },
                 num_classes=images.num_classes,
                 image_shape=images.image_shape,
-                tx=stage.recipe.optimiser(
-                    stage.recipe.epochs * (images.train_size // stage.recipe.batch_size)
+                optimisers=tuple(
+                    recipe.optimiser(
+                        recipe.epochs * (images.train_size // recipe.batch_size)
+                    )
+                    for recipe in stage.recipes
                 ),
                 copy=stage.copy,
                 dtype=experiment.dtype,

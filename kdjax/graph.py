@@ -43,7 +43,7 @@ class Stage:
 
     Attributes:
         name: for people and for the stages it teaches.
-        model: the network's name.
+        model: the network's name, as the method makes it of the config's.
         method: how it learns.
         teachers: the stages that teach it.
         recipe: how it is optimised.
@@ -59,6 +59,16 @@ class Stage:
     recipe: Recipe
     seeds: int
     copy: int
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """How each of the method's phases is optimised."""
+        return self.recipe.phases(phase.recipe for phase in self.method.phases())
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases."""
+        return sum(recipe.epochs for recipe in self.recipes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +249,7 @@ def _check_replay(stage: Stage, stages: Mapping[str, Stage]) -> None:
                 teacher.method_name != "supervised"
             ),
             f"starts as copy {teacher.copy}, not 0": teacher.copy != 0,
-            "has another recipe": teacher.recipe != stage.recipe,
+            "has another recipe": teacher.recipes != stage.recipes,
             f"has {teacher.seeds} seeds, fewer than {stage.seeds}": (
                 teacher.seeds < stage.seeds
             ),
@@ -261,11 +271,14 @@ def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
             raise UserError(f"stages teach in a circle: {' -> '.join((*path, name))}")
         if name in ordered:
             return
-        for teacher in stages[name].teachers:
+        stage = stages[name]
+        for teacher in stage.teachers:
             if teacher not in stages:
                 raise unknown(f"teacher of stage {name!r}", teacher, stages)
             visit(teacher, (*path, name))
-        ordered[name] = stages[name]
+        teachers = [ordered[teacher].model for teacher in stage.teachers]
+        model = stage.method.network(stage.model, teachers)
+        ordered[name] = dataclasses.replace(stage, model=model)
 
     for name in stages:
         visit(name, ())

@@ -43,6 +43,7 @@ class Plan:
         epochs: by table, how many epochs are stored.
         bytes_per_epoch: by table.
         too_large: teachers that are computed in the step because of the limit.
+        bypassing: stages whose method needs its teachers in the step.
     """
 
     banked: Mapping[str, tuple[str, ...]]
@@ -50,6 +51,7 @@ class Plan:
     epochs: Mapping[Table, int]
     bytes_per_epoch: Mapping[Table, int]
     too_large: tuple[str, ...]
+    bypassing: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -62,7 +64,7 @@ class Plan:
     def passes(self, experiment: Experiment) -> int:
         """Returns the teachers' passes over the training images, counted in epochs."""
         return sum(self.epochs.values()) + sum(
-            stage.recipe.epochs * stage.seeds
+            stage.epochs * stage.seeds
             for name, stage in experiment.stages.items()
             for teacher in stage.teachers
             if teacher not in self.banked[name]
@@ -72,7 +74,7 @@ class Plan:
 def without_bank(experiment: Experiment) -> int:
     """Returns the passes of `Plan.passes` when every teacher runs in the step."""
     return sum(
-        stage.recipe.epochs * stage.seeds * len(stage.teachers)
+        stage.epochs * stage.seeds * len(stage.teachers)
         for stage in experiment.stages.values()
     )
 
@@ -93,8 +95,14 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
     uses: dict[Table, int] = {}
     epochs: dict[Table, int] = {}
     widths: dict[Table, int] = {}
+    bypassing = []
     for name, stage in stages.items():
-        for teacher in stage.teachers if experiment.bank.use else ():
+        if not experiment.bank.use:
+            break
+        if stage.method.views > 1 or stage.method.call_teachers:
+            bypassing.append(name)
+            continue
+        for teacher in stage.teachers:
             width = _bytes_per_example(steps[name], teacher)
             if not width:
                 continue
@@ -104,7 +112,7 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
                 table = Table(teacher, replica, seed if varies else None, read)
                 tables[name, seed, teacher] = table
                 uses[table] = uses.get(table, 0) + (1 if varies else 2)
-                wanted = stage.recipe.epochs if varies else 1
+                wanted = stage.epochs if varies else 1
                 epochs[table] = max(epochs.get(table, 0), wanted)
                 widths[table] = width * size
     worth = {(name, teacher) for (name, _, teacher), t in tables.items() if uses[t] > 1}
@@ -139,6 +147,7 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
         epochs={table: epochs[table] for table in epochs if table in used},
         bytes_per_epoch={table: widths[table] for table in widths if table in used},
         too_large=tuple(too_large),
+        bypassing=tuple(bypassing),
     )
 
 

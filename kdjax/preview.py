@@ -64,7 +64,7 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
                 f"{sum(leaf.size for leaf in leaves):,}",
             ]
             if student:
-                row += [" ".join(taught), stage.recipe.epochs, found]
+                row += [" ".join(taught), stage.epochs, found]
                 row.append(stage.seeds - found)
             table.add_row(*map(str, row))
     console.print(table)

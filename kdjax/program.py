@@ -5,6 +5,7 @@ that are trained side by side: it lies along the mesh's axis 'replica', and noth
 passes between them.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -72,6 +73,10 @@ class Program:
         self.banked, self.record = tuple(banked), record
         self.steps_per_dispatch = min(backend.steps_per_dispatch(), feed.longest)
         self.compile_seconds = 0.0
+        self._later = [
+            Program(dataclasses.replace(step, phase=phase), feed, banked, record=record)
+            for phase in range(1, 0 if step.phase else len(step.optimisers))
+        ]
         self._readers: dict[str, Any] = {}
         self._compiled: tuple[Any, Any] | None = None
         # Inside jit, so that tracing it for its shapes serves the program as well.
@@ -89,6 +94,11 @@ class Program:
         return self.feed.mesh
 
     @property
+    def phases(self) -> "list[Program]":
+        """The programs of the method's phases, the first of which this one is."""
+        return [self, *self._later]
+
+    @property
     def replicas(self) -> int:
         """How many replicas are trained side by side."""
         return self.mesh.shape["replica"]
@@ -102,7 +112,8 @@ class Program:
             )
             for teacher, model in step.teachers.items()
         }
-        state = jax.eval_shape(step.init, step.shapes(), frozen, key)
+        labels = jax.ShapeDtypeStruct((self.feed.stream.size,), jnp.int32)
+        state = jax.eval_shape(step.init, step.shapes(), frozen, key, labels)
         inputs = self._stacked((self.computed(frozen), self._table_shapes(), key))
         self._inputs = (*inputs[:2], self.feed.fixed, self.feed.given, inputs[2])
         traced = self._by_replica(self._step, shared=(3,))
@@ -153,8 +164,19 @@ class Program:
             seed: of the replica.
             frozen: all its teachers' variables.
         """
-        key = jax.random.key(seed)
-        return jax.device_get(self.step.init(self.step.start(key), frozen, key))
+        key, labels = jax.random.key(seed), jnp.zeros(self.feed.stream.size, jnp.int32)
+        if jax.tree.leaves(self.shapes[0].memory):  # nothing else is made of them
+            labels = jnp.asarray(self.feed.labels)
+        start = self.step.start(key)
+        return jax.device_get(self.step.init(start, frozen, key, labels))
+
+    def enter(self, state: TrainState) -> TrainState:
+        """Returns one replica's state at the phase's start, on the host.
+
+        Args:
+            state: at the end of the phase before.
+        """
+        return jax.device_get(self.step.enter(state))
 
     def empty(self) -> dict[str, Any]:
         """Returns one replica's sums of nothing, on the host."""
@@ -306,6 +328,7 @@ class Program:
         def draw(part: Any) -> Given:
             batch = feed.draw(fixed, given, key, state.step, part, step.parts)
             batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
+            batch = step.prepare(batch)
             targets = step.targets(frozen, batch.images)
             targets |= jax.tree.map(
                 lambda leaf: leaf[batch.index].astype(step.dtype), dict(tables.targets)
@@ -313,7 +336,7 @@ class Program:
             recorded = {
                 name: said[batch.index] for name, said in tables.recorded.items()
             }
-            return Given(batch, targets, recorded)
+            return Given(batch, targets, recorded, frozen)
 
         return step.train(state, draw, key)
 

@@ -1,7 +1,8 @@
 """How a stage is optimised: epochs, batch, optimiser and learning rate."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import optax
 
@@ -69,6 +70,14 @@ class Recipe:
                 raise UserError(
                     f"milestone {milestone} is not a fraction of the epochs (0..1)"
                 )
+
+    def phases(self, changes: Iterable[Mapping[str, Any]]) -> "tuple[Recipe, ...]":
+        """Returns the recipes of a stage's phases.
+
+        Args:
+            changes: what differs in each, by name.
+        """
+        return tuple(dataclasses.replace(self, **change) for change in changes)
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Returns the learning rate as a function of the step, of `steps` in all."""

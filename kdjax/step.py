@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from kdjax import backend, losses, models
 from kdjax.data.stream import Batch
 from kdjax.keys import fold
-from kdjax.methods import Context, Method
+from kdjax.methods import Beginning, Context, Method
 from kdjax.models import Outputs, Variables
 
 Metrics = dict[str, jax.Array]
@@ -34,11 +34,13 @@ class Given:
         targets: what was read of every teacher on this batch, by stage.
         recorded: what teachers said at this step of their own training, by stage:
             logits, of those that the method replays.
+        frozen: variables of the teachers that run in the step, by stage.
     """
 
     batch: Batch
     targets: Mapping[str, Any]
     recorded: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+    frozen: Mapping[str, Variables] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -49,13 +51,17 @@ class TrainState:
         step: number of steps done.
         params: of trained roles and adapters, by name, without tied ones.
         batch_stats: of trained roles and adapters, by name.
-        opt_state: the optimiser's.
+        opt_state: the optimiser's, of what the phase trains.
+        memory: the method's.
+        phase: the number of the phase.
     """
 
     step: jax.Array
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: Any
+    memory: Any
+    phase: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Step:
         teachers: model names of the frozen teachers, by stage.
         num_classes: the data set's.
         image_shape: height, width and channels.
-        tx: the optimiser.
+        optimisers: of the method's phases.
         copy: tells the student's start apart from an equal network's.
         dtype: of parameters, BatchNorm's statistics, optimiser and losses.
         compute: of the networks' computation; None: `dtype`.
@@ -76,6 +82,7 @@ class Step:
             needs the memory of one. BatchNorm and the losses between the examples of a
             batch see one micro-batch at a time, and running statistics move once for
             each, as if it were a smaller step's.
+        phase: the number of the method's phase.
     """
 
     method: Method
@@ -83,11 +90,12 @@ class Step:
     teachers: Mapping[str, str]
     num_classes: int
     image_shape: tuple[int, int, int]
-    tx: optax.GradientTransformation
+    optimisers: tuple[optax.GradientTransformation, ...]
     copy: int = 0
     dtype: jnp.dtype = jnp.float32
     compute: jnp.dtype | None = None
     parts: int = 1
+    phase: int = 0
 
     def _lower(self, tree: Any) -> Any:
         """Returns parameters or images in the dtype of the networks' computation."""
@@ -109,6 +117,7 @@ class Step:
     def _seen(self) -> tuple[dict[str, Outputs], dict[str, Any]]:
         """Shapes of the trained networks' outputs and of what is read of teachers."""
         images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        images = jax.eval_shape(self.method.prepare, images)
         variables, frozen = self.shapes(), {}
         for teacher, name in self.teachers.items():
             frozen[teacher] = self._model_shapes(name)
@@ -119,7 +128,7 @@ class Step:
 
     @property
     def target_shapes(self) -> dict[str, Any]:
-        """Shapes of what is read of each teacher, for a batch of 2, by stage."""
+        """Shapes of what is read of each teacher, for two images, by stage."""
         return self._seen[1]
 
     def read_id(self, teacher: str) -> str:
@@ -145,13 +154,14 @@ class Step:
         Args:
             key: the replica's root key.
         """
+        copies = self.method.copies(self.copy)
         return {
             role: models.init(
                 key,
                 name,
                 self.num_classes,
                 self.image_shape,
-                self.copy if role == "student" else 0,
+                copies.get(role, 0),
                 self.dtype,
             )
             for role, name in self.roles.items()
@@ -162,6 +172,7 @@ class Step:
         variables: dict[str, Variables],
         frozen: Mapping[str, Variables],
         key: jax.Array,
+        labels: jax.Array,
     ) -> TrainState:
         """Returns the state before the first step.
 
@@ -169,6 +180,7 @@ class Step:
             variables: what `start` returns.
             frozen: the teachers' variables.
             key: the replica's root key.
+            labels: `[N]` of the training set.
         """
         variables = self.method.initial(variables, frozen)
         params = {name: part["params"] for name, part in variables.items()}
@@ -186,8 +198,34 @@ class Step:
         for path in self.method.ties(params):
             del flat[path]
         params = unflatten_dict(flat)
+        beginning = Beginning(
+            key=fold(key, "memory"),
+            labels=labels,
+            num_classes=self.num_classes,
+            outputs=outputs,
+            targets=targets,
+            models=self.teachers,
+            frozen=frozen,
+        )
+        memory = self.method.setup(beginning)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, stats, self.tx.init(params))
+        return self.enter(TrainState(zero, params, stats, None, memory, zero))
+
+    def enter(self, state: TrainState) -> TrainState:
+        """Returns the state at the start of the phase, from the end of the last one."""
+        trained, _ = self._split(state.params)
+        return state.replace(  # type: ignore[attr-defined]
+            opt_state=self.optimisers[self.phase].init(trained),
+            phase=jnp.full((), self.phase, jnp.int32),
+        )
+
+    def _split(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns what the phase trains, and the rest: parameters or statistics."""
+        trains = self.method.phases()[self.phase].trains
+        flat = flatten_dict(tree, keep_empty_nodes=True)
+        rest = {path: leaf for path, leaf in flat.items() if not trains(path)}
+        trained = {path: leaf for path, leaf in flat.items() if path not in rest}
+        return unflatten_dict(trained), unflatten_dict(rest)
 
     def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the parameters with the tied ones in their places."""
@@ -215,18 +253,34 @@ class Step:
     def _apply_roles(
         self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
     ) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        outputs, new_stats, images = {}, {}, self._lower(images)
-        for role, name in self.roles.items():
-            variables = {
-                "params": self._lower(params[role]),
-                "batch_stats": stats[role],
-            }
-            model = models.create(name, self.num_classes)
-            outputs[role], mutated = model.apply(
-                variables, images, train=True, mutable=["batch_stats"]
+        outputs, new_stats = {}, {}
+        for role in self.roles:
+            outputs[role], new_stats[role] = self._apply_role(
+                role, params, stats, images
             )
-            new_stats[role] = mutated.get("batch_stats", {})
         return outputs, new_stats
+
+    def _apply_role(
+        self,
+        role: str,
+        params: Mapping[str, Any],
+        stats: Mapping[str, Any],
+        images: jax.Array,
+    ) -> tuple[Outputs, dict[str, Any]]:
+        variables = {"params": self._lower(params[role]), "batch_stats": stats[role]}
+        model = models.create(self.roles[role], self.num_classes)
+        outputs, mutated = model.apply(
+            variables, self._lower(images), train=True, mutable=["batch_stats"]
+        )
+        return outputs, mutated.get("batch_stats", {})
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Returns a batch with all views of its images."""
+        views = self.method.views
+        if views == 1:
+            return batch
+        labels, index = (jnp.repeat(x, views) for x in (batch.labels, batch.index))
+        return Batch(self.method.prepare(batch.images), labels, index)
 
     def targets(
         self, frozen: Mapping[str, Variables], images: jax.Array
@@ -273,50 +327,50 @@ class Step:
             'accuracy/ROLE' of every trained network on this batch; the batch's
             indices and the student's logits in training mode.
         """
-        params, parts = state.params, self.parts
+        parts = self.parts
 
-        def part(number: Any, stats: dict[str, Any]) -> Any:
-            return self._gradients(params, stats, draw(number), state.step, key)
+        def part(number: Any, state: TrainState) -> Any:
+            return self._gradients(state, draw(number), key)
 
         if parts == 1:
-            (grads, metrics), stats, said = part(0, state.batch_stats)
+            (grads, metrics), moved, said = part(0, state)
         else:
-            shapes = jax.eval_shape(part, 0, state.batch_stats)[0]
+            shapes = jax.eval_shape(part, 0, state)[0]
             start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
             def add(carry: Any, number: Any) -> Any:
-                sums, stats = carry
-                found, stats, said = part(number, stats)
-                return (jax.tree.map(jnp.add, sums, found), stats), said
+                sums, moved = carry
+                found, moved, said = part(number, moved)
+                return (jax.tree.map(jnp.add, sums, found), moved), said
 
-            carry = start, state.batch_stats
-            (sums, stats), said = backend.loop(add, carry, parts)
+            (sums, moved), said = backend.loop(add, (start, state), parts)
             grads, metrics = jax.tree.map(lambda leaf: leaf / parts, sums)
             said = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
-        updates, opt_state = self.tx.update(grads, state.opt_state, params)
-        state = TrainState(
+        trained, rest = self._split(state.params)
+        tx = self.optimisers[self.phase]
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        new = moved.replace(
             step=state.step + 1,
-            params=optax.apply_updates(params, updates),
-            batch_stats=stats,
+            params=_merge(optax.apply_updates(trained, updates), rest),
             opt_state=opt_state,
         )
-        return state, metrics, said
+        return new, metrics, said
 
     def _gradients(
-        self,
-        params: dict[str, Any],
-        stats: dict[str, Any],
-        given: Given,
-        step: jax.Array,
-        key: jax.Array,
-    ) -> tuple[tuple[Any, Metrics], dict[str, Any], Said]:
-        """Returns gradients and metrics, new statistics, and what the student said."""
-        batch = given.batch
+        self, state: TrainState, given: Given, key: jax.Array
+    ) -> tuple[tuple[Any, Metrics], TrainState, Said]:
+        """Returns gradients and metrics, the state after, and what the student said.
+
+        Of the state, statistics and memory have moved.
+        """
+        batch, step, stats = given.batch, state.step, state.batch_stats
         # In the stage's order: a pytree comes back from jit in the alphabet's.
         targets = {teacher: given.targets[teacher] for teacher in self.teachers}
 
-        def loss_fn(params: dict[str, Any]) -> tuple[jax.Array, Any]:
-            params = self.complete(params)
+        trained, rest = self._split(state.params)
+
+        def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
+            params = self.complete(_merge(trained, rest))
             outputs, new_stats = self._apply_roles(params, stats, batch.images)
             adapted = {}
             for name, adapter in self._adapters.items():
@@ -326,6 +380,10 @@ class Step:
                     variables, outputs, targets, train=True, mutable=["batch_stats"]
                 )
                 new_stats[name] = mutated.get("batch_stats", {})
+
+            def call(role: str, images: jax.Array) -> Outputs:
+                return self._apply_role(role, params, stats, images)[0]
+
             context = Context(
                 labels=batch.labels,
                 index=batch.index,
@@ -335,9 +393,18 @@ class Step:
                 adapted=adapted,
                 step=step,
                 key=fold(key, "step", step),
+                phase=self.phase,
+                memory=state.memory,
+                images=batch.images,
+                call_role={role: functools.partial(call, role) for role in self.roles},
+                call_teacher={
+                    name: functools.partial(self._outputs, self.teachers[name], values)
+                    for name, values in given.frozen.items()
+                },
             )
             metrics, loss = {}, jnp.zeros((), self.dtype)
-            for name, term in self.method.terms(context).items():
+            terms, memory = self.method.learn(context)
+            for name, term in terms.items():
                 metrics[name] = jnp.mean(term.value)
                 weight = term.weight
                 scale = weight(step) if callable(weight) else weight
@@ -346,14 +413,20 @@ class Step:
                     added = jnp.mean(term.value * term.mask)
                 loss += scale * added
             metrics["loss"] = loss
+            views = self.method.views
             for role, output in outputs.items():
+                if role not in trained:
+                    continue
                 hits = jnp.argmax(output.logits, axis=-1) == batch.labels
-                metrics[f"accuracy/{role}"] = jnp.mean(hits, dtype=self.dtype)
-            said = batch.index, outputs["student"].logits.astype(self.dtype)
-            return loss, (metrics, new_stats, said)
+                metrics[f"accuracy/{role}"] = jnp.mean(hits[::views], dtype=self.dtype)
+            logits = outputs["student"].logits.astype(self.dtype)
+            said = batch.index[::views], logits[::views]
+            return loss, (metrics, new_stats, memory, said)
 
-        grads, (metrics, stats, said) = jax.grad(loss_fn, has_aux=True)(params)
-        return (grads, metrics), stats, said
+        grads, (metrics, new, memory, said) = jax.grad(loss_fn, has_aux=True)(trained)
+        new_stats = _merge(self._split(new)[0], self._split(stats)[1])
+        moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
+        return (grads, metrics), moved, said
 
     def evaluate(
         self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array
@@ -381,3 +454,11 @@ class Step:
             metrics[f"top5/{role}"] = jnp.sum(hits)
             metrics[f"loss/{role}"] = jnp.sum(jnp.where(valid, loss, 0))
         return metrics
+
+
+def _merge(*trees: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested dictionaries without a common leaf as one."""
+    flat: dict[Any, Any] = {}
+    for tree in trees:
+        flat |= flatten_dict(tree, keep_empty_nodes=True)
+    return unflatten_dict(flat)

@@ -202,7 +202,7 @@ def search(sweep: Sweep, wanted: int, interrupt: "Interrupt") -> None:
         parsed = graph.parse(sweep.config(params))
     experiment.Run(parsed, sweep.workdir, interrupt)
     *_, student = parsed.stages.values()
-    warmup = student.recipe.epochs // 4
+    warmup = student.epochs // 4
     with trials.opened(sweep.workdir / "sweep.db", sweep.identity(), warmup) as study:
         while len(trials.finished(study)) < wanted:
             interrupt.raise_if_set()

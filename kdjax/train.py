@@ -1,7 +1,9 @@
 """Training of a stage's replicas, side by side: epochs, evaluation, records, saving."""
 
+import bisect
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -52,7 +54,7 @@ class Training:
     def __init__(
         self,
         program: Program,
-        recipe: Recipe,
+        recipes: Sequence[Recipe],
         saving: Saving,
         replicas: Sequence[Replica],
         *,
@@ -64,7 +66,7 @@ class Training:
 
         Args:
             program: the stage's, for so many replicas.
-            recipe: how the stage is optimised.
+            recipes: how the stage is optimised, in each of its phases.
             saving: when to save and evaluate.
             replicas: as `together` gives them.
             step: as `together` gives it.
@@ -75,12 +77,15 @@ class Training:
         Raises:
             UserError: a checkpoint that is damaged or of another config.
         """
-        self._program, self._recipe, self._saving = program, recipe, saving
+        self._recipes, self._saving = recipes, saving
         self._replicas, self._step = replicas, step or 0
         self._interrupt, self._tables = interrupt, tables
         self._steps = program.feed.stream.steps
-        self._total = recipe.epochs * self._steps
-        self._schedule = recipe.schedule(self._total)
+        # Where the phases end; the step there is the next one's first.
+        epochs = itertools.accumulate(recipe.epochs for recipe in recipes)
+        self._ends = [number * self._steps for number in epochs]
+        self._total, self._phases = self._ends[-1], program.phases
+        self._program = program = self._phases[self._phase]
         self._dispatches = 0
         if step is None:
             trees = [
@@ -94,6 +99,33 @@ class Training:
         self._frozen = program.join([program.computed(r.frozen) for r in replicas])
         program.compile()
 
+    @property
+    def _phase(self) -> int:
+        return min(bisect.bisect_right(self._ends, self._step), len(self._ends) - 1)
+
+    def _enter_phase(self) -> None:
+        """Goes on to the next phase where the last one has ended."""
+        program = self._phases[self._phase]
+        if program is self._program:
+            return
+        states = [program.enter(state) for state in self._program.split(self._state)]
+        self._program = program
+        self._state = program.join(states)
+        self._totals = program.join([program.empty() for _ in states])
+        program.compile()
+
+    def _learning_rate(self) -> float:
+        """Returns that of the step before."""
+        before = self._step - 1
+        phase = bisect.bisect_right(self._ends, before)
+        begin = self._ends[phase - 1] if phase else 0
+        schedule = self._recipes[phase].schedule(self._ends[phase] - begin)
+        return float(schedule(before - begin))
+
+    @property
+    def _compile_seconds(self) -> float:
+        return sum(program.compile_seconds for program in self._phases)
+
     def run(self) -> list[dict[str, Any]]:
         """Trains to the end and returns the replicas' results.
 
@@ -103,20 +135,21 @@ class Training:
         """
         self._clock = self._saved = time.perf_counter()
         self._seconds = max(replica.seconds for replica in self._replicas)
-        self._compiled = self._program.compile_seconds
+        self._compiled = self._compile_seconds
         for replica in self._replicas:
             replica.begin()
         label = " + ".join(replica.label for replica in self._replicas)
         with StageProgress(label, self._total, self._step) as progress:
             while self._step < self._total:
                 self._epoch(progress)
+                self._enter_phase()
                 self._save_if_due()
         results = []
         for replica, state in zip(
             self._replicas, self._program.split(self._state), strict=True
         ):
             result = replica.finish(self._program.step, state)
-            result["compile_seconds"] = self._program.compile_seconds
+            result["compile_seconds"] = self._compile_seconds
             results.append(result)
         return results
 
@@ -134,7 +167,7 @@ class Training:
 
         def speed() -> float:
             images = (self._step % steps or steps) - first
-            return images * self._recipe.batch_size / (self._elapsed() - begin)
+            return images * program.feed.stream.batch_size / (self._elapsed() - begin)
 
         feed = program.feed.epoch(
             [replica.seed for replica in self._replicas],
@@ -165,7 +198,7 @@ class Training:
         common = {
             "epoch": epoch + 1,
             "step": self._step,
-            "learning_rate": float(self._schedule(self._step - 1)),
+            "learning_rate": self._learning_rate(),
             "images_per_second": speed(),
         }
         tests: list[dict[str, float]] = [{} for _ in self._replicas]
@@ -186,7 +219,8 @@ class Training:
             if program.record:
                 replica.keep_said(epoch, totals[i]["said"])
             replica.add(record, program.step, lambda i=i: self._state_of(i))  # type: ignore[misc]
-            progress.line(f"{replica.label}  {describe(record, self._recipe.epochs)}")
+            epochs = self._total // steps
+            progress.line(f"{replica.label}  {describe(record, epochs)}")
             replica.observe(record)
 
     def _state_of(self, replica: int) -> Any:
@@ -194,7 +228,7 @@ class Training:
 
     def _elapsed(self) -> float:
         """Returns seconds so far, without what was compiled on the way."""
-        compiling = self._program.compile_seconds - self._compiled
+        compiling = self._compile_seconds - self._compiled
         return self._seconds + time.perf_counter() - self._clock - compiling
 
     def _save_if_due(self) -> None:

@@ -122,7 +122,7 @@ def observer(trial: optuna.Trial, student: Stage) -> Observer:
         if epoch not in reported:
             trial.report(record[_SCORE], epoch)
         # After the last one there is nothing left to spare.
-        if epoch < student.recipe.epochs and trial.should_prune():
+        if epoch < student.epochs and trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 
     return observe

@@ -9,9 +9,9 @@ from kdjax.methods.connectors import (
     BoundaryConnector,
     OverhaulConnector,
     Paraphraser,
-    Projector,
     Translator,
 )
+from kdjax.models.simkd import Projector
 
 MAP = jnp.ones((2, 8, 6, 4))
 

@@ -22,6 +22,7 @@ SMALLEST = {
     "resnet": "resnet-8",
     "shufflenetv1": "shufflenetv1",
     "shufflenetv2": "shufflenetv2",
+    "simkd": "simkd-2:resnet-8:wrn-10-1",
     "vgg": "vgg-8",
     "wrn": "wrn-10-1",
 }

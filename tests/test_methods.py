@@ -43,7 +43,21 @@ ROWS = {
     "kdsvd": ("kdsvd", {}),
     "vid": ("vid", {}),
     "reviewkd": ("reviewkd", {}),
+    "dml": ("dml", {"dml": {"peers": ("student", "wrn-16-1")}}),
+    "one": ("one", {}),
+    "ofd": ("ofd", {}),
+    "simkd": ("simkd", {}),
+    "crd": ("crd", {"crd": {"negatives": 16}}),
+    "crd-relax": ("crd", {"crd": {"negatives": 16, "mode": "relax"}}),
+    "sskd": ("sskd", {"sskd": {"init_epochs": 1}}),
+    "bss": ("bss", {"bss": {"attack_steps": 2, "base": "teacher"}}),
+    "ab": ("ab", {"ab": {"init_epochs": 1}}),
+    "ft": ("ft", {"ft": {"init_epochs": 1}}),
+    "fsp": ("fsp", {"fsp": {"init_epochs": 1}}),
+    "crd+ab+kd": ("crd+ab+kd", {"crd": {"negatives": 16}, "ab": {"init_epochs": 1}}),
 }
+FIXED = {"simkd": {("student", "head")}}
+"""What no phase trains: role and layer."""
 # The further rows differ from these in options alone, or in terms of single examples.
 SHARDED = {*methods.METHODS, "rocket+kd"} - {"label_smoothing", "dkd"}
 
@@ -75,12 +89,19 @@ def program(row, devices=1):
             "student": "tiny-4",
             "teachers": dict.fromkeys(("expert", "assistant")[:few], "tiny-4"),
         }
+    networks["parts"] = 2 if row == "crd-relax" else 1
     return tiny.program(name, options, devices=devices, recipe=recipe, **networks)
 
 
 @functools.cache
 def after_two_steps(row, devices=1):
-    return tiny.steps(program(row, devices), 2)
+    """States and sums after two steps of every phase, the start's first."""
+    prog = program(row, devices)
+    found = [(prog.start(0, tiny.frozen(prog.step.teachers)), None)]
+    for phase in prog.phases:
+        after = found[-1][0] if found[1:] else None
+        found.append(tiny.steps(phase, 2, after=after))
+    return found
 
 
 def test_every_method_has_a_row():
@@ -91,38 +112,57 @@ def test_every_method_has_a_row():
 
 @each_row
 def test_every_trained_parameter_moves(row):
-    prog = program(row)
-    start = prog.start(0, tiny.frozen(prog.step.teachers))
-    state, totals = after_two_steps(row)
-    assert state.step == 2
-    for path, leaf in flatten_dict(start.params).items():
-        moved = flatten_dict(state.params)[path]
-        assert np.all(np.isfinite(moved)), path
-        assert np.any(moved != leaf), path
-    for path, leaf in flatten_dict(start.batch_stats).items():
-        assert np.any(flatten_dict(state.batch_stats)[path] != leaf), path
-    assert all(step == -1 for step in totals["bad"].values())
-    assert all(np.isfinite(total) for total in totals["sums"].values())
+    found, phases = after_two_steps(row), program(row).step.method.phases()
+    trained = set()
+    for number, phase in enumerate(phases):
+        (start, _), (state, totals) = found[number : number + 2]
+        assert state.step == 2 * (number + 1)
+        assert state.phase == number
+        for path, leaf in flatten_dict(start.params).items():
+            moved = flatten_dict(state.params)[path]
+            assert np.all(np.isfinite(moved)), path
+            assert np.any(moved != leaf) == phase.trains(path), path
+            trained |= {path} if phase.trains(path) else set()
+        for path, leaf in flatten_dict(start.batch_stats).items():
+            moved = flatten_dict(state.batch_stats)[path]
+            assert np.any(moved != leaf) == phase.trains(path), path
+        assert all(step == -1 for step in totals["bad"].values())
+        assert all(np.isfinite(total) for total in totals["sums"].values())
+    fixed = flatten_dict(state.params).keys() - trained
+    assert {path[:2] for path in fixed} == FIXED.get(row, set())
 
 
 @rows(row for row in ROWS if row in SHARDED)
 def test_one_device_equals_four(row):
     one, four = after_two_steps(row), after_two_steps(row, devices=4)
-    chex.assert_trees_all_close(one, four, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(one[1:], four[1:], rtol=1e-9, atol=1e-12)
+
+
+@rows(["crd-relax"])
+def test_micro_batches_carry_the_memory(row):
+    state, _ = after_two_steps(row)[1]
+    for bank in state.memory["banks"].values():
+        moved = np.abs(np.linalg.norm(bank, axis=1) - 1) < 1e-12
+        assert np.sum(moved) == 2 * tiny.BATCH
 
 
 @each_row
 def test_black_images_keep_everything_finite(row):
-    prog = copy.copy(program(row))
-    prog.feed = tiny.black(prog)
-    state, totals = tiny.steps(prog, 1)
-    chex.assert_tree_all_finite((state, totals))
+    state = None
+    for phase in program(row).phases:
+        prog = copy.copy(phase)
+        prog.feed = tiny.black(prog)
+        state, totals = tiny.steps(prog, 1, after=state)
+        chex.assert_tree_all_finite((state, totals))
 
 
 @each_row
 def test_interrupted_equals_uninterrupted(row, tmp_path):
     whole = tiny.training(program(row), tmp_path / "whole").run()
-    for after in (1, 0):  # within the first epoch, then at its end
+    cuts = (1, 0)  # within the first epoch, then at its end
+    if len(program(row).phases) > 1:
+        cuts = (1, 0, 1, 1)  # an epoch each: also within the next phase
+    for after in cuts:
         stopped = tiny.InterruptAfter(15, after)
         with pytest.raises(Interrupted):
             tiny.training(

@@ -53,12 +53,12 @@ def test_a_new_method_is_one_class():
         {"expert": "wrn-10-1"},
         3,
         (8, 8, 1),
-        optax.sgd(0.1),
+        (optax.sgd(0.1),),
     )
     key = jax.random.key(0)
-    state = jax.eval_shape(step.init, step.shapes(), {}, key)
     image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)
     label = jax.ShapeDtypeStruct((4,), jnp.int32)
+    state = jax.eval_shape(step.init, step.shapes(), {}, key, label)
     frozen = {"expert": step.shapes()["student"]}
     batch = Batch(image, label, label)
     targets = jax.eval_shape(step.targets, frozen, image)

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("step")]
 
 CTKD_OPTIONS = {"ctkd": {"scratch": "wrn-10-2", "beta": 100.0}}
 SEED, STEPS = 3, 3
+LABELS = jnp.arange(24) % 5
 
 
 def by_hand(loss_of, params, stats, batches, recipe):
@@ -178,7 +179,7 @@ def test_rocket_ties_convolutions_and_stores_them_once(tied, shared):
     options = {"rocket": {"scratch": "wrn-16-1", "tied": tied}}
     step = tiny.program("rocket", options).step
     key = jax.random.key(0)
-    state = step.init(step.start(key), {}, key)
+    state = step.init(step.start(key), {}, key, LABELS)
     stored = flatten_dict(state.params["student"])
     complete = flatten_dict(step.networks(state)["student"]["params"])
     scratch = flatten_dict(state.params["scratch"])
@@ -199,7 +200,7 @@ def test_double_dagger_starts_from_the_experts_lower_layers():
     step = tiny.program("ctkd", options).step
     key = jax.random.key(SEED)
     expert = jax.tree.map(lambda leaf: leaf + 0.5, tiny.frozen()["expert"])
-    state = step.init(step.start(key), {"expert": expert}, key)
+    state = step.init(step.start(key), {"expert": expert}, key, LABELS)
     for kind, ours in (
         ("params", state.params["student"]),
         ("batch_stats", state.batch_stats["student"]),

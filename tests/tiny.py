@@ -89,13 +89,18 @@ def program(
     mesh = parallel.make_mesh(jax.devices()[:devices], replicas=replicas)
     size = len(data.train.labels)
     stream = Stream(size, recipe.batch_size, augment, data.mean, data.std, dtype)
+    if not isinstance(teachers, dict):
+        teachers = dict.fromkeys(teachers, TEACHER)
     step = Step(
         method,
-        student,
-        teachers if isinstance(teachers, dict) else dict.fromkeys(teachers, TEACHER),
+        method.network(student, list(teachers.values())),
+        teachers,
         data.num_classes,
         SHAPE,
-        recipe.optimiser(recipe.epochs * stream.steps),
+        tuple(
+            part.optimiser(part.epochs * stream.steps)
+            for part in recipes(method, recipe)
+        ),
         dtype=dtype,
         **fields,
     )
@@ -120,7 +125,7 @@ def training(
         step, group = together([one])
         training = Training(
             prog,
-            recipe,
+            recipes(prog.step.method, recipe),
             Saving(**saving),
             group,
             step=step,
@@ -131,6 +136,11 @@ def training(
         one.close()
         raise
     return One(training, one)
+
+
+def recipes(method, recipe):
+    """Returns the recipes of a method's phases."""
+    return recipe.phases(phase.recipe for phase in method.phases())
 
 
 def replica(prog, folder, seed=0, **changes) -> Replica:
@@ -178,24 +188,30 @@ class InterruptAfter(Interrupt):
         pass
 
 
-def steps(prog: Program, count: int, seed: int = 0):
-    """Returns the state and the last sums of one replica after some steps."""
+def steps(prog: Program, count: int, seed: int = 0, after=None):
+    """Returns the state and the last sums of one replica after some steps.
+
+    `after` is the state at the end of the phase before.
+    """
     teachers = frozen(prog.step.teachers, dtype=prog.step.dtype)
-    return many_steps(prog, count, [seed], teachers)[0]
+    states = [prog.enter(after)] if after else None
+    return many_steps(prog, count, [seed], teachers, states=states)[0]
 
 
-def many_steps(prog: Program, count: int, seeds, teachers, tables=None):
+def many_steps(prog: Program, count: int, seeds, teachers, tables=None, states=None):
     """Returns states and last sums of replicas that are taught by the same teachers.
 
-    `tables` takes an epoch and returns what all replicas read.
+    `tables` takes an epoch and returns what all replicas read; `states` are where to go
+    on from.
     """
     prog.compile()
     width = len(seeds)
-    begin = [(prog.start(seed, teachers), prog.empty()) for seed in seeds]
-    state, totals = prog.join(begin)
+    states = states or [prog.start(seed, teachers) for seed in seeds]
+    begin = int(states[0].step)
+    state, totals = prog.join([(state, prog.empty()) for state in states])
     inside = prog.join([prog.computed(teachers)] * width)
     keys = prog.join([jax.random.key(seed) for seed in seeds])
-    for step in range(count):
+    for step in range(begin, begin + count):
         epoch, first = divmod(step, prog.feed.stream.steps)
         _, given = next(prog.feed.epoch(seeds, epoch, first, 1))
         read = tables(epoch) if tables else Tables()

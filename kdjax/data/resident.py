@@ -112,6 +112,11 @@ class ResidentFeed:
         return self.data.train
 
     @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`."""
+        return parallel.fetch(self.data.train[1])
+
+    @property
     def given(self) -> Any:
         """The shapes of what `epoch` gives: orders by replica."""
         return jax.ShapeDtypeStruct(

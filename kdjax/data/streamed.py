@@ -45,6 +45,11 @@ class StreamedFeed:
     fixed: ClassVar[Any] = ()
 
     @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`."""
+        return self.data.labels
+
+    @property
     def given(self) -> Any:
         """The shapes of what `epoch` gives: images, labels and positions of a step."""
         shape = 1, self.parts, self.stream.batch_size // self.parts

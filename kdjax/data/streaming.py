@@ -143,6 +143,12 @@ class Streamed:
         broken = tuple(one for part in parts for one in part[3])
         return HostBatch(*self._checked((images, labels, positions, broken)))
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`; the first time, all records are read for them."""
+        examples, numbers = self._train
+        return examples.labels()[numbers]
+
     def close(self) -> None:
         """Ends all workers; iterators return nothing more."""
         for batches in list(self._running):

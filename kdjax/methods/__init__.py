@@ -6,18 +6,34 @@ from typing import Any
 
 from kdjax.errors import UserError, unknown
 from kdjax.fields import build
-from kdjax.methods.base import Context, Method, Term
+from kdjax.methods.base import Beginning, Context, Method, Phase, Term
+from kdjax.methods.boundary import BSS
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.methods.combined import Combined
+from kdjax.methods.contrastive import CRD
 from kdjax.methods.dense import DGKD, Ensemble
 from kdjax.methods.features import AT, FitNet
 from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
 from kdjax.methods.maps import KDSVD, NST
+from kdjax.methods.overhaul import OFD
+from kdjax.methods.peers import DML, ONE
+from kdjax.methods.preparing import AB, FSP, FT
 from kdjax.methods.relations import CC, PKT, RKD, SP
+from kdjax.methods.reuse import SimKD
 from kdjax.methods.review import ReviewKD
+from kdjax.methods.self_supervised import SSKD
 from kdjax.methods.variational import VID
 
-__all__ = ["METHODS", "Context", "Method", "Term", "create", "options"]
+__all__ = [
+    "METHODS",
+    "Beginning",
+    "Context",
+    "Method",
+    "Phase",
+    "Term",
+    "create",
+    "options",
+]
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Method,
@@ -39,6 +55,16 @@ METHODS: dict[str, type[Method]] = {
     "kdsvd": KDSVD,
     "vid": VID,
     "reviewkd": ReviewKD,
+    "dml": DML,
+    "one": ONE,
+    "ofd": OFD,
+    "simkd": SimKD,
+    "crd": CRD,
+    "sskd": SSKD,
+    "bss": BSS,
+    "ab": AB,
+    "ft": FT,
+    "fsp": FSP,
 }
 """Methods by name; a name like 'rocket+kd' combines several."""
 

@@ -1,7 +1,7 @@
 """What a method is: which networks it trains, what it reads, and its loss terms."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from kdjax.models import Outputs, Variables
 
 Path = tuple[str, ...]
 Weight = float | Callable[[jax.Array], jax.Array]
+Call = Callable[[jax.Array], Outputs]
 
 
 class Term(NamedTuple):
@@ -30,8 +31,48 @@ class Term(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a stage, with an optimiser state of its own.
+
+    Attributes:
+        recipe: what differs from the stage's recipe, such as 'epochs'.
+        trains: whether a parameter is trained, by its path: role or adapter first. What
+            is not trained keeps its BatchNorm statistics as well.
+    """
+
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trains: Callable[[Path], bool] = lambda path: True
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What a method's memory is made of, before the first step.
+
+    Attributes:
+        key: the replica's, for this purpose.
+        labels: `[N]` of the training set.
+        num_classes: the data set's.
+        outputs: shapes of the roles' outputs, by role.
+        targets: shapes of what `read` takes, by teacher.
+        models: names of the teachers' networks, by teacher.
+        frozen: variables of the teachers.
+    """
+
+    key: jax.Array
+    labels: jax.Array
+    num_classes: int
+    outputs: Mapping[str, Outputs]
+    targets: Mapping[str, Any]
+    models: Mapping[str, str]
+    frozen: Mapping[str, Variables]
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What a method's terms are made of: one batch and what every network said.
+
+    Where a method makes further views, a batch has `views` rows for every image, one
+    after the other, the image itself first.
 
     Attributes:
         labels: `[batch]` integers.
@@ -43,6 +84,13 @@ class Context:
         adapted: by adapter: what it returned.
         step: the number of the step in the stage.
         key: the step's random key.
+        phase: the number of the phase.
+        memory: the method's, before the step.
+        images: `[batch, height, width, channels]`, normalised.
+        call_role: runs a trained network on other images, in training mode; running
+            statistics do not move. By role.
+        call_teacher: runs a frozen network on other images, in evaluation mode. By
+            teacher; of methods that `call_teachers`.
     """
 
     labels: jax.Array
@@ -53,6 +101,11 @@ class Context:
     adapted: Mapping[str, Any]
     step: jax.Array
     key: jax.Array
+    phase: int = 0
+    memory: Any = None
+    images: jax.Array | None = None
+    call_role: Mapping[str, Call] = dataclasses.field(default_factory=dict)
+    call_teacher: Mapping[str, Call] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +120,10 @@ class Method:
     """Raised when the method's numbers change; goes into fingerprints."""
     num_teachers: ClassVar[int | None] = 0
     """How many teachers it takes; None: one or more."""
+    views: ClassVar[int] = 1
+    """How many images `prepare` makes of each; more than one bypass the bank."""
+    call_teachers: ClassVar[bool] = False
+    """Whether it runs teachers itself, on other images: they bypass the bank."""
 
     @property
     def replays(self) -> str | None:
@@ -76,9 +133,40 @@ class Method:
         """
         return None
 
+    def network(self, student: str, teachers: Sequence[str]) -> str:
+        """Returns the network that the stage ends in, by its model's name.
+
+        It is the role 'student': what is evaluated, saved, and teaches later stages.
+
+        Args:
+            student: the stage's model.
+            teachers: the teachers' networks.
+        """
+        del teachers
+        return student
+
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks: model names by role, 'student' first."""
         return {"student": student}
+
+    def copies(self, copy: int) -> dict[str, int]:
+        """Returns what tells starts of equal networks apart, by role; others have 0.
+
+        Args:
+            copy: the stage's.
+        """
+        return {"student": copy}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Returns the parts of the stage, one after the other."""
+        return (Phase(),)
+
+    def prepare(self, images: jax.Array) -> jax.Array:
+        """Returns all views, `[views * batch, ...]`, those of an image together.
+
+        The first view of an image is the image itself.
+        """
+        return images
 
     def read(self, outputs: Outputs) -> Any:
         """Returns what the terms use of a teacher's outputs: all a bank need hold."""
@@ -123,9 +211,24 @@ class Method:
         del params
         return {}
 
+    def setup(self, beginning: Beginning) -> Any:
+        """Returns the memory: a tree of arrays that is not learned by gradient.
+
+        It is part of the state: sharded, saved and resumed with it.
+        """
+        del beginning
+        return {}
+
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the terms of the loss by name ('what/whom')."""
         return {"ce/student": Term(cross_entropy(context, "student"))}
+
+    def learn(self, context: Context) -> tuple[dict[str, Term], Any]:
+        """Returns the terms and the memory after the batch.
+
+        To be overridden where the memory changes; `terms` alone where it does not.
+        """
+        return self.terms(context), context.memory
 
 
 def cross_entropy(context: Context, role: str) -> jax.Array:

@@ -1,13 +1,15 @@
 """Several methods as one: 'rocket+kd' is Rocket Launching with an expert's logits."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from kdjax.errors import UserError
-from kdjax.methods.base import Context, Method, Path, Term
+from kdjax.keys import fold
+from kdjax.methods.base import Beginning, Context, Method, Path, Phase, Term
 from kdjax.models import Outputs, Variables
 
 
@@ -22,20 +24,27 @@ def _join(name: str, parts: list[dict]) -> dict:
 
 
 class _PartAdapter(nn.Module):
-    """An adapter of one part: sees only what this part reads of the teachers."""
+    """An adapter of one part: sees only what this part reads, and its views."""
 
     part: str
     adapter: nn.Module
+    every: int
 
     def __call__(
         self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
     ) -> Any:
         """Returns what the part's adapter does."""
-        return self.adapter(outputs, _of_part(self.part, targets), train)
+        targets = _of_part(self.part, targets)
+        return self.adapter(*_every(self.every, (outputs, targets)), train)
 
 
 def _of_part(name: str, targets: Mapping[str, Any]) -> dict[str, Any]:
     return {teacher: read[name] for teacher, read in targets.items() if name in read}
+
+
+def _every(every: int, tree: Any) -> Any:
+    """Returns each so manieth row: of several views of an image the first."""
+    return tree if every == 1 else jax.tree.map(lambda leaf: leaf[::every], tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Combined(Method):
     """The first method's terms, and the others' without their cross-entropy.
 
     The student's cross-entropy counts once, with the first method's weight. Every part
-    that has teachers is taught by the stage's teachers.
+    that has teachers is taught by the stage's teachers. The parts' earlier phases come
+    one after the other, each as if its part were alone; the last one they share.
     """
 
     parts: Mapping[str, Method]
@@ -74,6 +84,71 @@ class Combined(Method):
             )
         return wanted.pop() if wanted else None
 
+    @property
+    def views(self) -> int:  # type: ignore[override]
+        """The number of views of the one part that makes any."""
+        several = [name for name, part in self.parts.items() if part.views > 1]
+        if len(several) > 1:
+            raise UserError(
+                f"method {self.name!r}: {' and '.join(several)} both make views"
+            )
+        return self.parts[several[0]].views if several else 1
+
+    @property
+    def call_teachers(self) -> bool:  # type: ignore[override]
+        """Whether a part runs teachers itself."""
+        return any(part.call_teachers for part in self.parts.values())
+
+    def network(self, student: str, teachers: Sequence[str]) -> str:
+        """Returns the network that the parts make of the student."""
+        changed = {part.network(student, teachers) for part in self.parts.values()}
+        changed -= {student}
+        if len(changed) > 1:
+            raise UserError(f"method {self.name!r}: two parts change the network")
+        return changed.pop() if changed else student
+
+    def _phases(self) -> list[tuple[str | None, int, Phase]]:
+        """Returns whose phases come first, with their numbers there; None: all's."""
+        found: list[tuple[str | None, int, Phase]] = []
+        for name, part in self.parts.items():
+            for number, phase in enumerate(part.phases()[:-1]):
+                found.append((name, number, phase))
+        last = [part.phases()[-1] for part in self.parts.values()]
+        recipe = _join(self.name, [dict(phase.recipe) for phase in last])
+        shared = Phase(recipe, lambda path: all(phase.trains(path) for phase in last))
+        return [*found, (None, 0, shared)]
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Returns every part's earlier phases, then the one they share."""
+        return tuple(phase for _, _, phase in self._phases())
+
+    def copies(self, copy: int) -> dict[str, int]:
+        """Returns what tells the starts of all parts' networks apart."""
+        copies: dict[str, int] = {}
+        for part in self.parts.values():
+            copies |= part.copies(copy)
+        return copies
+
+    def prepare(self, images: jax.Array) -> jax.Array:
+        """Returns the views of the part that makes any."""
+        for part in self.parts.values():
+            if part.views > 1:
+                images = part.prepare(images)
+        return images
+
+    def setup(self, beginning: Beginning) -> dict[str, Any]:
+        """Returns the parts' memories, by name."""
+        return {
+            name: part.setup(
+                dataclasses.replace(
+                    beginning,
+                    key=fold(beginning.key, name),
+                    targets=_of_part(name, beginning.targets),
+                )
+            )
+            for name, part in self.parts.items()
+        }
+
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks of all parts."""
         roles = {"student": student}
@@ -97,9 +172,13 @@ class Combined(Method):
         """Returns the adapters of all parts."""
         adapters = []
         for name, part in self.parts.items():
+            every = self.views // part.views
             own = part.adapters(outputs, _of_part(name, targets))
             adapters.append(
-                {key: _PartAdapter(name, adapter) for key, adapter in own.items()}
+                {
+                    key: _PartAdapter(name, adapter, every)
+                    for key, adapter in own.items()
+                }
             )
         return _join(self.name, adapters)
 
@@ -117,11 +196,40 @@ class Combined(Method):
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the terms of all parts."""
+        return self.learn(context)[0]
+
+    def learn(self, context: Context) -> tuple[dict[str, Term], dict[str, Any]]:
+        """Returns the terms of all parts and their memories."""
+        whose, number, _ = self._phases()[context.phase]
+        memory = dict(context.memory or {})
         terms: list[dict[str, Term]] = []
         for name, part in self.parts.items():
-            targets = _of_part(name, context.targets)
-            own = part.terms(dataclasses.replace(context, targets=targets))
+            if whose not in (None, name):
+                continue
+            own, memory[name] = part.learn(self._context(name, context, whose, number))
             if terms:
                 own.pop("ce/student", None)
             terms.append(own)
-        return _join(self.name, terms)
+        return _join(self.name, terms), memory
+
+    def _context(
+        self, name: str, context: Context, whose: str | None, number: int
+    ) -> Context:
+        """Returns what one part sees: its views, phase, memory and targets."""
+        part = self.parts[name]
+        every = self.views // part.views
+        targets = _of_part(name, context.targets)
+        labels, index, outputs, targets, images = _every(
+            every,
+            (context.labels, context.index, context.outputs, targets, context.images),
+        )
+        return dataclasses.replace(
+            context,
+            labels=labels,
+            index=index,
+            outputs=outputs,
+            targets=targets,
+            images=images,
+            phase=len(part.phases()) - 1 if whose is None else number,
+            memory=(context.memory or {}).get(name),
+        )

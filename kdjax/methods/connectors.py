@@ -1,7 +1,7 @@
 """Modules between student and teacher for the methods that train in phases.
 
-AB's and OFD's connectors, FT's paraphraser and translator, SimKD's projector. Each maps
-features `[batch, height, width, channels]`; all but `BoundaryConnector` keep the size.
+AB's and OFD's connectors, FT's paraphraser and translator. Each maps features `[batch,
+height, width, channels]`; all but `BoundaryConnector` keep the size.
 """
 
 import flax.linen as nn
@@ -116,24 +116,4 @@ class Translator(nn.Module):
         for i, width in enumerate((x.shape[-1], self.channels, self.channels), start=1):
             x = BatchNorm(train, name=f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
             x = nn.leaky_relu(x, 0.1)
-        return x
-
-
-class Projector(nn.Module):
-    """SimKD's projector: 1x1, 3x3 and 1x1 convolutions, each with BatchNorm and ReLU.
-
-    The first two are `factor` times narrower than the teacher's map.
-    """
-
-    channels: int
-    factor: int = 2
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns the student's features in the teacher's width."""
-        narrow = self.channels // self.factor
-        layers = ((narrow, 1), (narrow, 3), (self.channels, 1))
-        for i, (width, size) in enumerate(layers, start=1):
-            x = BatchNorm(train, name=f"bn{i}")(_conv(width, size, f"conv{i}")(x))
-            x = nn.relu(x)
         return x

@@ -19,6 +19,7 @@ from kdjax.models import (
     resnet,
     shufflenetv1,
     shufflenetv2,
+    simkd,
     vgg,
     wrn,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Variables",
     "create",
     "init",
+    "norms",
     "shapes",
     "version",
 ]
@@ -42,6 +44,7 @@ MODELS = {
     "resnet": resnet,
     "shufflenetv1": shufflenetv1,
     "shufflenetv2": shufflenetv2,
+    "simkd": simkd,
     "vgg": vgg,
     "wrn": wrn,
 }
@@ -56,6 +59,7 @@ _FORMS = (
     "resnet-DEPTHx4",
     "shufflenetv1",
     "shufflenetv2",
+    "simkd-FACTOR:MODEL:MODEL",
     "vgg-DEPTH",
     "wrn-DEPTH-WIDEN",
 )
@@ -77,9 +81,21 @@ def create(name: str, num_classes: int) -> nn.Module:
     return _family(name).create(name, num_classes)
 
 
+def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
+    """Returns where a network's BatchNorms before activations are: paths by feature.
+
+    Where a shortcut is added it is the branch's. Empty for families that do not tell.
+    """
+    module = create(name, num_classes)
+    return module.norms() if hasattr(module, "norms") else {}
+
+
 def version(name: str) -> int:
-    """Returns the version of a network's numbers, which goes into fingerprints."""
-    return _family(name).VERSION
+    """Returns the version of a network's numbers, which goes into fingerprints.
+
+    A network that is made of others has the sum of their versions and its own.
+    """
+    return sum(_family(part).VERSION for part in name.split(":"))
 
 
 def init(

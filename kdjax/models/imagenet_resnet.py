@@ -63,6 +63,14 @@ class ImageNetResNet(nn.Module):
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the last BatchNorm before a level's activation: path by feature."""
+        layer = "layer3" if self.bottlenecks else "layer2"
+        return {
+            f"stage{stage}_pre": (f"stage{stage}_block{blocks}", layer, "bn")
+            for stage, blocks in enumerate(self.blocks, 1)
+        }
+
 
 def create(name: str, num_classes: int) -> ImageNetResNet:
     """Returns the network for a name like 'imagenet_resnet-18'.

@@ -98,6 +98,16 @@ class Plain(nn.Module):
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the last BatchNorm before a level's activation: path by feature."""
+        found: dict[str, tuple[str, ...]] = {}
+        stage, conv = 1, 0
+        for kind, _ in self.layers:
+            conv, stage = conv + (kind == "C"), stage + (kind == "P")
+            if kind == "C":
+                found[f"stage{stage}_pre"] = (f"bn{conv}",)
+        return found
+
 
 def create(name: str, num_classes: int) -> Plain:
     """Returns the network for a name like 'plain-4', as specified for the classes.

@@ -94,6 +94,13 @@ class ResNet(nn.Module):
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the last BatchNorm before a level's activation: path by feature."""
+        return {
+            f"stage{stage}_pre": (f"stage{stage}_block{self.blocks}", "layer2", "bn")
+            for stage in (1, 2, 3)
+        }
+
 
 def create(name: str, num_classes: int) -> ResNet:
     """Returns the network for a name like 'resnet-20' or 'resnet-8x4'.

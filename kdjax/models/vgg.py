@@ -74,6 +74,14 @@ class VGG(nn.Module):
         )
         return Outputs(head(pooled), features)
 
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the last BatchNorm before a level's activation: path by feature."""
+        return {
+            f"stage{stage}_pre": (f"stage{stage}_layer{layers}", "bn")
+            for stage, layers in enumerate(LAYERS[self.depth])
+            if stage
+        }
+
 
 def create(name: str, num_classes: int) -> VGG:
     """Returns the network for a name like 'vgg-13'.

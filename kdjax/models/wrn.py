@@ -86,6 +86,14 @@ class WideResNet(nn.Module):
         logits = nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(pooled)
         return Outputs(logits, features)
 
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the last BatchNorm before a level's activation: path by feature."""
+        return {
+            "stage1_pre": ("stage2_block1", "bn1"),
+            "stage2_pre": ("stage3_block1", "bn1"),
+            "stage3_pre": ("bn",),
+        }
+
 
 def create(name: str, num_classes: int) -> WideResNet:
     """Returns the network for a name like 'wrn-16-1' (depth 16, widening 1).

@@ -1,0 +1,343 @@
+"""Terms of the methods with peers, memory, views or phases, against NumPy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from loss_cases import softened
+from test_losses_contrastive import np_crd, unit
+from test_losses_ensembles import np_mutual, np_one
+from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
+
+from kdjax import methods, models
+from kdjax.errors import UserError
+from kdjax.methods import Beginning, Context
+from kdjax.models import Outputs
+
+pytestmark = pytest.mark.usefixtures("x64")
+B, C, LEVELS = 4, 6, ("stage1_pre", "stage2_pre", "stage3_pre")
+LABELS = np.array([0, 3, 5, 1])
+
+
+def outputs(seed, channels=2, size=4, rows=B):
+    rng = np.random.default_rng(seed)
+    features = {}
+    for name in ("stem", "stage1", "stage2", "stage3"):
+        features[name] = rng.normal(size=(rows, size, size, channels))
+        features[f"{name}_pre"] = rng.normal(size=(rows, size, size, channels))
+    features["pooled"] = rng.normal(size=(rows, channels))
+    return Outputs(3 * rng.normal(size=(rows, C)), features)
+
+
+STUDENT, PEER, THIRD, EXPERT = outputs(0), outputs(1), outputs(2), outputs(3, 3, 2)
+
+
+def ce(logits, labels=LABELS):
+    rows = [-np.log(softened(z)[y]) for z, y in zip(logits, labels, strict=True)]
+    return np.mean(rows)
+
+
+def mean(function, *arrays):
+    return np.mean([function(*rows) for rows in zip(*arrays, strict=True)])
+
+
+def terms(name, options=None, *, roles=None, step=0, teacher=EXPERT, **fields):
+    """Values and weighted sum, as the step adds it up."""
+    method = methods.create(name, {name: options or {}})
+    roles = roles or {"student": STUDENT}
+    rows = len(roles["student"].logits)
+    targets = {}
+    if method.num_teachers:
+        targets = {"expert": method.read(jax.tree.map(jnp.asarray, teacher))}
+    context = Context(
+        labels=jnp.asarray(np.repeat(LABELS, rows // B)),
+        index=jnp.repeat(jnp.arange(B), rows // B),
+        outputs=jax.tree.map(jnp.asarray, roles),
+        targets=targets,
+        recorded={},
+        adapted=fields.pop("adapted", {}),
+        step=jnp.int32(step),
+        key=jax.random.key(0),
+        **fields,
+    )
+    found, memory = method.learn(context)
+    total = 0.0
+    for term in found.values():
+        weight = term.weight(context.step) if callable(term.weight) else term.weight
+        total += float(weight) * float(jnp.mean(term.value))
+    return {n: float(jnp.mean(t.value)) for n, t in found.items()}, total, memory
+
+
+# Peers.
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_dml_is_every_networks_own_loss(reduction):
+    networks = {"student": STUDENT, "peer1": PEER, "peer2": THIRD}
+    options = {"peers": ("student", "wrn-16-1"), "reduction": reduction, "weight": 2.0}
+    values, total, _ = terms("dml", options, roles=networks)
+    expected = 0.0
+    for role, own in networks.items():
+        peers = [p.logits for r, p in networks.items() if r != role]
+        divergence = sum(mean(np_mutual, own.logits, peer) for peer in peers)
+        np.testing.assert_allclose(values[f"dml/{role}"], divergence, rtol=1e-9)
+        scale = 2 if reduction == "sum" else 1
+        expected += ce(own.logits) + scale * divergence
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
+
+
+def test_dmls_networks_start_apart_and_move_by_their_own_terms():
+    method = methods.create("dml", {"dml": {"peers": ("student", "wrn-10-2")}})
+    roles = {"student": "wrn-16-1", "peer1": "wrn-16-1", "peer2": "wrn-10-2"}
+    assert method.roles("wrn-16-1") == roles
+    assert method.copies(4) == {"student": 4, "peer1": 5, "peer2": 6}
+    labels = jnp.asarray(LABELS)
+
+    def loss(logits, name):
+        seen = {role: Outputs(z, {}) for role, z in logits.items()}
+        context = Context(labels, labels, seen, {}, {}, {}, 0, None)
+        return jnp.mean(method.terms(context)[name].value)
+
+    logits = {r: jnp.asarray(outputs(i).logits) for i, r in enumerate(roles)}
+    for role in roles:
+        grads = jax.grad(loss)(logits, f"dml/{role}")
+        assert {r for r, g in grads.items() if np.any(g)} == {role}
+
+
+def test_one_is_branches_and_their_gated_ensemble():
+    networks = {"student": STUDENT, "branch2": PEER}
+    gate = np.random.default_rng(5).normal(size=(B, 2))
+    options = {"branches": 2, "rampup_steps": 10}
+    values, total, _ = terms(
+        "one", options, roles=networks, step=5, adapted={"one/gate": jnp.asarray(gate)}
+    )
+    shares = np.array([softened(row) for row in gate])
+    ensemble = shares[:, :1] * STUDENT.logits + shares[:, 1:] * PEER.logits
+    expected = ce(ensemble)
+    for network in networks.values():
+        divergence = mean(np_one, network.logits, ensemble)
+        expected += ce(network.logits) + np.exp(-5 * 0.25) * divergence
+    np.testing.assert_allclose(values["ce/ensemble"], ce(ensemble), rtol=1e-9)
+    # The weight is of the step, an int32: a float32.
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_ones_branches_share_what_lies_below():
+    method = methods.create("one", {"one": {"branches": 2, "trunk": "stage2"}})
+    params = {
+        role: models.shapes(model, C, (8, 8, 3))["params"]
+        for role, model in method.roles("wrn-10-1").items()
+    }
+    ties = method.ties(params)
+    shared = {path[1].split("_")[0] for path in ties}
+    assert shared == {"stem", "stage1", "stage2"}
+    assert all(owner == ("student", *path[1:]) for path, owner in ties.items())
+    # All of these layers, BatchNorm included.
+    assert {path[1] for path in ties if path[-1] == "scale"} == {
+        "stage1_block1",
+        "stage2_block1",
+    }
+
+
+# Memory.
+
+
+def test_ofd_takes_its_margins_from_the_teachers_batch_norms():
+    rng = np.random.default_rng(0)
+    name, method = "resnet-8", methods.create("ofd", {})
+    frozen = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape), models.shapes(name, C, (8, 8, 3))
+    )
+    beginning = Beginning(None, None, C, {}, {}, {"expert": name}, {"expert": frozen})
+    for stage, found in enumerate(method.setup(beginning).values(), 1):
+        part = frozen["params"][f"stage{stage}_block1"]["layer2"]["bn"]
+        for margin, gamma, beta in zip(found, part["scale"], part["bias"], strict=True):
+            x = np.linspace(beta - 12 * abs(gamma), 0, 200_001)
+            density = np.exp(-(((x - beta) / gamma) ** 2) / 2)
+            share = density.sum() * (x[1] - x[0]) / (abs(gamma) * np.sqrt(2 * np.pi))
+            expected = -3 * abs(gamma)
+            if share > 0.001:
+                expected = (x * density).sum() / density.sum()
+            np.testing.assert_allclose(margin, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["wrn-10-1", "resnet-14", "imagenet_resnet-18", "vgg-8", "plain-4"]
+)
+def test_the_batch_norms_are_those_before_the_levels(name):
+    shapes = models.shapes(name, C, (8, 8, 3))
+    seen = jax.eval_shape(
+        lambda v, x: models.create(name, C).apply(v, x, train=False),
+        shapes,
+        jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),
+    )
+    for level, path in models.norms(name, C).items():
+        part = shapes["params"]
+        for key in path:
+            part = part[key]
+        assert part["scale"].shape == seen.features[level].shape[-1:]
+    assert {level for level in seen.features if level.endswith("_pre")} == set(
+        models.norms(name, C)
+    )
+
+
+def test_ofd_refuses_levels_without_a_known_batch_norm():
+    beginning = Beginning(None, None, C, {}, {}, {"t": "mobilenetv2-0.5"}, {"t": {}})
+    with pytest.raises(UserError, match=r"ofd: stage1_pre of 'mobilenetv2-0\.5'"):
+        methods.create("ofd", {}).setup(beginning)
+
+
+def test_ofd_has_its_weights():
+    own = {level: outputs(7, 3).features[level] for level in LEVELS}
+    margins = {level: np.full(3, -0.5) for level in LEVELS}
+    _, total, memory = terms(
+        "ofd", adapted={"ofd/expert": own}, memory=jax.tree.map(jnp.asarray, margins)
+    )
+    expected = ce(STUDENT.logits)
+    for weight, level in zip((0.25, 0.5, 1), LEVELS, strict=True):
+        for ours, theirs in zip(own[level], EXPERT.features[level], strict=True):
+            distance = np_ofd(np_pool(ours, 2, 2), theirs, margins[level])
+            expected += weight * distance / B / 1000
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
+    assert memory.keys() == margins.keys()
+
+
+@pytest.mark.parametrize("mode", ["exact", "relax"])
+def test_crd_scores_with_the_banks_and_moves_them(mode):
+    labels = np.array([0, 3, 5, 1, 0, 3, 5, 1, 2, 2])
+    options = {"negatives": 5, "dimensions": 7, "mode": mode}
+    method = methods.create("crd", {"crd": options})
+    target = {"expert": jnp.zeros((2, 3))}
+    beginning = Beginning(jax.random.key(1), labels, C, {}, target, {}, {})
+    memory = method.setup(beginning)
+    banks = {side: np.asarray(bank) for side, bank in memory["banks"].items()}
+    for bank in banks.values():
+        assert bank.shape == (10, 7)
+        assert 0.9 < np.abs(bank).max() * np.sqrt(7 / 3) <= 1
+    rng = np.random.default_rng(2)
+    own = {side: unit(rng.normal(size=(B, 7))) for side in ("student", "teacher")}
+    adapted = {"crd/expert": jax.tree.map(jnp.asarray, own)}
+    drawn = []
+    real = methods.contrastive.losses.crd_scores
+
+    def spy(anchor, bank, index, **options):
+        drawn.append(np.asarray(index))
+        return real(anchor, bank, index, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods.contrastive.losses, "crd_scores", spy)
+        values, total, moved = terms("crd", options, adapted=adapted, memory=memory)
+        later = terms("crd", options, adapted=adapted, memory=moved)[0]
+    index = drawn[0]
+    np.testing.assert_array_equal(index[:, 0], np.arange(B))
+    assert np.all(index[:, 1:] != index[:, :1])
+    if mode == "exact":
+        assert np.all(labels[index[:, 1:]] != labels[index[:, :1]])
+
+    def expected(banks, constants=None):
+        loss, found = 0.0, {}
+        for side, other in (("student", "teacher"), ("teacher", "student")):
+            out = np.exp(np.einsum("bd,bkd->bk", own[side], banks[other][index]) / 0.07)
+            found[side] = constants[side] if constants else out.mean() * 10
+            loss += np.mean([np_crd(row / found[side], 10) for row in out])
+        return loss, found
+
+    loss, constants = expected(banks)
+    np.testing.assert_allclose(values["crd/expert"], loss, rtol=1e-8)
+    np.testing.assert_allclose(total, ce(STUDENT.logits) + 0.8 * loss, rtol=1e-8)
+    new = {side: bank.copy() for side, bank in banks.items()}
+    for side in new:
+        new[side][:B] = unit(0.5 * banks[side][:B] + 0.5 * own[side])
+        np.testing.assert_allclose(moved["banks"][side], new[side], rtol=1e-12)
+    # The first batch's constants stay.
+    np.testing.assert_allclose(
+        later["crd/expert"], expected(new, constants)[0], rtol=1e-8
+    )
+
+
+# The reused classifier.
+
+
+def test_simkd_is_the_distance_of_the_last_maps():
+    features = {"stage4_pre": np.abs(outputs(4, 3).features["stage1"])}
+    own = Outputs(STUDENT.logits, features)
+    _, total, _ = terms("simkd", {"beta": 3.0}, roles={"student": own})
+    theirs = np.maximum(EXPERT.features["stage3_pre"], 0)
+    pooled = np.stack([np_pool(x, 2, 2) for x in features["stage4_pre"]])
+    np.testing.assert_allclose(total, 3 * np.mean((pooled - theirs) ** 2), rtol=1e-9)
+
+
+def test_simkd_deploys_trunk_projector_and_the_teachers_classifier():
+    method = methods.create("simkd", {})
+    name = method.network("resnet-8", ["wrn-10-1"])
+    assert name == "simkd-2:resnet-8:wrn-10-1"
+    shapes = models.shapes(name, C, (8, 8, 3))["params"]
+    assert shapes.keys() == {"trunk", "projector", "head"}
+    assert "head" not in shapes["trunk"]
+    assert shapes["head"]["kernel"].shape == (64, C)
+    teacher = models.shapes("wrn-10-1", C, (8, 8, 3))
+    start = method.initial({"student": {"params": shapes}}, {"expert": teacher})
+    assert start["student"]["params"]["head"] is teacher["params"]["head"]
+    trains = method.phases()[0].trains
+    assert not trains(("student", "head", "kernel"))
+    assert trains(("student", "trunk", "stem", "conv", "kernel"))
+    # It teaches, and its classifier is reused, as any other network's.
+    again = models.shapes(method.network("wrn-10-1", [name]), C, (8, 8, 3))
+    assert again["params"]["head"]["kernel"].shape == (64, C)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-0.5", "plain-2"])
+def test_simkd_refuses_classifiers_of_other_features(name):
+    with pytest.raises(UserError, match=f"simkd: the classifier of '{name}' does not"):
+        models.create(f"simkd-2:resnet-8:{name}", C)
+
+
+# Phases.
+
+
+def test_ab_prepares_and_then_learns_from_labels():
+    own = {level: outputs(7, 3, 2).features[level] for level in LEVELS}
+    adapted = {"ab/expert": jax.tree.map(jnp.asarray, own)}
+    _, total, _ = terms("ab", adapted=adapted)
+    expected = 0.0
+    for weight, level in zip((0.25, 0.5, 1), LEVELS, strict=True):
+        expected += weight * mean(np_ab, own[level], EXPERT.features[level])
+    np.testing.assert_allclose(total, 3e-3 * expected, rtol=1e-9)
+    values, total, _ = terms("ab", adapted=adapted, phase=1)
+    assert set(values) == {"ce/student"}
+    np.testing.assert_allclose(total, ce(STUDENT.logits), rtol=1e-9)
+
+
+def test_ft_paraphrases_and_then_transfers():
+    factor, rebuilt = (outputs(seed, 3, 2).features["stage3"] for seed in (8, 9))
+    own = outputs(7, 3, 4).features["stage3"]
+    adapted = {
+        "ft/expert/paraphraser": (jnp.asarray(factor), jnp.asarray(rebuilt)),
+        "ft/expert/translator": jnp.asarray(own),
+    }
+    _, total, _ = terms("ft", adapted=adapted)
+    theirs = EXPERT.features["stage3"]
+    np.testing.assert_allclose(total, np.mean((rebuilt - theirs) ** 2), rtol=1e-9)
+    _, total, _ = terms("ft", adapted=adapted, phase=1)
+    expected = ce(STUDENT.logits) + 200 * mean(np_factor_transfer, own, factor)
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
+
+
+def test_fsp_compares_consecutive_levels():
+    teacher = outputs(5, 2, 2)
+    levels = ("stem", "stage1", "stage2", "stage3")
+
+    def matrix(output, top, bottom):
+        a, b = (output.features[n].reshape(B, -1, 2) for n in (top, bottom))
+        return np.einsum("bip,biq->bpq", a, b) / a.shape[1]
+
+    expected = sum(
+        np.mean((matrix(STUDENT, *pair) - matrix(teacher, *pair)) ** 2)
+        for pair in itertools.pairwise(levels)
+    )
+    _, total, _ = terms("fsp", {"beta": 2.0}, teacher=teacher)
+    np.testing.assert_allclose(total, 2 * expected, rtol=1e-9)
+    with pytest.raises(UserError, match=r"stage1.*\(2, 2\).*\(3, 3\).*equal widths"):
+        terms("fsp")

@@ -58,8 +58,11 @@ def local(tmp_path):
     def start(*args: str, **variables: str) -> subprocess.Popen:
         env = processes.environment(PYTHON=sys.executable, **variables)
         env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
+        # Where the tests run in the background SIGINT is ignored, and bash cannot trap
+        # what was ignored when it started.
+        alert = "env", "--default-signal=INT"
         return subprocess.Popen(
-            [str(LAUNCH / "local.sh"), "--module", "tiny", *args],
+            [*alert, str(LAUNCH / "local.sh"), "--module", "tiny", *args],
             cwd=tmp_path,
             env=env,
             stdout=subprocess.PIPE,

@@ -52,7 +52,9 @@ def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
         case.teachers,
         case.classes,
         case.image,
-        tuple(recipe.optimiser(recipe.epochs * stream.steps) for recipe in recipes),
+        optimisers=tuple(
+            recipe.optimiser(recipe.epochs * stream.steps) for recipe in recipes
+        ),
         dtype=dtype,
     )
     data = resident.place(dataset, mesh)

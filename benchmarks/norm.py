@@ -42,7 +42,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
     made = methods.create(method, {})
     teachers = {"expert": TEACHER} if made.num_teachers else {}
     tx = Recipe().optimiser(10_000)
-    step = Step(made, STUDENT, teachers, CLASSES, SHAPE, (tx,))
+    step = Step(made, STUDENT, teachers, CLASSES, SHAPE, optimisers=(tx,))
     key = jax.random.key(0)
     frozen = {
         name: models.init(jax.random.key(1), model, CLASSES, SHAPE)

@@ -44,9 +44,9 @@ class Least:
         found = {role: self._trained(step, name) for role, name in step.roles.items()}
         for teacher, name in step.teachers.items():
             found[teacher] = self._frozen(step, teacher, name)
-        outputs, targets = map(self._whole, step._seen)
+        outputs, targets = map(self._whole, step.seen)
         adapted = {}
-        for name, adapter in step._adapters.items():
+        for name, adapter in step.adapters.items():
             found[name], adapted[name] = _adapter(adapter, name, outputs, targets)
         found["losses"] = self._losses(step, outputs, targets, adapted)
         return found

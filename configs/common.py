@@ -1,6 +1,7 @@
 """What the configs share: the CTKD paper's settings, and how a config is built."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from kdjax.data.crop import Crop
 from kdjax.data.sources import SOURCES
 from kdjax.errors import UserError, unknown
 from kdjax.methods import METHODS
+from kdjax.models import MODELS
 from kdjax.recipe import Recipe
 
 SHRINK = dict.fromkeys(
@@ -98,6 +100,13 @@ SETTINGS = {
     ),
 }
 """The CTKD paper's experiments by name, and digits, which need no download."""
+
+
+def network(word: str) -> str:
+    """Returns a network's name: 'resnet56' is resnet-56, other words stay."""
+    if word.split("-")[0] in MODELS:  # also a family that ends in a digit
+        return word
+    return re.sub(r"(\d)", r"-\1", word, count=1)
 
 
 def parse_arg(

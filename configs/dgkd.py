@@ -38,7 +38,6 @@ Hardware: digits takes some minutes on two CPU cores; the others are for a GPU o
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,6 @@ from kdjax.data.augment import Augment
 from kdjax.data.crop import Crop
 from kdjax.errors import UserError, unknown
 from kdjax.methods.dense import DGKD
-from kdjax.models import MODELS
 from kdjax.recipe import Recipe
 
 METHODS = ("dgkd", "dgkd_stochastic", "takd", "kd", "supervised")
@@ -138,11 +136,7 @@ def networks(path: str) -> tuple[str, ...]:
     Raises:
         UserError: fewer than two, or one twice.
     """
-    models = tuple(
-        # 'plain10' is plain-10; 'mobilenetv2-0.5' is a family's name already.
-        word if word.split("-")[0] in MODELS else re.sub(r"(\d)", r"-\1", word, count=1)
-        for word in path.split("/")
-    )
+    models = tuple(common.network(word) for word in path.split("/"))
     if len(models) < 2:
         raise UserError(f"path {path!r}: a teacher and a student at the least")
     for model in models:

@@ -14,19 +14,31 @@ kd-10-8 alone. The paper's accuracies (%) of the last network of each path:
     table2          ResNet, CIFAR-10: T26 92.44  S8 86.56
                     dgkd: 26-20 92.57  26-20-14 92.15  26-20-14-8 89.02
                     takd:         -             91.23             88.01
+    table3          ImageNet, top-1 / top-5: T34 73.3 / 91.42  S18 69.75 / 89.07
+                    cc 69.96 / 89.17  sp 70.62 / 89.8  one 70.55 / 89.59
+                    kd 70.66 / 89.88  at 70.7 / 90  crd 71.38 / 90.49
+                    sskd 71.62 / 90.67  takd 71.37 / 90.27  dgkd 71.73 / 90.82
     table4          kd 42.56  takd 45.14  four T10s 42.57  T10, T8, T6, T4 43.25
                     dgkd 48.92
     table5          paths 10-6-2, 10-8-6-4-2 and 10-9-8-7-6-5-4-3-2
                     takd 44.57 45.14 44.07  dgkd 45.85 48.92 49.56
     table6-plain    takd 45.14  dgkd 48.92  stochastic 50.15
     table6-resnet   takd 88.01  dgkd 89.02  stochastic 89.66
+    table7          ResNet26 -> ResNet8 and ResNet14, CIFAR-10: S8 86.02, S14 89.11
+                    kd 86.66 89.75  fitnet 86.73 89.82  at 86.86 89.84
+                    fsp 87.07 89.92  bss 87.32 90.34  dml 87.71 90.54
+                    takd 88.01 91.23  'Ours', which is stochastic, 89.66 92.34
+    table8          WRN, ResNet and VGG, CIFAR-100: `configs/cifar100_benchmark.py`
+                    has the figures; here with this paper's recipe
     figure6         the eight paths through subsets of A8, A6 and A4, takd and dgkd
     figure7         survival 1, 0.75, 0.5 and 0.25: a plot; best at 0.75
     methods         plain CNNs: supervised, kd, takd, dgkd and stochastic
     digits          the same with ResNet 26-20-14-8 on digits; not the paper's
 
 Arguments as in `configs/dgkd.py`, without path, method and survival; `ensemble=sum`
-adds the ensembles' KL terms instead of averaging their probabilities.
+adds the ensembles' KL terms instead of averaging their probabilities. Methods of other
+papers have the weights of `configs/kd.py`; Table 7's Mutual is taken as learning beside
+the teacher's network, Table 3's Online KD as ONE.
 
 Hardware: a GPU or TPU, but for digits.
 """
@@ -37,16 +49,25 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, dgkd
+from configs import common, dgkd, kd
 
-_PLAIN = "10/8/6/4/2"
+
+def _plain(sizes: str) -> str:
+    """Returns a path of plain CNNs."""
+    return "/".join(f"plain-{size}" for size in sizes.split("/"))
+
+
+_PLAIN = _plain("10/8/6/4/2")
 _COMPARED = ("supervised", "kd", "takd", "dgkd", "dgkd_stochastic")
 _SUBSETS = tuple(
-    "/".join(("10", *(size for size in ("8", "6", "4") if size in subset), "2"))
+    _plain("/".join(("10", *(s for s in ("8", "6", "4") if s in subset), "2")))
     for count in range(4)
     for subset in itertools.combinations(("8", "6", "4"), count)
 )
-_LONGEST = "10/9/8/7/6/5/4/3/2"
+_LONGEST = _plain("10/9/8/7/6/5/4/3/2")
+_TABLE8 = tuple(
+    dgkd.SETTINGS[f"cifar100-{name}"][0] for name in ("wrn", "resnet", "vgg")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +77,8 @@ class Table:
     Attributes:
         variant: of `dgkd.SETTINGS`.
         methods: on every path.
-        paths: sizes of plain CNNs; empty means the variant's own path.
+        paths: from teacher to student; empty means the variant's own path.
+        others: methods of other papers, by which the teacher teaches the student.
         survivals: of stochastic guidance.
         ensembles: whether the two ensembles of Table 4 teach the student too.
     """
@@ -64,6 +86,7 @@ class Table:
     variant: str
     methods: tuple[str, ...]
     paths: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     survivals: tuple[float, ...] = (0.75,)
     ensembles: bool = False
 
@@ -71,16 +94,33 @@ class Table:
 TABLES = {
     "table1": Table("cifar100-plain", ("supervised", "takd", "dgkd")),
     "table2": Table("cifar10-resnet", ("supervised", "takd", "dgkd")),
+    "table3": Table(
+        "imagenet",
+        ("supervised", "kd", "takd", "dgkd"),
+        others=("cc", "sp", "one", "at", "crd", "sskd"),
+    ),
     "table4": Table(
         "cifar100-plain", ("supervised", "kd", "takd", "dgkd"), ensembles=True
     ),
     "table5": Table(
         "cifar100-plain",
         ("supervised", "takd", "dgkd"),
-        ("10/6/2", _PLAIN, _LONGEST),
+        (_plain("10/6/2"), _PLAIN, _LONGEST),
     ),
     "table6-plain": Table("cifar100-plain", ("takd", "dgkd", "dgkd_stochastic")),
     "table6-resnet": Table("cifar10-resnet", ("takd", "dgkd", "dgkd_stochastic")),
+    "table7": Table(
+        "cifar10-resnet",
+        ("supervised", "kd", "takd", "dgkd_stochastic"),
+        ("resnet-26/resnet-20/resnet-14/resnet-8", "resnet-26/resnet-20/resnet-14"),
+        others=("fitnet", "at", "fsp", "bss", "dml"),
+    ),
+    "table8": Table(
+        "cifar100-wrn",
+        ("supervised", "kd", "takd", "dgkd_stochastic"),
+        _TABLE8,
+        others=("fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd", "sskd"),
+    ),
     "figure6": Table("cifar100-plain", ("takd", "dgkd"), _SUBSETS),
     "figure7": Table(
         "cifar100-plain", ("dgkd", "dgkd_stochastic"), survivals=(0.75, 0.5, 0.25)
@@ -134,8 +174,10 @@ def get_config(arg: str = "") -> ConfigDict:
     table, teaching = TABLES[chosen], dgkd.Teaching.of(values)
     stages: dict[str, dict[str, Any]] = {}
     own = dgkd.SETTINGS[table.variant][0]
-    paths = ["/".join(f"plain-{s}" for s in path.split("/")) for path in table.paths]
-    for path in paths or [own]:
+    setting = dgkd.setting(table.variant, values)
+    epochs = values.get("epochs", setting.recipe.epochs)
+    steps = kd.steps_per_epoch(setting, values)
+    for path in table.paths or (own,):
         models = dgkd.networks(path)
         teacher, student = models[0], models[-1]
         for method in table.methods:
@@ -156,6 +198,10 @@ def get_config(arg: str = "") -> ConfigDict:
                     return _name(taught, prefix, student)
 
                 stages |= dgkd.chain(models, method, teaching, survival, name)
+        frozen = {_name("", models[:1], student): teacher}
+        for method in table.others:
+            taught = "-".join((method, dgkd.size(teacher), dgkd.size(student)))
+            stages[taught] = kd.stage(method, frozen, student, epochs, steps)
     if table.ensembles:
         form = values.get("ensemble", "mean")
         stages |= _ensembles(teacher, student, teaching, form)
@@ -163,5 +209,4 @@ def get_config(arg: str = "") -> ConfigDict:
         for stage in stages.values():
             if stage["model"] != student:
                 stage["seeds"] = values["chain_seeds"]
-    setting = dgkd.setting(table.variant, values)
     return common.experiment(setting, values, stages)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+import kdjax
 from kdjax import parallel, recording
 from kdjax.analysis.report import draw_curves, print_table
 from kdjax.bank import Bank
@@ -170,6 +171,12 @@ class Run:
         store = self._store
         missing = self._missing(name, seeds)
         for seed in seeds:
+            if version := store.other_version(name, seed):
+                console.print(
+                    f"{name} seed {seed}  was begun by kdjax {version}; this is "
+                    f"{kdjax.__version__}, whose results may differ",
+                    markup=False,
+                )
             if seed not in missing:
                 folder = store.folder(name, seed)
                 console.print(f"{name} seed {seed}  found in {folder}", markup=False)

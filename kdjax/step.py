@@ -2,23 +2,21 @@
 
 import dataclasses
 import functools
-import hashlib
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kdjax import backend, losses, models
+from kdjax import backend, losses
 from kdjax.data.stream import Batch
 from kdjax.keys import fold
-from kdjax.methods import Beginning, Context, Method
+from kdjax.methods import Beginning, Context
 from kdjax.models import Outputs, Variables
+from kdjax.networks import Networks
 
 Metrics = dict[str, jax.Array]
 Said = tuple[jax.Array, jax.Array]
@@ -65,19 +63,11 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One stage's step: which networks it runs, and how they learn.
+class Step(Networks):
+    """One stage's step: how its networks learn.
 
     Attributes:
-        method: makes the terms of the loss.
-        student: the student's model name.
-        teachers: model names of the frozen teachers, by stage.
-        num_classes: the data set's.
-        image_shape: height, width and channels.
         optimisers: of the method's phases.
-        copy: tells the student's start apart from an equal network's.
-        dtype: of parameters, BatchNorm's statistics, optimiser and losses.
-        compute: of the networks' computation; None: `dtype`.
         parts: micro-batches per step. Their gradients are averaged, so that a step
             needs the memory of one. BatchNorm and the losses between the examples of a
             batch see one micro-batch at a time, and running statistics move once for
@@ -85,87 +75,9 @@ class Step:
         phase: the number of the method's phase.
     """
 
-    method: Method
-    student: str
-    teachers: Mapping[str, str]
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    optimisers: tuple[optax.GradientTransformation, ...]
-    copy: int = 0
-    dtype: jnp.dtype = jnp.float32
-    compute: jnp.dtype | None = None
+    optimisers: tuple[optax.GradientTransformation, ...] = ()
     parts: int = 1
     phase: int = 0
-
-    def _lower(self, tree: Any) -> Any:
-        """Returns parameters or images in the dtype of the networks' computation."""
-        dtype = self.compute or self.dtype
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-    def _outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
-        """Returns what a network says in evaluation mode."""
-        model = models.create(name, self.num_classes)
-        variables = {**variables, "params": self._lower(variables["params"])}
-        return model.apply(variables, self._lower(images), train=False)  # type: ignore[return-value]
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """Model names of the trained networks, by role, 'student' first."""
-        return self.method.roles(self.student)
-
-    @functools.cached_property
-    def _seen(self) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        """Shapes of the trained networks' outputs and of what is read of teachers."""
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        images = jax.eval_shape(self.method.prepare, images)
-        variables, frozen = self.shapes(), {}
-        for teacher, name in self.teachers.items():
-            frozen[teacher] = self._model_shapes(name)
-        params = {role: part["params"] for role, part in variables.items()}
-        stats = {role: part["batch_stats"] for role, part in variables.items()}
-        outputs, _ = jax.eval_shape(self._apply_roles, params, stats, images)
-        return outputs, jax.eval_shape(self.targets, frozen, images)
-
-    @property
-    def target_shapes(self) -> dict[str, Any]:
-        """Shapes of what is read of each teacher, for two images, by stage."""
-        return self._seen[1]
-
-    def read_id(self, teacher: str) -> str:
-        """Returns a hash of what is read of a teacher: equal where the values are.
-
-        It is the traced computation's, so that nobody has to keep it up to date.
-        """
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        variables = self._model_shapes(self.teachers[teacher])
-        outputs = jax.eval_shape(
-            functools.partial(self._outputs, self.teachers[teacher]), variables, images
-        )
-        text = str(jax.make_jaxpr(self.method.read)(outputs))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    @functools.cached_property
-    def _adapters(self) -> dict[str, nn.Module]:
-        return self.method.adapters(*self._seen)
-
-    def start(self, key: jax.Array) -> dict[str, Variables]:
-        """Returns the trained networks' own initial variables, by role.
-
-        Args:
-            key: the replica's root key.
-        """
-        copies = self.method.copies(self.copy)
-        return {
-            role: models.init(
-                key,
-                name,
-                self.num_classes,
-                self.image_shape,
-                copies.get(role, 0),
-                self.dtype,
-            )
-            for role, name in self.roles.items()
-        }
 
     def init(
         self,
@@ -185,8 +97,8 @@ class Step:
         variables = self.method.initial(variables, frozen)
         params = {name: part["params"] for name, part in variables.items()}
         stats = {name: part["batch_stats"] for name, part in variables.items()}
-        outputs, targets = self._seen
-        for name, adapter in self._adapters.items():
+        outputs, targets = self.seen
+        for name, adapter in self.adapters.items():
             # Adapters see shapes only: their start does not depend on the networks.
             part = adapter.lazy_init(
                 fold(key, "adapter", name), outputs, targets, train=True
@@ -227,21 +139,6 @@ class Step:
         trained = {path: leaf for path, leaf in flat.items() if path not in rest}
         return unflatten_dict(trained), unflatten_dict(rest)
 
-    def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the parameters with the tied ones in their places."""
-        shapes = {role: part["params"] for role, part in self.shapes().items()}
-        flat = flatten_dict(params, keep_empty_nodes=True)
-        for path, owner in self.method.ties(shapes).items():
-            flat[path] = flat[owner]
-        return unflatten_dict(flat)
-
-    def shapes(self) -> dict[str, Variables]:
-        """Returns the shapes of the trained networks' variables, by role."""
-        return {role: self._model_shapes(name) for role, name in self.roles.items()}
-
-    def _model_shapes(self, name: str) -> Variables:
-        return models.shapes(name, self.num_classes, self.image_shape, self.dtype)
-
     def networks(self, state: TrainState) -> dict[str, Variables]:
         """Returns the complete variables of every trained network, by role."""
         params = self.complete(state.params)
@@ -249,68 +146,6 @@ class Step:
             role: {"params": params[role], "batch_stats": state.batch_stats[role]}
             for role in self.roles
         }
-
-    def _apply_roles(
-        self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
-    ) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        outputs, new_stats = {}, {}
-        for role in self.roles:
-            outputs[role], new_stats[role] = self._apply_role(
-                role, params, stats, images
-            )
-        return outputs, new_stats
-
-    def _apply_role(
-        self,
-        role: str,
-        params: Mapping[str, Any],
-        stats: Mapping[str, Any],
-        images: jax.Array,
-    ) -> tuple[Outputs, dict[str, Any]]:
-        variables = {"params": self._lower(params[role]), "batch_stats": stats[role]}
-        model = models.create(self.roles[role], self.num_classes)
-        outputs, mutated = model.apply(
-            variables, self._lower(images), train=True, mutable=["batch_stats"]
-        )
-        return outputs, mutated.get("batch_stats", {})
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Returns a batch with all views of its images."""
-        views = self.method.views
-        if views == 1:
-            return batch
-        labels, index = (jnp.repeat(x, views) for x in (batch.labels, batch.index))
-        return Batch(self.method.prepare(batch.images), labels, index)
-
-    def targets(
-        self, frozen: Mapping[str, Variables], images: jax.Array
-    ) -> dict[str, Any]:
-        """Returns what the method reads of teachers, blocked to gradients, by stage.
-
-        Args:
-            frozen: variables of some teachers or all, by stage.
-            images: `[batch, height, width, channels]`, normalised.
-        """
-        groups: dict[str, list[str]] = {}
-        for teacher in frozen:
-            groups.setdefault(self.teachers[teacher], []).append(teacher)
-        found = {}
-        for model, names in groups.items():
-
-            def read(variables: Variables, model: str = model) -> Any:
-                outputs = self._outputs(model, variables, images)
-                return jax.lax.stop_gradient(self.method.read(outputs))
-
-            if len(names) > 1 and backend.stack_teachers():
-                stacked = jax.tree.map(
-                    lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
-                )
-                together = jax.vmap(read)(stacked)
-                for i, name in enumerate(names):
-                    found[name] = jax.tree.map(operator.itemgetter(i), together)
-            else:
-                found |= {name: read(frozen[name]) for name in names}
-        return found
 
     def train(
         self, state: TrainState, draw: Callable[[Any], Given], key: jax.Array
@@ -371,9 +206,9 @@ class Step:
 
         def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(_merge(trained, rest))
-            outputs, new_stats = self._apply_roles(params, stats, batch.images)
+            outputs, new_stats = self.apply_roles(params, stats, batch.images)
             adapted = {}
-            for name, adapter in self._adapters.items():
+            for name, adapter in self.adapters.items():
                 variables = {"params": self._lower(params[name])}
                 variables["batch_stats"] = stats[name]
                 adapted[name], mutated = adapter.apply(
@@ -382,7 +217,7 @@ class Step:
                 new_stats[name] = mutated.get("batch_stats", {})
 
             def call(role: str, images: jax.Array) -> Outputs:
-                return self._apply_role(role, params, stats, images)[0]
+                return self.apply_role(role, params, stats, images)[0]
 
             context = Context(
                 labels=batch.labels,
@@ -398,7 +233,7 @@ class Step:
                 images=batch.images,
                 call_role={role: functools.partial(call, role) for role in self.roles},
                 call_teacher={
-                    name: functools.partial(self._outputs, self.teachers[name], values)
+                    name: functools.partial(self.outputs, self.teachers[name], values)
                     for name, values in given.frozen.items()
                 },
             )
@@ -444,7 +279,7 @@ class Step:
         """
         metrics = {}
         for role, variables in self.networks(state).items():
-            logits = self._outputs(self.roles[role], variables, images).logits
+            logits = self.outputs(self.roles[role], variables, images).logits
             best = jax.lax.top_k(logits, min(5, self.num_classes))[1]
             hits = (best == labels[:, None]) & valid[:, None]
             # A NaN sorts first, but it is never right.

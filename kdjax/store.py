@@ -129,6 +129,15 @@ class Store:
             write_json(folder / "stage.json", settings)
             yield folder
 
+    def other_version(self, name: str, seed: int) -> str | None:
+        """Returns which other version of the library began a replica, if one did."""
+        path = self.folder(name, seed) / "stage.json"
+        try:
+            version = json.loads(path.read_text())["kdjax"]
+        except (OSError, ValueError, KeyError):
+            return None  # not begun, or killed while it was written
+        return version if version != kdjax.__version__ else None
+
     def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
         """Writes a replica's result, the last thing: now it counts as finished."""
         if parallel.is_first():

@@ -53,7 +53,7 @@ def test_a_new_method_is_one_class():
         {"expert": "wrn-10-1"},
         3,
         (8, 8, 1),
-        (optax.sgd(0.1),),
+        optimisers=(optax.sgd(0.1),),
     )
     key = jax.random.key(0)
     image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)

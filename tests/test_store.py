@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny
 
+import kdjax
 from configs import ctkd
 from kdjax import graph
 from kdjax.errors import UserError
@@ -128,3 +129,14 @@ def test_a_damaged_result_is_one_clear_error(tmp_path):
         (folder / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json is damaged.*delete"):
         store.result("expert", 0)
+
+
+def test_another_version_is_told(tmp_path, monkeypatch):
+    made = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    assert made.other_version("expert", 0) is None
+    with made.open("expert", 0):
+        assert made.other_version("expert", 0) is None
+    ours = kdjax.__version__
+    monkeypatch.setattr(kdjax, "__version__", "9.9")
+    assert made.other_version("expert", 0) == ours
+    assert made.other_version("expert", 1) is None

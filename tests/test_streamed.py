@@ -76,7 +76,7 @@ def program(data, devices=1, parts=1):
         {},
         data.num_classes,
         data.image_shape,
-        recipe.optimiser(6),
+        optimisers=(recipe.optimiser(6),),
         dtype=dtype,
         parts=parts,
     )

@@ -53,7 +53,7 @@ def test_a_step_that_differentiates_the_teacher_is_caught(least, monkeypatch):
     def wasteful(self, frozen, images):
         def total(frozen):
             logits = [
-                self._outputs(self.teachers[name], variables, images).logits
+                self.outputs(self.teachers[name], variables, images).logits
                 for name, variables in frozen.items()
             ]
             return jnp.sum(jnp.square(jnp.stack(logits)))

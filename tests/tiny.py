@@ -97,7 +97,7 @@ def program(
         teachers,
         data.num_classes,
         SHAPE,
-        tuple(
+        optimisers=tuple(
             part.optimiser(part.epochs * stream.steps)
             for part in recipes(method, recipe)
         ),

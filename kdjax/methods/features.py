@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from kdjax import losses
 from kdjax.errors import UserError, unknown
@@ -29,29 +30,48 @@ def feature(outputs: Outputs, name: str) -> jax.Array:
 def attention_maps(
     outputs: Outputs, levels: tuple[str, ...], power: float
 ) -> dict[str, jax.Array]:
-    """Returns the attention maps of some features, `[batch, positions]` by name."""
-    return {
-        level: losses.attention_map(feature(outputs, level), power=power)
-        for level in levels
-    }
+    """Returns the attention maps of some features, `[batch, height, width]` by name."""
+    maps = {}
+    for level in levels:
+        found = feature(outputs, level)
+        flat = losses.attention_map(found, power=power)
+        maps[level] = flat.reshape(found.shape[:3])
+    return maps
 
 
 def attention_distance(
     student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
 ) -> jax.Array:
-    """Returns the attention term, summed over the levels, `[batch]`."""
+    """Returns the attention term, summed over the levels, `[batch]`.
+
+    Where the sizes differ, the larger map is pooled to the size of the smaller and
+    normalised again.
+    """
     if not teacher:
         raise UserError("attention transfer wants at least one level")
-    distances = [
-        losses.attention_distance(student[level], teacher[level], norm=norm)
-        for level in teacher
-    ]
+    distances = []
+    for level in teacher:
+        pair = [student[level], teacher[level]]
+        resized = pair[0].shape != pair[1].shape
+        if resized:
+            pair = list(losses.match_size(*(maps[..., None] for maps in pair)))
+        flat = [maps.reshape(len(maps), -1) for maps in pair]
+        if resized:
+            flat = [
+                maps / optax.safe_norm(maps, 1e-12, axis=-1, keepdims=True)
+                for maps in flat
+            ]
+        distances.append(losses.attention_distance(*flat, norm=norm))
     return jnp.sum(jnp.stack(distances), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class AT(Method):
-    """Attention transfer (Zagoruyko and Komodakis, 2017): CE + beta sum_j AT_j."""
+    """Attention transfer (Zagoruyko and Komodakis, 2017): CE + beta sum_j AT_j.
+
+    Deviations: of networks whose maps differ in size the attention maps are pooled;
+    RepDistiller pools the features.
+    """
 
     num_teachers: ClassVar[int] = 1
     beta: float = 1e3

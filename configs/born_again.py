@@ -1,0 +1,39 @@
+"""Born-again networks: generations of equal networks, each taught by the one before.
+
+Furlanello et al., *Born-Again Neural Networks*, 2018: CE + H(teacher, student) at
+temperature 1, generation after generation, each from a start of its own.
+
+    python -m kdjax.main --config configs/born_again.py:model=resnet20,generations=3
+
+Arguments, besides those of `configs/kd.py` without teacher and student: model and
+generations, the first included, which learns from labels alone. The recipe is that of
+`configs/kd.py`; the paper's own networks are DenseNets and Wide ResNets.
+
+Hardware: a GPU or TPU, but for dataset=digits.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common, kd
+from kdjax.errors import UserError
+
+ARGUMENTS = {**common.SHRINK, "dataset": str, "model": str, "generations": int}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config of some generations, changed by the arguments."""
+    _, values = common.parse_arg(arg, ("",), ARGUMENTS)
+    model = common.network(values.get("model", "resnet20"))
+    generations = values.get("generations", 3)
+    if generations < 2:
+        raise UserError(f"generations={generations}: a teacher and a student at least")
+    hyper: dict[str, Any] = {"form": "added", "alpha": 1.0, "temperature": 1.0}
+    stages = {"generation0": common.stage(model)}
+    for copy in range(1, generations):
+        before = (f"generation{copy - 1}",)
+        taught = common.stage(model, "kd", before, kd=hyper)
+        stages[f"generation{copy}"] = taught | {"copy": copy}
+    setting = kd.setting(values.get("dataset", "cifar100"))
+    return common.experiment(setting, values, stages)

@@ -1,0 +1,168 @@
+"""Configs of any method on any pair: kd.py, the benchmark, born-again generations."""
+
+import pytest
+
+from configs import born_again, cifar100_benchmark, dgkd_tables, kd
+from kdjax import graph
+from kdjax.errors import UserError
+from kdjax.methods import METHODS
+
+
+def experiment(module, arg):
+    return graph.parse(module.get_config(arg).to_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_on_the_default_pair(method):
+    found = experiment(kd, f"{method},epochs=24")
+    student = found.stages["student"]
+    assert student.method_name == method
+    assert student.recipe.epochs == 24
+    assert student.recipe.milestones == (150 / 240, 180 / 240, 210 / 240)
+    assert student.recipe.learning_rate == 0.05
+    assert set(found.stages) == {"student", *student.teachers}
+    for teacher in student.teachers:
+        assert found.stages[teacher].model == "resnet-56"
+
+
+def test_weights_are_those_of_the_authors_scripts():
+    """RepDistiller's run_cifar_distill.sh, mdistiller's configs, ReviewKD's script."""
+
+    def hyper(method, pair="teacher=resnet56,student=resnet20"):
+        config = kd.get_config(f"{method},{pair}")
+        return config.stages.student[method.split("+")[-1]]
+
+    for method, beta in {
+        "fitnet": 100,
+        "at": 1000,
+        "sp": 3000,
+        "cc": 0.02,
+        "vid": 1,
+        "pkt": 30000,
+        "ft": 200,
+        "nst": 50,
+        "crd": 0.8,
+        "dkd": 2,
+        "reviewkd": 0.6,
+    }.items():
+        assert hyper(method).beta == beta, method
+    assert hyper("kd").alpha == 0.9
+    assert hyper("crd+kd").alpha == 1.0
+    assert hyper("dkd", "teacher=resnet32x4,student=resnet8x4").beta == 8
+    assert hyper("reviewkd", "teacher=resnet32x4,student=resnet8x4").beta == 5
+    # 20 of 240 epochs of 781 steps; a tenth of the epochs has a tenth of them.
+    assert hyper("dkd").warmup_steps == 20 * 781
+    assert hyper("dkd", "epochs=24").warmup_steps == 2 * 781
+    assert hyper("one").rampup_steps == 80 * 781
+    assert hyper("ab").init_epochs == 30
+    assert hyper("ab", "epochs=8").init_epochs == 1
+
+
+def test_levels_are_all_that_both_networks_have():
+    def hyper(method, pair):
+        return kd.get_config(f"{method},{pair}").stages.student[method]
+
+    four = "teacher=bottleneck_resnet-50,student=vgg8"
+    three = "teacher=wrn-40-2,student=shufflenetv1"
+    two = "teacher=plain10,student=plain4"
+    assert hyper("vid", four).levels == ("stage1", "stage2", "stage3", "stage4")
+    assert hyper("sp", four).level == "stage4"
+    assert hyper("ofd", three).levels == ("stage1_pre", "stage2_pre", "stage3_pre")
+    stages = tuple(f"stage{i}_pre" for i in (1, 2, 3, 4))
+    assert hyper("reviewkd", four).levels == (*stages, "pooled")
+    assert hyper("fsp", three).levels == ("stem", "stage1", "stage2", "stage3")
+    assert hyper("at", two).levels == ("stage1", "stage2")
+    assert hyper("one", two).trunk == "stage1"
+
+
+def test_mobile_students_learn_more_slowly_than_their_teachers():
+    found = experiment(kd, "at,teacher=wrn-40-2,student=mobilenetv2-0.5")
+    assert found.stages["student"].recipe.learning_rate == 0.01
+    assert found.stages["teacher"].recipe.learning_rate == 0.05
+
+
+def test_several_teachers():
+    found = experiment(kd, "ensemble,teacher=resnet56/resnet44,student=resnet20")
+    assert [found.stages[name].model for name in found.stages["student"].teachers] == [
+        "resnet-56",
+        "resnet-44",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("nope", "unknown method 'nope'"),
+        ("kd,nope=1", "unknown argument 'nope'"),
+        ("kd,dataset=nope", "unknown dataset 'nope'"),
+        ("kd,student=nope", "unknown model 'nope'"),
+        ("kd,teacher=resnet56/resnet44", "takes 1 teachers, not 2"),
+        ("ensemble,teacher=resnet56/resnet56", "a network comes twice"),
+    ],
+)
+def test_mistakes(arg, message):
+    with pytest.raises(UserError, match=message):
+        experiment(kd, arg)
+
+
+def test_the_benchmark_trains_every_teacher_once():
+    found = experiment(cifar100_benchmark, "all,methods=kd/crd+kd/takd")
+    alone = [s.model for s in found.stages.values() if not s.teachers]
+    assert len(set(alone)) == len(alone)
+    pairs = {
+        (found.stages[stage.teachers[0]].model, stage.model)
+        for stage in found.stages.values()
+        if stage.method_name == "crd+kd"
+    }
+    assert len(pairs) == 13
+    assert ("vgg-13", "mobilenetv2-0.5") in pairs
+    assert ("resnet-32x4", "shufflenetv2") in pairs
+    # TAKD's paths are known for three pairs.
+    last = found.stages["takd-wrn-40-2-wrn-34-2-wrn-28-2-wrn-22-2-wrn-16-2"]
+    assert found.stages[last.teachers[0]].model == "wrn-22-2"
+    assert found.stages["resnet-20"].recipe == found.stages["resnet-56"].recipe
+
+
+def test_table8_has_all_its_methods():
+    found = experiment(cifar100_benchmark, "table8")
+    for method in cifar100_benchmark.TABLE8:
+        ends = [name for name in found.stages if name.startswith(f"{method}-")]
+        assert {found.stages[name].model for name in ends} >= {
+            "wrn-16-2",
+            "resnet-20",
+            "vgg-8",
+        }, method
+    ours = found.stages["dgkd_stochastic-vgg-13-vgg-11-vgg-8"]
+    assert ours.method.survival == 0.75
+    assert len(ours.teachers) == 2
+
+
+def test_dgkds_tables_with_methods_of_others():
+    table3 = experiment(dgkd_tables, "table3").stages
+    assert {"cc-34-18", "one-34-18", "sskd-34-18", "takd-34-26-18"} < set(table3)
+    table7 = experiment(dgkd_tables, "table7").stages
+    for size in (8, 14):
+        for method in ("kd", "fitnet", "at", "fsp", "bss"):
+            stage = table7[f"{method}-26-{size}"]
+            assert (stage.model, stage.teachers) == (f"resnet-{size}", ("T26",))
+        assert table7[f"dml-26-{size}"].method.peers == ("resnet-26",)
+    last = table7["stochastic75-26-20-14"]
+    assert last.method.survival == 0.75
+    assert [table7[name].model for name in last.teachers] == ["resnet-26", "resnet-20"]
+    # The assistant of the longer path is not the student of the shorter one.
+    assert table7["dgkd-26-20-14"].method.survival == 1.0
+    table8 = experiment(dgkd_tables, "table8").stages
+    assert {"T40x2", "T56", "T13", "crd-56-20", "sskd-13-8"} < set(table8)
+
+
+def test_born_again_generations_start_apart():
+    found = experiment(born_again, "generations=3").stages
+    assert [stage.copy for stage in found.values()] == [0, 1, 2]
+    assert [stage.teachers for stage in found.values()] == [
+        (),
+        ("generation0",),
+        ("generation1",),
+    ]
+    assert {stage.model for stage in found.values()} == {"resnet-20"}
+    with pytest.raises(UserError, match="generations=1"):
+        experiment(born_again, "generations=1")

@@ -4,12 +4,13 @@
     python -m kdjax.main --config configs/kd.py:crd+kd,teacher=wrn-40-2,student=vgg8
     python -m kdjax.main --config configs/kd.py:at,dataset=digits,epochs=10
 
-The first word is a row of `kdjax.methods.METHODS`, or several joined by '+'. Arguments,
-besides epochs, batch_size, train_size, test_size and seeds:
+The first word is a row of `kdjax.methods.METHODS`, or several joined by '+'; several
+such words joined by '/', or 'all' for every row, are students of one teacher.
+Arguments, besides epochs, batch_size, train_size, test_size and seeds:
 
-    teacher=resnet56     or several, teacher=resnet56/resnet44, of ensemble and dgkd;
-                         dml, rocket and ctkd train a network of its model beside the
-                         student's
+    teacher=resnet56     or several, teacher=resnet56/resnet44, for ensemble and dgkd:
+                         others take the first; dml, rocket and ctkd train a network of
+                         its model beside the student's
     student=resnet20     the benchmark's ResNet50 is bottleneck_resnet-50, its
                          MobileNetV2 mobilenetv2-0.5
     dataset=cifar100     or cifar10, svhn, tiny_imagenet, digits
@@ -186,16 +187,16 @@ def stage(
 
     Args:
         method: a row of `METHODS`, or several joined by '+'.
-        teachers: their models by stage; the first trains beside the student where the
-            method wants that.
+        teachers: their models by stage; the first teaches where the method takes one,
+            and trains beside the student where the method wants that.
         student: its model.
         epochs: of the stage.
         steps: of an epoch.
     """
     networks = tuple(teachers.values()) or (student,)
     options = hyper(method, networks, student, epochs, steps)
-    few = {METHODS[part].num_teachers for part in options} - {0}
-    taught_by = tuple(teachers) if few else ()
+    wanted = {METHODS[part].num_teachers for part in options} - {0}
+    taught_by = tuple(teachers) if None in wanted else tuple(teachers)[: len(wanted)]
     made = common.stage(student, method, taught_by, **options)
     if student.startswith(("mobilenetv2", "shufflenet")):
         made["recipe"] = {"learning_rate": 0.01}
@@ -203,23 +204,26 @@ def stage(
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config of a method and a pair, changed by the arguments."""
-    method, _, rest = arg.partition(",")
-    if "=" in method:
-        method, rest = "", arg
+    """Returns the config of some methods and a pair, changed by the arguments."""
+    word, _, rest = arg.partition(",")
+    if not word or "=" in word:
+        word, rest = "kd", arg
+    methods = tuple(METHODS) if word == "all" else word.split("/")
     _, values = common.parse_arg(rest, ("",), ARGUMENTS)
-    method = method or "kd"
     chosen = setting(values.get("dataset", "cifar100"))
     student = common.network(values.get("student", "resnet20"))
     words = values.get("teacher", "resnet56").split("/")
-    teachers = [common.network(word) for word in words]
-    if len(set(teachers)) < len(teachers):
+    models = [common.network(word) for word in words]
+    if len(set(models)) < len(models):
         raise UserError(f"teacher={values['teacher']!r}: a network comes twice")
-    many = len(teachers) > 1
-    names = {f"teacher{i if many else ''}": m for i, m in enumerate(teachers, start=1)}
+    numbers = range(1, len(models) + 1) if models[1:] else ("",)
+    teachers = {f"teacher{i}": m for i, m in zip(numbers, models, strict=True)}
     epochs = values.get("epochs", chosen.recipe.epochs)
-    last = stage(method, names, student, epochs, steps_per_epoch(chosen, values))
-    stages = {name: common.stage(model) for name, model in names.items()}
-    if not last["teachers"]:
-        stages = {}
-    return common.experiment(chosen, values, {**stages, "student": last})
+    steps = steps_per_epoch(chosen, values)
+    stages = {}
+    for method in methods:
+        name = method if methods[1:] else "student"
+        stages[name] = stage(method, teachers, student, epochs, steps)
+    wanted = {name for made in stages.values() for name in made["teachers"]}
+    frozen = {name: common.stage(teachers[name]) for name in sorted(wanted)}
+    return common.experiment(chosen, values, {**frozen, **stages})

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.errors import UserError
 
+LARGE = 64 << 20
+"""Bytes from which on an array's rows lie over a replica's devices."""
 DATA = P("data")
 """What is split over the data axis, inside the programs."""
 
@@ -57,6 +59,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_replicas(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of what has a leading axis of replicas."""
     return NamedSharding(mesh, P("replica"))
+
+
+def spread(mesh: Mesh, leaf: Any) -> NamedSharding:
+    """Returns the sharding of one array that has a leading axis of replicas.
+
+    Every device of a replica holds a small array whole. The rows of a large one, such
+    as a memory bank, lie over the replica's devices, if they divide.
+    """
+    if _is_key(leaf) or leaf.ndim < 2 or leaf.shape[1] % mesh.shape["data"]:
+        return over_replicas(mesh)
+    large = leaf.size // leaf.shape[0] * leaf.dtype.itemsize > LARGE
+    return NamedSharding(mesh, P("replica", "data")) if large else over_replicas(mesh)
 
 
 def over_devices(mesh: Mesh) -> NamedSharding:

@@ -148,14 +148,12 @@ class Program:
 
     def _stacked(self, shapes: Any) -> Any:
         """Returns one replica's shapes as those of all, with their shardings."""
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (self.replicas, *leaf.shape),
-                leaf.dtype,
-                sharding=parallel.over_replicas(self.mesh),
-            ),
-            shapes,
-        )
+
+        def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+            found = jax.ShapeDtypeStruct((self.replicas, *leaf.shape), leaf.dtype)
+            return found.update(sharding=parallel.spread(self.mesh, found))
+
+        return jax.tree.map(stacked, shapes)
 
     def start(self, seed: int, frozen: Mapping[str, Variables]) -> TrainState:
         """Returns one replica's state before the first step, on the host.
@@ -184,8 +182,10 @@ class Program:
 
     def join(self, trees: Sequence[Any]) -> Any:
         """Returns the replicas' trees as one, on the devices."""
-        sharding = parallel.over_replicas(self.mesh)
-        return parallel.place(parallel.stack(trees), sharding)
+        return jax.tree.map(
+            lambda leaf: parallel.place(leaf, parallel.spread(self.mesh, leaf)),
+            parallel.stack(trees),
+        )
 
     def split(self, tree: Any) -> list[Any]:
         """Returns the replicas' own trees, on the host of every process."""
@@ -216,7 +216,9 @@ class Program:
         train = jax.jit(
             self._by_replica(self._dispatch, shared=(4, 7)),
             donate_argnums=(0, 1),
-            out_shardings=parallel.over_replicas(self.mesh),
+            out_shardings=jax.tree.map(
+                lambda leaf: leaf.sharding, self._stacked(self.shapes)
+            ),
         )
         with jax.set_mesh(self.mesh):
             return train.lower(*self.inputs, 1)

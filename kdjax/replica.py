@@ -155,6 +155,9 @@ class Replica:
                 }
                 for role, variables in networks.items()
             },
+            "trained_parameters": sum(
+                leaf.size for leaf in jax.tree.leaves(state.params)
+            ),
             "epochs": last["epoch"],
             "steps": last["step"],
             "seconds": last["seconds"],

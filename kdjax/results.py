@@ -63,6 +63,8 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
         **figures("student"),
         "method": stage.method_name,
         "teachers": list(stage.teachers),
+        # With adapters and further networks; what is tied counts once.
+        "trained_parameters": replicas[0].get("trained_parameters"),
         "others": {role: figures(role) for role in others},
         "devices": [replica["devices"] for replica in replicas],
         "seconds": [replica["seconds"] for replica in replicas],

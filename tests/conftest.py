@@ -6,7 +6,7 @@ import os
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
     # Tiny programs compile longer than they run.
-    " --xla_backend_optimization_level=1"
+    " --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -155,7 +155,6 @@ def errors(workdir, stage, seed):
     return set(np.flatnonzero(wrong).tolist())
 
 
-@pytest.mark.xdist_group("analysis")
 def test_results_have_every_pair_and_keep_the_rest(trained, analysed):
     before, after = read(trained), read(analysed)
     wrong = {
@@ -188,7 +187,6 @@ def test_results_have_every_pair_and_keep_the_rest(trained, analysed):
     assert len(set(shares)) > 2
 
 
-@pytest.mark.xdist_group("analysis")
 def test_pictures(analysed):
     from matplotlib.image import imread
 
@@ -198,7 +196,6 @@ def test_pictures(analysed):
         assert len(np.unique(picture[..., 0])) > 20
 
 
-@pytest.mark.xdist_group("analysis")
 def test_chosen_stages_without_tsne(copied):
     assert command.main([str(copied), "--stages=A3", "--examples=0"]) == 0
     stages = read(copied)["stages"]
@@ -270,7 +267,6 @@ def test_a_folder_that_cannot_be_written(error, tmp_path, monkeypatch):
     assert f"workdir {tmp_path} cannot be written" in error(tmp_path)
 
 
-@pytest.mark.xdist_group("analysis")
 def test_networks_that_are_not_there(error, copied):
     before = read(copied)
     assert "'nope'; choices: T2, A3, S4" in error(copied, "--stages=A3,nope")
@@ -284,7 +280,6 @@ def test_networks_that_are_not_there(error, copied):
     assert command.main([str(copied), "--stages=A3", "--examples=0"]) == 0
 
 
-@pytest.mark.xdist_group("analysis")
 def test_a_damaged_network(error, copied):
     (folder,) = (copied / "stages").glob("T2-*")
     for path in (folder / "networks").rglob("*"):

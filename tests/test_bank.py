@@ -17,7 +17,7 @@ from kdjax.errors import UserError
 from kdjax.interrupt import Interrupt, Interrupted
 from kdjax.plan import Plan, Table
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("bank")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 TEACHERS = ("large", "middle")
 STAGES = ("first", "second")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import epochs, host, measure, start, steps, torch_chain
+from benchmarks import crd, epochs, host, measure, methods, start, steps, torch_chain
 from benchmarks.cases import CASES, tiny
 from kdjax.errors import UserError
 
@@ -191,3 +191,43 @@ def test_the_chain_is_compared_with_each_form_of_pytorch(monkeypatch, capsys):
     }
     torch_chain.show([found])
     assert "3.00 [3.00, 3.00]" in capsys.readouterr().out
+
+
+def test_methods_are_compared_with_kd_and_with_labels_alone(tmp_path, capsys):
+    def stage(method, accuracy, speed, trained):
+        return {
+            "method": method,
+            "parameters": 100,
+            "trained_parameters": trained,
+            "images_per_second": [speed],
+            "test_accuracy": {"final": [accuracy], "median": accuracy},
+            "test_top5": {"median": 0.9},
+        }
+
+    stages = {
+        "teacher": stage("supervised", 0.5, 100.0, 300),
+        "supervised": stage("supervised", 0.25, 500.0, 100),
+        "kd": stage("kd", 0.375, 400.0, 100),
+        "vid": stage("vid", 0.3, 200.0, 150),
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"stages": stages, "config": {}}))
+    assert methods.main([str(tmp_path), "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| supervised | 25.00 | 90.00 | 0.80 | 0 |",
+        "| kd | 37.50 | 90.00 | 1.00 | 0 |",
+        "| vid | 30.00 | 90.00 | 2.00 | 50 |",
+    ]
+    del stages["kd"]
+    path.write_text(json.dumps({"stages": stages, "config": {}}))
+    assert methods.main([str(tmp_path)]) == 2
+    assert "no stage 'kd'" in capsys.readouterr().out
+
+
+def test_crd_and_kd_are_measured_with_the_same_networks(tmp_path):
+    found = crd.cases(16)
+    assert found["kd"].models() == found["crd"].models() == {"resnet-20", "resnet-56"}
+    out = tmp_path / "crd.json"
+    argv = ["--tiny", "--rounds=1", "--calls=1", "--busy=9", "--negatives=16"]
+    assert crd.main([*argv, f"--out={out}"]) == 0
+    assert json.loads(out.read_text())["ratio"]["median"] > 0

@@ -9,7 +9,7 @@ from kdjax import main as command
 from kdjax import preview, train
 from kdjax.interrupt import Interrupt
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chain")]
+pytestmark = pytest.mark.slow
 
 TINY = "path=plain4/plain3/plain2,epochs=2,batch_size=32,train_size=64,test_size=64"
 PLAIN = f"configs/dgkd.py:digits,{TINY}"

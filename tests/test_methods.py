@@ -4,19 +4,19 @@ import copy
 import functools
 
 import chex
+import jax
 import numpy as np
 import pytest
 import tiny
-import tiny_net
 from flax.traverse_util import flatten_dict
+from jax.sharding import PartitionSpec as P
 
-from kdjax import methods, models
+from kdjax import methods, parallel
 from kdjax.interrupt import Interrupted
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-TIED = {"scratch": "wrn-16-1"}  # at least as deep, and as wide as the student
-FREE = {"scratch": "wrn-10-2"}
+DEEP = {"scratch": "tiny-4-2"}  # whose lower layers a student can share
 ROWS = {
     "supervised": ("supervised", {}),
     "kd": ("kd", {}),
@@ -29,21 +29,19 @@ ROWS = {
     "cc": ("cc", {"cc": {"dimensions": 3}}),
     "rkd": ("rkd", {}),
     "pkt": ("pkt", {}),
-    "rocket": ("rocket", {"rocket": TIED}),
-    "rocket-all": ("rocket", {"rocket": {**TIED, "tied": "all"}}),
-    "rocket-none": ("rocket", {"rocket": {**FREE, "tied": "none"}}),
-    "ctkd": ("ctkd", {"ctkd": FREE}),
-    "ctkd-inherit": ("ctkd", {"ctkd": {**FREE, "beta": 0.0, "inherit": True}}),
-    "ctkd-inherit-at": ("ctkd", {"ctkd": {**FREE, "beta": 1.0, "inherit": True}}),
+    "rocket": ("rocket", {"rocket": DEEP}),
+    "rocket-all": ("rocket", {"rocket": {**DEEP, "tied": "all"}}),
+    "rocket-none": ("rocket", {"rocket": {**DEEP, "tied": "none"}}),
+    "ctkd": ("ctkd", {"ctkd": DEEP}),
+    "ctkd-inherit": ("ctkd", {"ctkd": {**DEEP, "beta": 0.0, "inherit": True}}),
     "dgkd": ("dgkd", {"dgkd": {"survival": 0.5, "mask": "example"}}),
     "ensemble": ("ensemble", {}),
-    "rocket+kd": ("rocket+kd", {"rocket": TIED}),
-    "rocket+fitnet": ("rocket+fitnet", {"rocket": {**FREE, "tied": "none"}}),
+    "rocket+fitnet": ("rocket+fitnet", {"rocket": {**DEEP, "tied": "none"}}),
     "nst": ("nst", {}),
     "kdsvd": ("kdsvd", {}),
     "vid": ("vid", {}),
     "reviewkd": ("reviewkd", {}),
-    "dml": ("dml", {"dml": {"peers": ("student", "wrn-16-1")}}),
+    "dml": ("dml", {"dml": {"peers": ("student", "tiny-4-2")}}),
     "one": ("one", {}),
     "ofd": ("ofd", {}),
     "simkd": ("simkd", {}),
@@ -56,45 +54,44 @@ ROWS = {
     "fsp": ("fsp", {"fsp": {"init_epochs": 1}}),
     "crd+ab+kd": ("crd+ab+kd", {"crd": {"negatives": 16}, "ab": {"init_epochs": 1}}),
 }
+EQUAL = {"kdsvd", "fsp", "ctkd-inherit"}
+"""What wants a teacher as wide as the student."""
 FIXED = {"simkd": {("student", "head")}}
 """What no phase trains: role and layer."""
 # The further rows differ from these in options alone, or in terms of single examples.
-SHARDED = {*methods.METHODS, "rocket+kd"} - {"label_smoothing", "dkd"}
+SHARDED = {*methods.METHODS} - {"label_smoothing", "dkd"}
 
 
 def rows(names):
-    """Every row's tests run in one worker, which compiles its programs once."""
-    marked = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
-    return pytest.mark.parametrize("row", marked)
+    return pytest.mark.parametrize("row", names)
 
 
 each_row = rows(ROWS)
 
 
-@pytest.fixture(autouse=True)
-def _tiny_networks(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", tiny_net)
-
-
 @functools.cache
-def program(row, devices=1):
+def program(row, devices):
     # Weight decay moves every parameter: off, so that gradients must.
     name, options = ROWS[row]
     recipe = tiny.replace(weight_decay=0.0)
-    networks = {}
-    # What a scratch teacher shares or inherits is the Wide ResNets'.
-    if not any("scratch" in chosen for chosen in options.values()):
-        few = {0: 0, 1: 1, None: 2}[methods.create(name, options).num_teachers]
-        networks = {
-            "student": "tiny-4",
-            "teachers": dict.fromkeys(("expert", "assistant")[:few], "tiny-4"),
-        }
-    networks["parts"] = 2 if row == "crd-relax" else 1
-    return tiny.program(name, options, devices=devices, recipe=recipe, **networks)
+    few = {0: 0, 1: 1, None: 2}[methods.create(name, options).num_teachers]
+    teacher = "tiny-4" if row in EQUAL else "tiny-6"
+    teachers = dict.fromkeys(("expert", "assistant")[:few], teacher)
+    prog = tiny.program(
+        name,
+        options,
+        devices=devices,
+        recipe=recipe,
+        teachers=teachers,
+        parts=2 if row == "crd-relax" else 1,
+    )
+    for phase in prog.phases:
+        phase.compile()  # before a test takes a copy
+    return prog
 
 
 @functools.cache
-def after_two_steps(row, devices=1):
+def after_two_steps(row, devices):
     """States and sums after two steps of every phase, the start's first."""
     prog = program(row, devices)
     found = [(prog.start(0, tiny.frozen(prog.step.teachers)), None)]
@@ -112,7 +109,7 @@ def test_every_method_has_a_row():
 
 @each_row
 def test_every_trained_parameter_moves(row):
-    found, phases = after_two_steps(row), program(row).step.method.phases()
+    found, phases = after_two_steps(row, 1), program(row, 1).step.method.phases()
     trained = set()
     for number, phase in enumerate(phases):
         (start, _), (state, totals) = found[number : number + 2]
@@ -134,13 +131,26 @@ def test_every_trained_parameter_moves(row):
 
 @rows(row for row in ROWS if row in SHARDED)
 def test_one_device_equals_four(row):
-    one, four = after_two_steps(row), after_two_steps(row, devices=4)
+    one, four = after_two_steps(row, 1), after_two_steps(row, 4)
     chex.assert_trees_all_close(one[1:], four[1:], rtol=1e-9, atol=1e-12)
+
+
+@rows(["crd"])
+def test_large_banks_lie_over_the_devices(row, monkeypatch):
+    monkeypatch.setattr(parallel, "LARGE", 20_000)  # bytes: the banks alone
+    prog = program.__wrapped__(row, 4)
+    state = prog.inputs[0]
+    over = {leaf.sharding.spec for leaf in jax.tree.leaves(state.memory["banks"])}
+    assert over == {P("replica", "data")}
+    assert state.memory["started"].sharding.spec == P("replica")
+    found, _ = tiny.steps(prog, 2)
+    whole = after_two_steps(row, 1)[1][0]
+    chex.assert_trees_all_close(found, whole, rtol=1e-9, atol=1e-12)
 
 
 @rows(["crd-relax"])
 def test_micro_batches_carry_the_memory(row):
-    state, _ = after_two_steps(row)[1]
+    state, _ = after_two_steps(row, 1)[1]
     for bank in state.memory["banks"].values():
         moved = np.abs(np.linalg.norm(bank, axis=1) - 1) < 1e-12
         assert np.sum(moved) == 2 * tiny.BATCH
@@ -149,7 +159,7 @@ def test_micro_batches_carry_the_memory(row):
 @each_row
 def test_black_images_keep_everything_finite(row):
     state = None
-    for phase in program(row).phases:
+    for phase in program(row, 1).phases:
         prog = copy.copy(phase)
         prog.feed = tiny.black(prog)
         state, totals = tiny.steps(prog, 1, after=state)
@@ -158,17 +168,17 @@ def test_black_images_keep_everything_finite(row):
 
 @each_row
 def test_interrupted_equals_uninterrupted(row, tmp_path):
-    whole = tiny.training(program(row), tmp_path / "whole").run()
+    whole = tiny.training(program(row, 1), tmp_path / "whole").run()
     cuts = (1, 0)  # within the first epoch, then at its end
-    if len(program(row).phases) > 1:
+    if len(program(row, 1).phases) > 1:
         cuts = (1, 0, 1, 1)  # an epoch each: also within the next phase
     for after in cuts:
         stopped = tiny.InterruptAfter(15, after)
         with pytest.raises(Interrupted):
             tiny.training(
-                program(row), tmp_path / "cut", interrupt=stopped, every_s=1e9
+                program(row, 1), tmp_path / "cut", interrupt=stopped, every_s=1e9
             ).run()
-    resumed = tiny.training(program(row), tmp_path / "cut").run()
+    resumed = tiny.training(program(row, 1), tmp_path / "cut").run()
     assert resumed["digest"] == whole["digest"]
     for ours, theirs in zip(resumed["history"], whole["history"], strict=True):
         for name in theirs:

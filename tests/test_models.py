@@ -13,7 +13,6 @@ from kdjax import models
 from kdjax.errors import UserError
 
 CIFAR = (32, 32, 3)
-same_worker = pytest.mark.xdist_group("starts")  # they share compiled programs
 
 
 class Reference(Network):
@@ -103,7 +102,6 @@ def start(seed=0, name="wrn-10-1", classes=4, copy=0, shape=SMALL):
     return models.init(jax.random.key(seed), name, classes, shape, copy)
 
 
-@same_worker
 def test_kernels_start_he_normal_and_the_rest_neutral():
     variables = start(name="wrn-10-2")
 
@@ -123,13 +121,11 @@ def test_kernels_start_he_normal_and_the_rest_neutral():
     assert abs(kernel).max() > 4 * np.sqrt(2 / (9 * 128))
 
 
-@same_worker
 def test_same_start_for_the_same_seed_name_classes_and_copy():
     for other in (start.__wrapped__(), start(shape=(16, 16, 3))):
         jax.tree.map(np.testing.assert_array_equal, other, start())
 
 
-@same_worker
 @pytest.mark.parametrize(
     "change",
     [{"seed": 1}, {"name": "wrn-10-2"}, {"classes": 5}, {"copy": 1}],

@@ -81,6 +81,15 @@ def test_mobile_students_learn_more_slowly_than_their_teachers():
     assert found.stages["teacher"].recipe.learning_rate == 0.05
 
 
+def test_all_methods_side_by_side():
+    found = experiment(kd, "all,teacher=resnet56/resnet44").stages
+    assert set(found) == {"teacher1", "teacher2", *METHODS}
+    assert found["kd"].teachers == ("teacher1",)
+    assert found["dgkd"].teachers == ("teacher1", "teacher2")
+    two = experiment(kd, "crd+kd/dml").stages
+    assert set(two) == {"teacher", "crd+kd", "dml"}
+
+
 def test_several_teachers():
     found = experiment(kd, "ensemble,teacher=resnet56/resnet44,student=resnet20")
     assert [found.stages[name].model for name in found.stages["student"].teachers] == [
@@ -96,7 +105,6 @@ def test_several_teachers():
         ("kd,nope=1", "unknown argument 'nope'"),
         ("kd,dataset=nope", "unknown dataset 'nope'"),
         ("kd,student=nope", "unknown model 'nope'"),
-        ("kd,teacher=resnet56/resnet44", "takes 1 teachers, not 2"),
         ("ensemble,teacher=resnet56/resnet56", "a network comes twice"),
     ],
 )

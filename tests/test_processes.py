@@ -11,8 +11,8 @@ import numpy as np
 import processes
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
-ARG = "digits,path=plain4/plain3/plain2,epochs=14,train_size=192,test_size=50,seeds=2"
+pytestmark = pytest.mark.slow
+ARG = "digits,path=plain3/plain2,epochs=10,train_size=192,test_size=50,seeds=2"
 CONFIG = [f"--config=configs/dgkd.py:{ARG}", "--config.precision=float64"]
 TOGETHER = {"JAX_NUM_CPU_DEVICES": "2"}
 
@@ -55,7 +55,7 @@ def records(folder):
 
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
-    assert len(found) == 6
+    assert len(found) == 4
     for key, history in expected.items():
         for ours, theirs in zip(found[key], history, strict=True):
             for name, value in theirs.items():
@@ -75,15 +75,15 @@ def alone(tmp_path_factory):
 def test_two_processes_of_two_devices_equal_one_device(alone, tmp_path):
     first, second = finish(*both(tmp_path))
     assert_same(records(tmp_path), alone)
-    assert "S2 seed 1  epoch 14/14" in first
+    assert "S2 seed 1  epoch 10/10" in first
     assert "epoch" not in second  # one of them speaks
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["devices"] == ["cpu"] * 4
-    assert results["stages"]["T4"]["test_accuracy"]["final"]
+    assert results["stages"]["T3"]["test_accuracy"]["final"]
     assert not list((tmp_path / "bank").glob("*/*"))
     # Without teachers nothing is rounded: equal to the rounding of float64.
     for seed in (0, 1):
-        ours, theirs = records(tmp_path)["T4", seed], alone["T4", seed]
+        ours, theirs = records(tmp_path)["T3", seed], alone["T3", seed]
         np.testing.assert_allclose(
             [record["train/loss"] for record in ours],
             [record["train/loss"] for record in theirs],
@@ -94,7 +94,7 @@ def test_two_processes_of_two_devices_equal_one_device(alone, tmp_path):
 def test_a_killed_process_ends_the_other_and_one_goes_on(alone, tmp_path):
     running = both(tmp_path, "--config.saving.every_s=0")
     deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("stages/A3-*/checkpoints/*/_CHECKPOINT_METADATA")):
+    while not list(tmp_path.glob("stages/S2-*/checkpoints/*/_CHECKPOINT_METADATA")):
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in running)
         time.sleep(0.02)

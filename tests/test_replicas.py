@@ -17,8 +17,8 @@ from kdjax.program import Tables
 from kdjax.replica import together
 from kdjax.train import Saving, Training
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("replicas")]
-PATH = {"scratch": "wrn-10-2", "beta": 10.0}
+pytestmark = pytest.mark.usefixtures("x64")
+PATH = {"scratch": "tiny-4-2", "beta": 10.0}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def train(prog, folder, seeds, interrupt=None, every_s=1e9):
         assert len(group) == len(seeds)
         return Training(
             prog,
-            tiny.RECIPE,
+            (tiny.RECIPE,),
             Saving(every_s=every_s),
             group,
             step=step,
@@ -194,7 +194,7 @@ def test_bfloat16_agrees_with_float32():
 
 
 def test_a_replayed_student_is_the_joint_ones(tmp_path):
-    teacher = tiny.program(student="wrn-10-2", record=True)
+    teacher = tiny.program(student="tiny-4-2", record=True)
     expert = tiny.training(teacher, tmp_path / "expert")
     expert.run()
     joint = tiny.program("ctkd", {"ctkd": PATH})
@@ -221,7 +221,7 @@ def test_a_replayed_student_is_the_joint_ones(tmp_path):
 
 
 def test_a_recording_survives_an_interruption(tmp_path):
-    prog = tiny.program(student="wrn-10-2", record=True)
+    prog = tiny.program(student="tiny-4-2", record=True)
     tiny.training(prog, tmp_path / "whole").run()
     stopped = tiny.InterruptAfter(15, 1)
     with pytest.raises(Interrupted):

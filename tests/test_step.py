@@ -14,9 +14,11 @@ from kdjax.methods import Context
 from kdjax.methods.collaborative import CTKD, Rocket
 from kdjax.models import Outputs
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("step")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 CTKD_OPTIONS = {"ctkd": {"scratch": "wrn-10-2", "beta": 100.0}}
+STUDENT = EXPERT = "wrn-10-1"
+NETWORKS = {"student": STUDENT, "teachers": {"expert": EXPERT}}
 SEED, STEPS = 3, 3
 LABELS = jnp.arange(24) % 5
 
@@ -60,23 +62,23 @@ def start_of(name):
 def ctkd():
     with jax.enable_x64(True):
         recipe = tiny.replace(milestones=())
-        prog = tiny.program("ctkd", CTKD_OPTIONS, recipe=recipe)
+        prog = tiny.program("ctkd", CTKD_OPTIONS, recipe=recipe, **NETWORKS)
         return prog, tiny.steps(prog, STEPS, SEED)
 
 
 def test_ctkd_is_equation_4(ctkd):
     prog, (state, totals) = ctkd
-    expert = tiny.frozen()["expert"]
-    names = {"student": tiny.STUDENT, "scratch": "wrn-10-2"}
+    expert = tiny.frozen(NETWORKS["teachers"])["expert"]
+    names = {"student": STUDENT, "scratch": "wrn-10-2"}
 
     def loss_of(params, stats, batch):
         student, student_stats = apply(
-            tiny.STUDENT, params["student"], stats["student"], batch.images
+            STUDENT, params["student"], stats["student"], batch.images
         )
         scratch, scratch_stats = apply(
             "wrn-10-2", params["scratch"], stats["scratch"], batch.images
         )
-        model = models.create(tiny.TEACHER, tiny.CLASSES)
+        model = models.create(EXPERT, tiny.CLASSES)
         teacher = model.apply(expert, batch.images, train=False)
         hint = student.logits - jax.lax.stop_gradient(scratch.logits)
         loss = nll(student.logits, batch.labels) + nll(scratch.logits, batch.labels)
@@ -118,7 +120,7 @@ def test_over_a_whole_run_the_scratch_teacher_retraces_the_expert(tmp_path):
     expert = tiny.program("supervised", student=tiny.TEACHER, recipe=recipe)
     first = tiny.training(expert, tmp_path / "expert", recipe=recipe, seed=SEED).run()
     options = {"ctkd": {"scratch": tiny.TEACHER}}
-    student = tiny.program("ctkd", options, student="wrn-10-2", recipe=recipe)
+    student = tiny.program("ctkd", options, student="tiny-6", recipe=recipe)
     second = tiny.training(student, tmp_path / "student", recipe=recipe, seed=SEED)
     history = second.run()["history"]
     for ours, theirs in zip(history, first["history"], strict=True):
@@ -177,7 +179,7 @@ def test_beta_zero_leaves_the_expert_unread():
 )
 def test_rocket_ties_convolutions_and_stores_them_once(tied, shared):
     options = {"rocket": {"scratch": "wrn-16-1", "tied": tied}}
-    step = tiny.program("rocket", options).step
+    step = tiny.program("rocket", options, student=STUDENT).step
     key = jax.random.key(0)
     state = step.init(step.start(key), {}, key, LABELS)
     stored = flatten_dict(state.params["student"])
@@ -197,16 +199,17 @@ def test_rocket_ties_convolutions_and_stores_them_once(tied, shared):
 
 def test_double_dagger_starts_from_the_experts_lower_layers():
     options = {"ctkd": {"scratch": "wrn-10-2", "beta": 0.0, "inherit": True}}
-    step = tiny.program("ctkd", options).step
+    step = tiny.program("ctkd", options, **NETWORKS).step
     key = jax.random.key(SEED)
-    expert = jax.tree.map(lambda leaf: leaf + 0.5, tiny.frozen()["expert"])
+    (expert,) = tiny.frozen(NETWORKS["teachers"]).values()
+    expert = jax.tree.map(lambda leaf: leaf + 0.5, expert)
     state = step.init(step.start(key), {"expert": expert}, key, LABELS)
     for kind, ours in (
         ("params", state.params["student"]),
         ("batch_stats", state.batch_stats["student"]),
     ):
         theirs = flatten_dict(expert[kind])
-        own = flatten_dict(start_of(tiny.STUDENT)[kind])
+        own = flatten_dict(start_of(STUDENT)[kind])
         for path, leaf in flatten_dict(ours).items():
             inherited = path[0] == "stem" or path[0].startswith("stage1_")
             expected = theirs if inherited else own
@@ -215,9 +218,9 @@ def test_double_dagger_starts_from_the_experts_lower_layers():
 
 def test_what_cannot_be_shared_or_inherited_is_refused():
     with pytest.raises(UserError, match=r"stem|stage1.*wrn-10-2.*tied='none'"):
-        tiny.program("rocket", {"rocket": {"scratch": "wrn-10-2"}})
+        tiny.program("rocket", {"rocket": {"scratch": "wrn-10-2"}}, student=STUDENT)
     options = {"ctkd": {"scratch": "wrn-10-2", "inherit": True}}
     with pytest.raises(UserError, match="cannot inherit"):
-        tiny.program("ctkd", options, student="wrn-16-2")
+        tiny.program("ctkd", options, **{**NETWORKS, "student": "wrn-16-2"})
     with pytest.raises(UserError, match="'some'; choices: none, lower, all"):
         Rocket(tied="some")

@@ -23,7 +23,6 @@ from kdjax.keys import fold
 from kdjax.program import Program
 from kdjax.step import Step
 
-pytestmark = pytest.mark.xdist_group("streamed")
 BATCH = 8
 
 

@@ -11,7 +11,7 @@ from kdjax import models
 from kdjax.checkpoint import Checkpoints
 from kdjax.train import load_network
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.xdist_group("train")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_net
 
 from kdjax import methods, models, parallel
 from kdjax.data import resident
@@ -23,7 +24,8 @@ from kdjax.replica import Replica, together
 from kdjax.step import Step
 from kdjax.train import Saving, Training
 
-STUDENT = TEACHER = "wrn-10-1"  # of different seeds
+STUDENT = TEACHER = "tiny-4"  # of different seeds
+models.MODELS["tiny"] = tiny_net  # type: ignore[assignment]
 CLASSES, SHAPE, SIZE, BATCH = 5, (8, 8, 3), 24, 8
 RECIPE = Recipe(epochs=2, batch_size=BATCH, learning_rate=0.05, milestones=(0.5,))
 AUGMENT = Augment(crop=1, flip=True)

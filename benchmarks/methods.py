@@ -1,0 +1,93 @@
+"""All methods of one run: accuracy, time of an epoch over KD's, extra parameters.
+
+    python -m kdjax.main --config configs/kd.py:all,... --workdir runs/methods
+    python -m benchmarks.methods runs/methods
+
+reads `results.json` of a finished run whose stages bear their methods' names, `kd` and
+`supervised` among them. Times are medians over the epochs of a stage, evaluation and
+saving included, as they come out of a run in which one stage follows the other: they
+say little beside other work on the machine. Epochs of earlier phases count as well.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import measure
+from kdjax.errors import UserError
+from kdjax.progress import console
+
+_COLUMNS = ("method", "test (%)", "top-5 (%)", "epoch / KD's", "extra parameters")
+
+
+def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the figures of every stage that was taught, and of `supervised`.
+
+    Raises:
+        UserError: a stage is missing that the others are compared with.
+    """
+    stages = results["stages"]
+    for name in ("supervised", "kd"):
+        if name not in stages:
+            raise UserError(f"the run has no stage {name!r} to compare with")
+    alone = stages["supervised"]["parameters"]
+    speed = np.median(stages["kd"]["images_per_second"])
+    return [
+        {
+            "method": name,
+            "test_accuracy": stage["test_accuracy"]["final"],
+            "median": stage["test_accuracy"]["median"],
+            "top5": stage["test_top5"]["median"],
+            "epoch": float(speed / np.median(stage["images_per_second"])),
+            "extra_parameters": stage["trained_parameters"] - alone,
+        }
+        for name, stage in stages.items()
+        if stage["method"] == name
+    ]
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns a row of the table as text."""
+    return (
+        row["method"],
+        f"{100 * row['median']:.2f}",
+        f"{100 * row['top5']:.2f}",
+        f"{row['epoch']:.2f}",
+        f"{row['extra_parameters']:,}",
+    )
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table for a page."""
+    lines = [_COLUMNS, ("---",) * len(_COLUMNS), *map(cells, found)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table and returns the exit status."""
+    parser: argparse.ArgumentParser = measure.parser("methods", __doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
+    options = parser.parse_args(argv)
+    path = options.workdir / "results.json"
+    try:
+        results = json.loads(path.read_text())
+        found = rows(results)
+    except (OSError, UserError) as error:
+        console.print(f"{path}: {error}", markup=False)
+        return 2
+    if options.markdown:
+        print(markdown(found))
+    else:
+        measure.show("All methods from one teacher", _COLUMNS, map(cells, found))
+    measure.save(options.out, {"methods": found, "config": results["config"]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

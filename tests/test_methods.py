@@ -129,7 +129,7 @@ def test_every_trained_parameter_moves(row):
     assert {path[:2] for path in fixed} == FIXED.get(row, set())
 
 
-@rows(row for row in ROWS if row in SHARDED)
+@rows([row for row in ROWS if row in SHARDED])
 def test_one_device_equals_four(row):
     one, four = after_two_steps(row, 1), after_two_steps(row, 4)
     chex.assert_trees_all_close(one[1:], four[1:], rtol=1e-9, atol=1e-12)

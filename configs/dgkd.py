@@ -20,7 +20,9 @@ Variants, with the paper's accuracies (%) of TAKD, DGKD and stochastic DGKD:
 Arguments, besides epochs, batch_size, train_size, test_size and seeds:
 
     path=plain10/plain6/plain2   teacher, assistants and student
-    method=dgkd                  dgkd, dgkd_stochastic, takd, kd or supervised
+    method=dgkd                  dgkd, dgkd_stochastic, takd, kd or supervised; or any
+                                 other of `configs/kd.py`, such as crd+kd: each
+                                 network is taught by the one before it
     survival=0.75                of each guide of the last student in dgkd_stochastic
     lambda=0.7  temperature=5    the released code's; the paper searched them
     learning_rate=0.01           at the start
@@ -43,7 +45,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, kd
+from kdjax import methods
 from kdjax.data.augment import Augment
 from kdjax.data.crop import Crop
 from kdjax.errors import UserError, unknown
@@ -226,8 +229,6 @@ def chain(
         survival: of the guides in 'dgkd_stochastic'.
         name: the stage's name, from the models up to it, and whether it is the last.
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
     if method == "supervised":
         models = models[-1:]
     elif method == "kd":
@@ -243,6 +244,30 @@ def chain(
     return stages
 
 
+def relay(
+    models: tuple[str, ...],
+    method: str,
+    epochs: int,
+    steps: int,
+    name: Callable[[tuple[str, ...], bool], str],
+) -> dict[str, dict[str, Any]]:
+    """Returns the stages of one path on which each network teaches the next one.
+
+    Args:
+        models: from the teacher to the student.
+        method: of `configs/kd.py`.
+        epochs: of every stage.
+        steps: of an epoch.
+        name: as of `chain`.
+    """
+    stages = {name(models[:1], False): common.stage(models[0])}
+    for k, model in enumerate(models[1:], start=1):
+        before = {tuple(stages)[-1]: models[k - 1]}
+        made = kd.stage(method, before, model, epochs, steps)
+        stages[name(models[: k + 1], k == len(models) - 1)] = made
+    return stages
+
+
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config for a variant, changed by the arguments."""
     variant, values = common.parse_arg(arg, tuple(SETTINGS), ARGUMENTS)
@@ -252,14 +277,16 @@ def get_config(arg: str = "") -> ConfigDict:
         letter = "S" if last else "A" if len(path) > 1 else "T"
         return letter + size(path[-1])
 
-    stages = chain(
-        models,
-        values.get("method", "dgkd"),
-        Teaching.of(values),
-        values.get("survival", 0.75),
-        name,
-    )
+    chosen, method = setting(variant, values), values.get("method", "dgkd")
+    if method in METHODS:
+        survival = values.get("survival", 0.75)
+        stages = chain(models, method, Teaching.of(values), survival, name)
+    elif all(part in methods.METHODS for part in method.split("+")):
+        epochs = values.get("epochs", chosen.recipe.epochs)
+        stages = relay(models, method, epochs, kd.steps_per_epoch(chosen, values), name)
+    else:
+        raise unknown("method", method, (*METHODS, *methods.METHODS))
     if "chain_seeds" in values:
         for stage in list(stages.values())[:-1]:
             stage["seeds"] = values["chain_seeds"]
-    return common.experiment(setting(variant, values), values, stages)
+    return common.experiment(chosen, values, stages)

@@ -385,7 +385,7 @@ def test_resnets_drop_the_rate_and_normalise():
         ("path=plain10/plain11", "unknown model 'plain-11'"),
         ("path=plain10", "a teacher and a student"),
         ("path=plain4/plain2/plain4", "plain-4 comes twice"),
-        ("method=ctkd", "unknown method 'ctkd'.*takd"),
+        ("method=nope", "unknown method 'nope'.*takd"),
         ("method=dgkd_stochastic,survival=0", r"survival 0.0 is outside \(0, 1\]"),
         ("temperature=-1", "temperature -1.0 is not positive"),
         ("lambda=2", "2.0 is outside 0..1"),

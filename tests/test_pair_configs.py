@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import born_again, cifar100_benchmark, dgkd_tables, kd
+from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
 from kdjax import graph
 from kdjax.errors import UserError
 from kdjax.methods import METHODS
@@ -161,6 +161,21 @@ def test_dgkds_tables_with_methods_of_others():
     assert table7["dgkd-26-20-14"].method.survival == 1.0
     table8 = experiment(dgkd_tables, "table8").stages
     assert {"T40x2", "T56", "T13", "crd-56-20", "sskd-13-8"} < set(table8)
+
+
+def test_any_method_teaches_along_a_path():
+    arg = "digits,path=plain4/plain3/plain2,method=crd+kd"
+    found = experiment(dgkd, arg).stages
+    assert list(found) == ["T4", "A3", "S2"]
+    assert [stage.method_name for stage in found.values()] == [
+        "supervised",
+        "crd+kd",
+        "crd+kd",
+    ]
+    assert found["S2"].teachers == ("A3",)
+    assert found["S2"].method.parts["crd"].beta == 0.8
+    with pytest.raises(UserError, match="unknown method 'nope'; choices: dgkd, "):
+        experiment(dgkd, "digits,method=nope")
 
 
 def test_born_again_generations_start_apart():

@@ -1,4 +1,4 @@
-"""KDSVD's term, VID's and ReviewKD's adapters, and what does not fit."""
+"""AT between sizes, KDSVD, VID's and ReviewKD's adapters, and what does not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import pytest
 from kdjax import losses, methods
 from kdjax.errors import UserError
 from kdjax.methods import Context
+from kdjax.methods.features import attention_distance, attention_maps
 from kdjax.methods.review import Fusion, Review, nearest
 from kdjax.methods.variational import Variational
 from kdjax.models import Outputs
@@ -229,3 +230,25 @@ def test_reviewkds_weight_may_rise():
     made.adapted["reviewkd/expert"] = features
     weight = method.terms(made)["reviewkd/expert"].weight
     assert [float(weight(step)) for step in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
+
+
+def test_attention_maps_of_different_sizes_are_pooled(rng):
+    own = rng.normal(size=(2, 4, 2, 3))
+    theirs = rng.normal(size=(2, 8, 4, 5))
+
+    def normalised(q):
+        return q / np.sqrt(np.sum(q**2, axis=(1, 2), keepdims=True))
+
+    student = normalised(np.mean(own**2, axis=3))
+    teacher = normalised(np.mean(theirs**2, axis=3))
+    teacher = normalised(teacher.reshape(2, 4, 2, 2, 2).mean(axis=(2, 4)))
+    expected = np.mean((student - teacher) ** 2, axis=(1, 2))
+    maps = [
+        attention_maps(
+            Outputs(jnp.zeros((2, 3)), {"stage1": jnp.asarray(x)}), ("stage1",), 2.0
+        )
+        for x in (own, theirs)
+    ]
+    for pair in (maps, maps[::-1]):  # whichever of the two is the larger
+        found = attention_distance(*pair, "mean_square")
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

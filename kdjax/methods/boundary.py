@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from kdjax import losses
+from kdjax import backend, losses
 from kdjax.errors import UserError, unknown
 from kdjax.keys import fold
 from kdjax.methods.base import (
@@ -85,7 +85,7 @@ def attack(
         )
         return jnp.sum(other - own), (own - other, jnp.argmax(logits, axis=-1))
 
-    def move(_: Any, x: jax.Array) -> jax.Array:
+    def move(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
         gradient, (distance, now) = jax.grad(gap, has_aux=True)(x)
         norm = jnp.sqrt(jnp.sum(jnp.square(gradient), axis=(1, 2, 3), keepdims=True))
         # Without a gradient there is no direction: the image stays.
@@ -93,9 +93,9 @@ def attack(
         length = jnp.where(now == start, rate * (distance + 1e-4), 0.0)
         step = length.reshape(-1, 1, 1, 1).astype(x.dtype) * direction
         moved = jnp.clip(x + step, -clip, clip)
-        return jnp.where(jnp.any(now == start), moved, x)
+        return jnp.where(jnp.any(now == start), moved, x), None
 
-    return jax.lax.fori_loop(0, steps, move, images)
+    return backend.loop(move, images, steps)[0]
 
 
 @dataclasses.dataclass(frozen=True)

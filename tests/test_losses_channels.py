@@ -1,5 +1,8 @@
 """NST, FSP and KDSVD against NumPy, numbers by hand, and at degenerate maps."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -255,3 +258,25 @@ def test_shapes_are_never_broadcast():
         losses.kdsvd([maps] * 2, [maps] * 2, k=4)
     with pytest.raises(ValueError, match=r"top channels, bottom channels"):
         losses.fsp(np.ones((B, 3, 3)), np.ones((B, 3, 1)))
+
+
+_AT_ONCE = """
+import jax
+from kdjax import losses
+
+jax.config.update("jax_num_cpu_devices", 1)
+keys = jax.random.split(jax.random.key(0), 6)
+maps = [
+    jax.random.normal(key, (64, size, size, channels))
+    for key, size, channels in zip(keys, 2 * (16, 8, 4), 2 * (16, 32, 64))
+]
+loss = jax.jit(lambda maps: losses.kdsvd(maps[:3], maps[3:]))
+for _ in range(40):
+    loss(maps).block_until_ready()
+"""
+
+
+def test_many_decompositions_at_once_do_not_wait_for_each_other():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", _AT_ONCE]
+    subprocess.run(command, env=environment, check=True, timeout=120)

@@ -73,7 +73,7 @@ def test_a_new_method_is_one_class():
 
 def test_every_config_it_names_exists(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = re.findall(r"configs/\w+\.py(?::[\w=,/.-]+)?", README)
+    found = re.findall(r"configs/\w+\.py(?::[\w=,/.+-]+)?", README)
     names = {name.rstrip(".,") for name in found}
     for config, line in re.findall(
         r"`(configs/\w+_tables\.py)`(.*?)\n\n", README, re.S

@@ -136,13 +136,30 @@ def _singular(features: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     )
 
 
+def _decomposed(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns eigenvalues, the smallest first, and eigenvectors.
+
+    On CPU one matrix after the other. LAPACK's batched call there waits for threads of
+    the pool that it runs on itself: as many calls at once as the pool has threads wait
+    for ever (jaxlib 0.10.2). For 64 matrices of each level it takes as long.
+    """
+
+    def batched(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return tuple(jnp.linalg.eigh(gram))
+
+    def in_turn(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.map(batched, gram)
+
+    return jax.lax.platform_dependent(gram, cpu=in_turn, default=batched)
+
+
 def _eigen(gram: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Returns the largest eigenvalues and their vectors, [batch, k] and [batch, n, k].
 
     Values are those of `eigh`; the first derivatives are written out, with bounded
     divisors.
     """
-    squares, basis = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
+    squares, basis = _decomposed(jax.lax.stop_gradient(gram))
     squares, basis = squares[:, ::-1], basis[:, :, ::-1]
     vectors = basis[:, :, :count]
     gap = squares[:, None, :count] - squares[:, :, None]

@@ -20,21 +20,36 @@ from kdjax.models.layers import torch_dense
 
 
 @dataclasses.dataclass(frozen=True)
-class SP(Method):
-    """Similarity-preserving distillation (Tung and Mori, 2019): CE + beta SP."""
+class _OfOneFeature(Method):
+    """What compares one feature of the student with the teacher's.
+
+    Attributes:
+        level: the feature.
+    """
 
     num_teachers: ClassVar[int] = 1
-    beta: float = 3000.0
-    level: str = "stage3"
+    level: str = "pooled"
 
     def read(self, outputs: Outputs) -> jax.Array:
-        """Returns the features that are compared."""
+        """Returns the feature."""
         return feature(outputs, self.level)
+
+    def _pair(self, context: Context) -> tuple[str, jax.Array, jax.Array]:
+        """Returns the teacher's name, the student's feature and the teacher's."""
+        teacher, target = only(context.targets)
+        return teacher, feature(context.outputs["student"], self.level), target
+
+
+@dataclasses.dataclass(frozen=True)
+class SP(_OfOneFeature):
+    """Similarity-preserving distillation (Tung and Mori, 2019): CE + beta SP."""
+
+    level: str = "stage3"
+    beta: float = 3000.0
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and similarity term."""
-        teacher, target = only(context.targets)
-        student = feature(context.outputs["student"], self.level)
+        teacher, student, target = self._pair(context)
         return {
             "ce/student": Term(cross_entropy(context, "student")),
             f"sp/{teacher}": Term(losses.similarity(student, target), self.beta),
@@ -65,7 +80,7 @@ class Embeddings(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class CC(Method):
+class CC(_OfOneFeature):
     """Correlation congruence (Peng et al., 2019): CE + beta CC of linear embeddings.
 
     Deviations: the loss is RepDistiller's product of neighbours' distances, to which
@@ -73,14 +88,8 @@ class CC(Method):
     embeddings are trained, as there.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 0.02
     dimensions: int = 128
-    level: str = "pooled"
-
-    def read(self, outputs: Outputs) -> jax.Array:
-        """Returns the feature that is embedded."""
-        return feature(outputs, self.level)
 
     def adapters(
         self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
@@ -101,28 +110,20 @@ class CC(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class RKD(Method):
+class RKD(_OfOneFeature):
     """Relational distillation (Park et al., 2019): CE + w_d RKD-D + w_a RKD-A.
 
     Attributes:
         distance: w_d.
         angle: w_a.
-        level: the feature whose distances and angles are compared.
     """
 
-    num_teachers: ClassVar[int] = 1
     distance: float = 25.0
     angle: float = 50.0
-    level: str = "pooled"
-
-    def read(self, outputs: Outputs) -> jax.Array:
-        """Returns the features that are compared."""
-        return feature(outputs, self.level)
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy, distance and angle term."""
-        teacher, target = only(context.targets)
-        student = feature(context.outputs["student"], self.level)
+        teacher, student, target = self._pair(context)
         distance = losses.rkd_distance(student, target)
         return {
             "ce/student": Term(cross_entropy(context, "student")),
@@ -132,21 +133,14 @@ class RKD(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class PKT(Method):
+class PKT(_OfOneFeature):
     """Probabilistic knowledge transfer (Passalis and Tefas, 2018): CE + beta PKT."""
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 3e4
-    level: str = "pooled"
-
-    def read(self, outputs: Outputs) -> jax.Array:
-        """Returns the features that are compared."""
-        return feature(outputs, self.level)
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and transfer term."""
-        teacher, target = only(context.targets)
-        student = feature(context.outputs["student"], self.level)
+        teacher, student, target = self._pair(context)
         return {
             "ce/student": Term(cross_entropy(context, "student")),
             f"pkt/{teacher}": Term(losses.pkt(student, target), self.beta),

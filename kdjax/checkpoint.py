@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 def _seal(tree: Any, meta: dict[str, Any]) -> str:
     """Returns the digest of a checkpoint's arrays and JSON values."""
     return digest((jax.device_get(tree), json.dumps(meta, sort_keys=True)))
+
+
+_PATIENCE = 1.0  # seconds for reads that a failure leaves under way
 
 
 @contextlib.contextmanager
@@ -145,6 +149,8 @@ class Checkpoints:
                 reason = str(error).strip() or type(error).__name__
             if reason:  # not within the handler, where the error holds its frames
                 gc.collect()
+                # Reads that are still under way report to a closed event loop.
+                time.sleep(_PATIENCE)
         if reason:
             raise self._damaged(step, reason.splitlines()[0][:200])
         if _seal(tree, meta) != saved:

@@ -57,7 +57,7 @@ class Command:
         """Returns the one line of a run that must refuse, and change no file."""
         before = snapshot(self.workdir / "stages")
         _, err = self.run(2)
-        assert err.startswith("kdjax: ")
+        assert err.startswith("kdjax: "), err
         assert err.count("\n") == 1
         assert before.items() <= snapshot(self.workdir / "stages").items()
         return err

@@ -15,6 +15,14 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+pytest.register_assert_rewrite("command")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_do_not_pile_up():
+    """Drops compiled programs: each maps memory, and Linux limits the maps."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import optax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kdjax import metrics, parallel
+from kdjax import checkpoint, metrics, parallel
 from kdjax.checkpoint import Checkpoints, digest
 from kdjax.errors import UserError
 
@@ -26,11 +26,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def abandoned():
+def abandoned(monkeypatch):
     """Waits for what orbax leaves behind when it fails to read one of many arrays.
 
     Tensorstore's threads then find the event loop closed, and coroutines are lost.
     """
+    monkeypatch.setattr(checkpoint, "_PATIENCE", 0.0)
     yield
     time.sleep(0.05)
     gc.collect()

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 
 import chex
 import jax
@@ -62,11 +63,17 @@ FIXED = {"simkd": {("student", "head")}}
 SHARDED = {*methods.METHODS} - {"label_smoothing", "dkd"}
 
 
+@pytest.fixture(scope="module", params=ROWS)
+def row(request):
+    """All tests of one row follow each other, and its programs are dropped then."""
+    yield request.param
+    after_two_steps.cache_clear()
+    program.cache_clear()
+    gc.collect()
+
+
 def rows(names):
-    return pytest.mark.parametrize("row", names)
-
-
-each_row = rows(ROWS)
+    return pytest.mark.parametrize("row", names, indirect=True)
 
 
 @functools.cache
@@ -107,7 +114,6 @@ def test_every_method_has_a_row():
     )
 
 
-@each_row
 def test_every_trained_parameter_moves(row):
     found, phases = after_two_steps(row, 1), program(row, 1).step.method.phases()
     trained = set()
@@ -156,7 +162,6 @@ def test_micro_batches_carry_the_memory(row):
         assert np.sum(moved) == 2 * tiny.BATCH
 
 
-@each_row
 def test_black_images_keep_everything_finite(row):
     state = None
     for phase in program(row, 1).phases:
@@ -166,7 +171,6 @@ def test_black_images_keep_everything_finite(row):
         chex.assert_tree_all_finite((state, totals))
 
 
-@each_row
 def test_interrupted_equals_uninterrupted(row, tmp_path):
     whole = tiny.training(program(row, 1), tmp_path / "whole").run()
     cuts = (1, 0)  # within the first epoch, then at its end

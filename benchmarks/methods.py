@@ -6,7 +6,8 @@
 reads `results.json` of a finished run whose stages bear their methods' names, `kd` and
 `supervised` among them. Times are medians over the epochs of a stage, evaluation and
 saving included, as they come out of a run in which one stage follows the other: they
-say little beside other work on the machine. Epochs of earlier phases count as well.
+say little beside other work on the machine, so that they may come from another run of
+the same methods: `--times WORKDIR`. Epochs of earlier phases count as well.
 """
 
 import argparse
@@ -25,29 +26,40 @@ from kdjax.progress import console
 _COLUMNS = ("method", "test (%)", "top-5 (%)", "epoch / KD's", "extra parameters")
 
 
-def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(
+    results: Mapping[str, Any], timed: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Returns the figures of every stage that was taught, and of `supervised`.
+
+    Args:
+        results: of a run.
+        timed: of the run that the times come from, if it is another.
 
     Raises:
         UserError: a stage is missing that the others are compared with.
     """
     stages = results["stages"]
-    for name in ("supervised", "kd"):
-        if name not in stages:
-            raise UserError(f"the run has no stage {name!r} to compare with")
+    times = stages if timed is None else timed["stages"]
+    found = [name for name, stage in stages.items() if stage["method"] == name]
+    for run, wanted in ((stages, ("supervised", "kd")), (times, ("kd", *found))):
+        for name in wanted:
+            if name not in run:
+                raise UserError(f"the run has no stage {name!r} to compare with")
     alone = stages["supervised"]["parameters"]
-    speed = np.median(stages["kd"]["images_per_second"])
+
+    def speed(name: str) -> float:
+        return float(np.median(times[name]["images_per_second"]))
+
     return [
         {
             "method": name,
-            "test_accuracy": stage["test_accuracy"]["final"],
-            "median": stage["test_accuracy"]["median"],
-            "top5": stage["test_top5"]["median"],
-            "epoch": float(speed / np.median(stage["images_per_second"])),
-            "extra_parameters": stage["trained_parameters"] - alone,
+            "test_accuracy": stages[name]["test_accuracy"]["final"],
+            "median": stages[name]["test_accuracy"]["median"],
+            "top5": stages[name]["test_top5"]["median"],
+            "epoch": speed("kd") / speed(name),
+            "extra_parameters": stages[name]["trained_parameters"] - alone,
         }
-        for name, stage in stages.items()
-        if stage["method"] == name
+        for name in found
     ]
 
 
@@ -73,19 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser: argparse.ArgumentParser = measure.parser("methods", __doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
+    parser.add_argument("--times", type=Path, help="the run that the times come from")
     options = parser.parse_args(argv)
-    path = options.workdir / "results.json"
     try:
-        results = json.loads(path.read_text())
-        found = rows(results)
+        results, timed = (
+            json.loads((folder / "results.json").read_text())
+            for folder in (options.workdir, options.times or options.workdir)
+        )
+        found = rows(results, timed)
     except (OSError, UserError) as error:
-        console.print(f"{path}: {error}", markup=False)
+        console.print(f"methods: {error}", markup=False)
         return 2
     if options.markdown:
         print(markdown(found))
     else:
         measure.show("All methods from one teacher", _COLUMNS, map(cells, found))
-    measure.save(options.out, {"methods": found, "config": results["config"]})
+    configs = {"config": results["config"], "timed_config": timed["config"]}
+    measure.save(options.out, {"methods": found, **configs})
     return 0
 
 

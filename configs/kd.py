@@ -11,6 +11,7 @@ Arguments, besides epochs, batch_size, train_size, test_size and seeds:
     teacher=resnet56     or several, teacher=resnet56/resnet44, for ensemble and dgkd:
                          others take the first; dml, rocket and ctkd train a network of
                          its model beside the student's
+    teacher_epochs=240   where the teachers shall learn longer than the students
     student=resnet20     the benchmark's ResNet50 is bottleneck_resnet-50, its
                          MobileNetV2 mobilenetv2-0.5
     dataset=cifar100     or cifar10, svhn, tiny_imagenet, digits
@@ -46,7 +47,13 @@ from kdjax.recipe import Recipe
 
 EPOCHS = 240
 DATASETS = ("cifar100", "cifar10", "svhn", "tiny_imagenet", "digits")
-ARGUMENTS = {**common.SHRINK, "teacher": str, "student": str, "dataset": str}
+ARGUMENTS = {
+    **common.SHRINK,
+    "teacher": str,
+    "teacher_epochs": int,
+    "student": str,
+    "dataset": str,
+}
 
 _DKD_BETA = {
     ("resnet-56", "resnet-20"): 2.0,
@@ -226,4 +233,7 @@ def get_config(arg: str = "") -> ConfigDict:
         stages[name] = stage(method, teachers, student, epochs, steps)
     wanted = {name for made in stages.values() for name in made["teachers"]}
     frozen = {name: common.stage(teachers[name]) for name in sorted(wanted)}
+    if "teacher_epochs" in values:
+        for made in frozen.values():
+            made["recipe"] = {"epochs": values["teacher_epochs"]}
     return common.experiment(chosen, values, {**frozen, **stages})

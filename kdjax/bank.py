@@ -165,13 +165,13 @@ class Bank:
     def _compute(
         self, table: Table, epoch: int, program: Program, variables: Variables
     ) -> list[np.ndarray]:
-        size, chunk, stream = self._size, program.chunk, table.stream or 0
+        read, size, stream = program.reader, self._size, table.stream or 0
         variables = parallel.place(variables, parallel.replicated(program.mesh))
         chunks = []
-        for start in range(0, size, chunk):
+        for start in range(0, size, read.chunk):
             self._interrupt.raise_if_set()
-            index = np.arange(start, start + chunk, dtype=np.int32) % size
-            leaves = program.read(table.teacher, variables, index, stream, epoch)
+            index = np.arange(start, start + read.chunk, dtype=np.int32) % size
+            leaves = read(table.teacher, variables, index, stream, epoch)
             chunks.append([leaf[: size - start] for leaf in leaves])
         self.passes += 1
         return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]

@@ -1,5 +1,6 @@
 """The error for everything that the user of a command can mend."""
 
+import errno
 from collections.abc import Iterable
 
 
@@ -24,3 +25,12 @@ def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
     """
     listed = ", ".join(map(str, choices)) or "none"
     return UserError(f"unknown {kind} {value!r}; choices: {listed}")
+
+
+def one_line(error: Exception) -> str | None:
+    """Returns the line for what the user can mend, or None for anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: {error.filename}"
+    return None

@@ -1,12 +1,11 @@
 """The command: `python -m kdjax.main --config configs/ctkd.py --workdir runs/ctkd`."""
 
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
 
 from kdjax import command_line
-from kdjax.errors import UserError
+from kdjax.errors import UserError, one_line
 
 _USAGE = """\
 usage: python -m kdjax.main --config CONFIG.py[:ARG] --workdir DIR [--config.KEY=VALUE]
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if distributed.lost_peer(error):
             print(f"kdjax: {distributed.LOST}", file=sys.stderr)
             return distributed.leave(1, patience=0)
-        line = _line(error)
+        line = one_line(error)
         if line is not None:
             print(f"kdjax: {line}", file=sys.stderr)
             return distributed.leave(2)
@@ -82,15 +81,6 @@ def _run(command: command_line.Command) -> None:
     signals.install()
     backend.use_compilation_cache()
     experiment.Run(parsed, command.workdir, signals).run(command.stages)
-
-
-def _line(error: Exception) -> str | None:
-    """Returns the one line for what the user can mend, or None."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}: {error.filename}"
-    return None
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ passes between them.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import backend, metrics, models, parallel
@@ -22,9 +20,8 @@ from kdjax.data.stream import normalise
 from kdjax.data.streamed import StreamedFeed
 from kdjax.errors import UserError
 from kdjax.models import Variables
+from kdjax.reader import Reader
 from kdjax.step import Given, Said, Step, TrainState
-
-_CHUNK = 1024  # images in one call of `read`
 
 
 class Tables(NamedTuple):
@@ -72,12 +69,12 @@ class Program:
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
         self.steps_per_dispatch = min(backend.steps_per_dispatch(), feed.longest)
-        self.compile_seconds = 0.0
+        self.reader = Reader(step, feed)
+        self._compile_seconds = 0.0
         self._later = [
             Program(dataclasses.replace(step, phase=phase), feed, banked, record=record)
             for phase in range(1, 0 if step.phase else len(step.optimisers))
         ]
-        self._readers: dict[str, Any] = {}
         self._compiled: tuple[Any, Any] | None = None
         # Inside jit, so that tracing it for its shapes serves the program as well.
         self._step = jax.jit(self._draw_and_train, inline=True)
@@ -97,6 +94,11 @@ class Program:
     def phases(self) -> "list[Program]":
         """The programs of the method's phases, the first of which this one is."""
         return [self, *self._later]
+
+    @property
+    def compile_seconds(self) -> float:
+        """How long its programs have taken to compile so far."""
+        return self._compile_seconds + self.reader.compile_seconds
 
     @property
     def replicas(self) -> int:
@@ -204,7 +206,7 @@ class Program:
             self.lower_train().compile(backend.compiler_options()),
             self._lower_test().compile(backend.compiler_options()),
         )
-        self.compile_seconds += time.perf_counter() - begin
+        self._compile_seconds += time.perf_counter() - begin
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -257,46 +259,6 @@ class Program:
             state, totals, frozen, tables, self.feed.fixed, given, keys, count
         )
         return state, totals, state.step + 0  # which is not donated later
-
-    @property
-    def chunk(self) -> int:
-        """How many images one call of `read` takes."""
-        devices = self.mesh.size
-        return math.ceil(min(_CHUNK, self.feed.stream.size) / devices) * devices
-
-    def read(
-        self,
-        teacher: str,
-        variables: Variables,
-        index: np.ndarray,
-        stream: int,
-        epoch: int,
-    ) -> list[np.ndarray]:
-        """Returns what the method reads of a teacher, in float16: a list of leaves.
-
-        Args:
-            teacher: its stage.
-            variables: of the teacher, on all devices.
-            index: `[chunk]` positions of training images.
-            stream: the seed of the stream.
-            epoch: whose images these are.
-        """
-        everywhere = parallel.replicated(self.mesh)
-        args = variables, self.feed.fixed, self.feed.choose(index, stream, epoch)
-        if teacher not in self._readers:
-
-            def read(variables, fixed, chosen):  # type: ignore[no-untyped-def]
-                images = jax.lax.with_sharding_constraint(
-                    self.feed.pick(fixed, chosen), parallel.over_devices(self.mesh)
-                )
-                found = self.step.targets({teacher: variables}, images)
-                return [leaf.astype(jnp.float16) for leaf in jax.tree.leaves(found)]
-
-            begin = time.perf_counter()
-            lowered = jax.jit(read, out_shardings=everywhere).lower(*args)
-            self._readers[teacher] = lowered.compile(backend.compiler_options())
-            self.compile_seconds += time.perf_counter() - begin
-        return parallel.fetch(self._readers[teacher](*args))
 
     def evaluate(self, state: TrainState) -> list[dict[str, float]]:
         """Returns 'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE' on all test images.

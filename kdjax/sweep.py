@@ -5,22 +5,19 @@ working folder, so stages that no searched argument changes are trained once.
 """
 
 import dataclasses
-import errno
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from kdjax import command_line
-from kdjax.errors import UserError
-
-if TYPE_CHECKING:
-    from kdjax.interrupt import Interrupt
+from kdjax.errors import UserError, one_line
+from kdjax.interrupt import Interrupt, Interrupted
 
 _RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
 _USAGE = f"""\
@@ -181,7 +178,7 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     return dataclasses.replace(sweep, validation=held, ranges=ranges), values.trials
 
 
-def search(sweep: Sweep, wanted: int, interrupt: "Interrupt") -> None:
+def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     """Runs trials until so many are finished, and prints the best setting.
 
     Raises:
@@ -230,23 +227,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed is None:
             print(_USAGE)
             return 0
-        from kdjax import backend, interrupt
+        from kdjax import backend
 
-        signals = interrupt.Interrupt()
+        signals = Interrupt()
         signals.install()
         backend.use_compilation_cache()
-        try:
-            search(*parsed, signals)
-        except interrupt.Interrupted as interruption:
-            print(f"kdjax: {interruption}", file=sys.stderr)
-            return interruption.exit_code
-    except UserError as error:
-        print(f"kdjax: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        search(*parsed, signals)
+    except Interrupted as interruption:
+        print(f"kdjax: {interruption}", file=sys.stderr)
+        return interruption.exit_code
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
             raise
-        print(f"kdjax: {error.strerror}: {error.filename}", file=sys.stderr)
+        print(f"kdjax: {line}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,10 +1,10 @@
-"""Strict settings for every test: four devices, no silent rank promotion."""
+"""Strict settings for every test: eight devices, no silent rank promotion."""
 
 import os
 
 # Before jax starts: the tests of sharding need several devices.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4"
+    "--xla_force_host_platform_device_count=8"
     # Tiny programs compile longer than they run.
     " --xla_backend_optimization_level=0"
 )

@@ -8,7 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import crd, epochs, host, measure, methods, start, steps, torch_chain
+from benchmarks import (
+    _kdjax,
+    crd,
+    epochs,
+    host,
+    measure,
+    methods,
+    start,
+    steps,
+    torch_chain,
+)
 from benchmarks.cases import CASES, tiny
 from kdjax.errors import UserError
 
@@ -161,12 +171,18 @@ def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
             for stage in epochs.STAGES
         }
 
-    fast = iter([1.0, 600.0, 900.0])  # the first round is disturbed
-    monkeypatch.setattr(epochs, "ours", lambda options, cache: rates(next(fast)))
+    # The first round is disturbed.
+    fast = {"joint": iter([1.0, 600.0, 900.0]), "replay": iter([2.0, 1200.0, 2400.0])}
+    monkeypatch.setattr(
+        epochs, "ours", lambda options, scratch, cache: rates(next(fast[scratch]))
+    )
     monkeypatch.setattr(epochs, "theirs", lambda options, layout, cache: rates(300.0))
     monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.9, 0.0, 0.0]),))
     found = epochs.run(argparse.Namespace(rounds=2, busy=0.1))
-    assert found["stages"]["ctkd"]["ratio"]["torch NCHW"]["values"] == [2.0, 3.0]
+    ratio = found["stages"]["ctkd"]["ratio"]
+    assert ratio["kdjax"]["torch NCHW"]["values"] == [2.0, 3.0]
+    assert ratio["replay"]["torch NCHW"]["values"] == [4.0, 8.0]
+    assert ratio["replay"]["kdjax"]["values"] == pytest.approx([2.0, 8 / 3])
     epochs.show(found)
     assert "2.50 [2.25, 2.75]" in capsys.readouterr().out
 
@@ -218,16 +234,43 @@ def test_methods_are_compared_with_kd_and_with_labels_alone(tmp_path, capsys):
         "| kd | 37.50 | 90.00 | 1.00 | 0 |",
         "| vid | 30.00 | 90.00 | 2.00 | 50 |",
     ]
+    # The times of another run: there VID takes four times as long as KD.
+    stages["vid"]["images_per_second"] = [100.0]
+    (tmp_path / "quiet").mkdir()
+    quiet = tmp_path / "quiet" / "results.json"
+    quiet.write_text(json.dumps({"stages": stages, "config": {}}))
+    times = f"--times={quiet.parent}"
+    assert methods.main([str(tmp_path), "--markdown", times]) == 0
+    assert "| vid | 30.00 | 90.00 | 4.00 | 50 |" in capsys.readouterr().out
+    del stages["vid"]
+    quiet.write_text(json.dumps({"stages": stages, "config": {}}))
+    assert methods.main([str(tmp_path), times]) == 2
+    assert "no stage 'vid'" in capsys.readouterr().out
     del stages["kd"]
     path.write_text(json.dumps({"stages": stages, "config": {}}))
     assert methods.main([str(tmp_path)]) == 2
     assert "no stage 'kd'" in capsys.readouterr().out
 
 
-def test_crd_and_kd_are_measured_with_the_same_networks(tmp_path):
+def test_crd_and_kd_are_measured_with_the_same_networks(monkeypatch, tmp_path):
     found = crd.cases(16)
     assert found["kd"].models() == found["crd"].models() == {"resnet-20", "resnet-56"}
+    assert found["crd"].options == {"negatives": 16}
+    ran = []
+
+    class Runner:
+        steps = 1
+
+        def __init__(self, case):
+            self.case = case
+
+        def __call__(self):
+            ran.append(self.case.method)
+
+    monkeypatch.setattr(_kdjax, "program", lambda case: case)
+    monkeypatch.setattr(_kdjax, "Runner", Runner)
     out = tmp_path / "crd.json"
-    argv = ["--tiny", "--rounds=1", "--calls=1", "--busy=9", "--negatives=16"]
-    assert crd.main([*argv, f"--out={out}"]) == 0
+    argv = ["--tiny", "--rounds=1", "--calls=1", "--busy=9", f"--out={out}"]
+    assert crd.main(argv) == 0
+    assert set(ran) == {"kd", "crd"}
     assert json.loads(out.read_text())["ratio"]["median"] > 0

@@ -128,7 +128,7 @@ def test_values(error, override, words):
     ("override", "words"),
     [
         ("recipe.batch_size=2000", ["batch_size=2000", "1437"]),
-        ("recipe.batch_size=30", ["batch_size=30", "4 devices", "multiples of 4"]),
+        ("recipe.batch_size=30", ["batch_size=30", "8 devices", "multiples of 8"]),
         ("data.augment.crop=9", ["crop=9", "(8, 8)"]),
         ("stages.student.ctkd.levels=('stage9',)", ["'stage9'", "stage1, stage1_pre"]),
         ("stages.student.ctkd.norm=l7", ["'l7'", "mean_square, l2"]),

@@ -135,16 +135,27 @@ def test_every_trained_parameter_moves(row):
     assert {path[:2] for path in fixed} == FIXED.get(row, set())
 
 
+def assert_devices_change_nothing(row, devices):
+    one, many = after_two_steps(row, 1), after_two_steps(row, devices)
+    chex.assert_trees_all_close(one[1:], many[1:], rtol=1e-9, atol=1e-12)
+
+
 @rows([row for row in ROWS if row in SHARDED])
-def test_one_device_equals_four(row):
-    one, four = after_two_steps(row, 1), after_two_steps(row, 4)
-    chex.assert_trees_all_close(one[1:], four[1:], rtol=1e-9, atol=1e-12)
+def test_one_device_equals_eight(row):
+    """With one image on each: what a batch says of itself is all between devices."""
+    assert_devices_change_nothing(row, tiny.BATCH)
+
+
+@rows(["sp", "crd"])
+@pytest.mark.parametrize("devices", [2, 4])
+def test_one_device_equals_a_few(row, devices):
+    assert_devices_change_nothing(row, devices)
 
 
 @rows(["crd"])
 def test_large_banks_lie_over_the_devices(row, monkeypatch):
     monkeypatch.setattr(parallel, "LARGE", 20_000)  # bytes: the banks alone
-    prog = program.__wrapped__(row, 4)
+    prog = program.__wrapped__(row, tiny.BATCH)
     state = prog.inputs[0]
     over = {leaf.sharding.spec for leaf in jax.tree.leaves(state.memory["banks"])}
     assert over == {P("replica", "data")}

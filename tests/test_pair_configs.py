@@ -90,6 +90,12 @@ def test_all_methods_side_by_side():
     assert set(two) == {"teacher", "crd+kd", "dml"}
 
 
+def test_teachers_that_learn_longer():
+    found = experiment(kd, "kd,epochs=6,teacher_epochs=40")
+    assert found.stages["teacher"].recipe.epochs == 40
+    assert found.stages["student"].recipe.epochs == 6
+
+
 def test_several_teachers():
     found = experiment(kd, "ensemble,teacher=resnet56/resnet44,student=resnet20")
     assert [found.stages[name].model for name in found.stages["student"].teachers] == [

@@ -54,8 +54,20 @@ def test_nothing_passes_between_replicas(two):
     assert "collective-permute(" not in text
 
 
-def test_replicas_alone_on_their_devices_say_nothing_to_each_other():
-    prog = tiny.program(devices=4, replicas=4)
+def test_nothing_passes_between_five_seeds_on_eight_devices():
+    """Four of the seeds at once, each on two devices."""
+    replicas = parallel.side_by_side(5, 8)
+    prog = tiny.program("at", devices=8, replicas=replicas)
+    text = prog.lower_train().compile().as_text()
+    assert groups(text) <= {"{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"}
+    assert "collective-permute(" not in text
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_replicas_alone_on_their_devices_say_nothing_to_each_other(devices):
+    replicas = parallel.side_by_side(5, devices)
+    assert replicas == devices
+    prog = tiny.program(devices=devices, replicas=replicas)
     text = prog.lower_train().compile().as_text()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
         assert f"{word}(" not in text

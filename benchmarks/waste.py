@@ -44,7 +44,7 @@ class Least:
         found = {role: self._trained(step, name) for role, name in step.roles.items()}
         for teacher, name in step.teachers.items():
             found[teacher] = self._frozen(step, teacher, name)
-        outputs, targets = map(self._whole, step.seen)
+        outputs, targets = (self._whole(dict(shapes)) for shapes in step.seen)
         adapted = {}
         for name, adapter in step.adapters.items():
             found[name], adapted[name] = _adapter(adapter, name, outputs, targets)

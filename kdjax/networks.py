@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -53,7 +53,7 @@ class Networks:
         return self.method.adapters(*self.seen)
 
     @property
-    def target_shapes(self) -> dict[str, Any]:
+    def target_shapes(self) -> Mapping[str, Any]:
         """Shapes of what is read of each teacher, for two images, by stage."""
         return self.seen[1]
 
@@ -62,11 +62,7 @@ class Networks:
 
         It is the traced computation's, so that nobody has to keep it up to date.
         """
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        variables = self._model_shapes(self.teachers[teacher])
-        outputs = jax.eval_shape(
-            functools.partial(self.outputs, self.teachers[teacher]), variables, images
-        )
+        outputs = self._outputs(self.teachers[teacher], 2, train=False)
         text = str(jax.make_jaxpr(self.method.read)(outputs))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -141,9 +137,8 @@ class Networks:
 
     def outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
         """Returns what a network says in evaluation mode."""
-        model = models.create(name, self.num_classes)
-        variables = {**variables, "params": self._lower(variables["params"])}
-        return model.apply(variables, self._lower(images), train=False)  # type: ignore[return-value]
+        compute = self.compute or self.dtype
+        return _say(name, self.num_classes, compute, False, variables, images)[0]
 
     def apply_roles(
         self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
@@ -170,30 +165,100 @@ class Networks:
         images: jax.Array,
     ) -> tuple[Outputs, dict[str, Any]]:
         """Returns what one of them says in training mode, and its new statistics."""
-        variables = {"params": self._lower(params[role]), "batch_stats": stats[role]}
-        model = models.create(self.roles[role], self.num_classes)
-        outputs, mutated = model.apply(
-            variables, self._lower(images), train=True, mutable=["batch_stats"]
-        )
-        return outputs, mutated.get("batch_stats", {})
+        variables = {"params": params[role], "batch_stats": stats[role]}
+        name, compute = self.roles[role], self.compute or self.dtype
+        return _say(name, self.num_classes, compute, True, variables, images)
 
     @functools.cached_property
-    def seen(self) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        """Shapes of the trained networks' outputs and of what is read of teachers."""
+    def seen(self) -> tuple[Mapping[str, Outputs], Mapping[str, Any]]:
+        """Shapes of the trained networks' outputs and of what is read of teachers.
+
+        Few methods ask for them: a network is traced when its own are looked up.
+        """
         images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
         images = jax.eval_shape(self.method.prepare, images)
-        variables, frozen = self.shapes(), {}
-        for teacher, name in self.teachers.items():
-            frozen[teacher] = self._model_shapes(name)
-        params = {role: part["params"] for role, part in variables.items()}
-        stats = {role: part["batch_stats"] for role, part in variables.items()}
-        outputs, _ = jax.eval_shape(self.apply_roles, params, stats, images)
-        return outputs, jax.eval_shape(self.targets, frozen, images)
+
+        def trained(role: str) -> Outputs:
+            return self._outputs(self.roles[role], len(images), train=True)
+
+        def read(teacher: str) -> Any:
+            found = self._outputs(self.teachers[teacher], len(images), train=False)
+            return jax.eval_shape(self.method.read, found)
+
+        return _Lazy(self.roles, trained), _Lazy(self.teachers, read)
+
+    def _outputs(self, name: str, batch: int, train: bool) -> Outputs:
+        compute = self.compute or self.dtype
+        return _outputs(
+            name,
+            self.num_classes,
+            (batch, *self.image_shape),
+            self.dtype,
+            compute,
+            train,
+        )
 
     def _model_shapes(self, name: str) -> Variables:
         return models.shapes(name, self.num_classes, self.image_shape, self.dtype)
 
     def _lower(self, tree: Any) -> Any:
         """Returns parameters or images in the dtype of the networks' computation."""
-        dtype = self.compute or self.dtype
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+        return _cast(tree, self.compute or self.dtype)
+
+
+def _cast(tree: Any, dtype: jnp.dtype) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _say(
+    name: str,
+    num_classes: int,
+    compute: jnp.dtype,
+    train: bool,
+    variables: Variables,
+    images: jax.Array,
+) -> tuple[Outputs, dict[str, Any]]:
+    """Returns what a network says, computed in a dtype, and its new statistics."""
+    model = models.create(name, num_classes)
+    variables = {**variables, "params": _cast(variables["params"], compute)}
+    images = _cast(images, compute)
+    if not train:
+        return model.apply(variables, images, train=False), {}  # type: ignore[return-value]
+    outputs, mutated = model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return outputs, mutated.get("batch_stats", {})
+
+
+@functools.cache
+def _outputs(
+    name: str,
+    num_classes: int,
+    shape: tuple[int, int, int, int],
+    dtype: jnp.dtype,
+    compute: jnp.dtype,
+    train: bool,
+) -> Outputs:
+    """Returns the shapes of what a network says to images of a shape and dtype."""
+    variables = models.shapes(name, num_classes, shape[1:], dtype)
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    how = functools.partial(_say, name, num_classes, compute, train)
+    return jax.eval_shape(how, variables, images)[0]
+
+
+class _Lazy(Mapping[str, Any]):
+    """Values by name, each of which is made when it is first asked for."""
+
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], Any]):
+        self._names, self._make = tuple(names), functools.cache(make)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -101,7 +101,7 @@ class Step(Networks):
         for name, adapter in self.adapters.items():
             # Adapters see shapes only: their start does not depend on the networks.
             part = adapter.lazy_init(
-                fold(key, "adapter", name), outputs, targets, train=True
+                fold(key, "adapter", name), dict(outputs), dict(targets), train=True
             )
             part = jax.tree.map(lambda leaf: leaf.astype(self.dtype), part)
             params[name] = part.get("params", {})

@@ -21,7 +21,9 @@ class Command:
 
     def start(self) -> subprocess.Popen:
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(self.cache)}
-        env["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+        env["XLA_FLAGS"] = (
+            "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+        )
         env["PYTHONUNBUFFERED"] = "1"
         return subprocess.Popen(
             [

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,10 @@ def use_compilation_cache() -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_folder() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The many small programs, too: a cached start of CTKD takes 9.0 s instead of 10.0.
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    if shortest.upper() not in os.environ:
+        jax.config.update(shortest, 0.0)
 
 
 def compiler_options() -> dict[str, str | bool]:

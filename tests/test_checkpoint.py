@@ -132,7 +132,7 @@ def test_what_is_not_beyond_the_latest_is_not_saved(tmp_path, step):
 
 
 def test_a_checkpoint_is_independent_of_devices(tmp_path):
-    save(tmp_path, value=on(4, tree()))
+    save(tmp_path, value=on(8, tree()))
 
     found, _ = restore(tmp_path)
 

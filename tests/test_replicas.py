@@ -23,9 +23,9 @@ PATH = {"scratch": "tiny-4-2", "beta": 10.0}
 
 @pytest.fixture(scope="module")
 def two():
-    """CTKD with two seeds side by side, each on two devices."""
+    """CTKD with two seeds side by side, each on four devices."""
     with jax.enable_x64(True):
-        return tiny.program("ctkd", {"ctkd": PATH}, devices=4, replicas=2)
+        return tiny.program("ctkd", {"ctkd": PATH}, devices=8, replicas=2)
 
 
 def test_every_replica_is_the_one_trained_alone(two):
@@ -48,9 +48,9 @@ def groups(text):
 
 
 def test_nothing_passes_between_replicas(two):
-    """Of devices 0 to 3, in two replicas of two: 0 with 1, and 2 with 3."""
+    """Of devices 0 to 7, in two replicas of four: 0 to 3, and 4 to 7."""
     text = two.lower_train().compile().as_text()
-    assert groups(text) <= {"{{0,1},{2,3}}", "[2,2]<=[4]"}
+    assert groups(text) <= {"{{0,1,2,3},{4,5,6,7}}", "[2,4]<=[8]"}
     assert "collective-permute(" not in text
 
 
@@ -110,7 +110,7 @@ def test_replicas_stop_and_go_on_alone_or_side_by_side(two, tmp_path):
     for ours, theirs in zip(resumed, whole, strict=True):
         assert ours["digest"] == theirs["digest"]
     assert whole[0]["digest"] != whole[1]["digest"]
-    # What two devices each began, one device for both in turn ends.
+    # What four devices each began, one device for both in turn ends.
     with pytest.raises(Interrupted):
         train(two, tmp_path / "moved", [0, 1], tiny.InterruptAfter(15, 1))
     one = tiny.program("ctkd", {"ctkd": PATH})

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict
 
-from kdjax import models
+from kdjax import models, networks
 from kdjax.errors import UserError
 from kdjax.methods import Context
 from kdjax.methods.collaborative import CTKD, Rocket
@@ -224,3 +224,16 @@ def test_what_cannot_be_shared_or_inherited_is_refused():
         tiny.program("ctkd", options, **{**NETWORKS, "student": "wrn-16-2"})
     with pytest.raises(UserError, match="'some'; choices: none, lower, all"):
         Rocket(tied="some")
+
+
+def test_networks_are_traced_for_their_shapes_only_where_a_method_asks(monkeypatch):
+    class TracedError(Exception):
+        pass
+
+    def trace(*args):
+        raise TracedError
+
+    monkeypatch.setattr(networks, "_outputs", trace)
+    tiny.program("kd")
+    with pytest.raises(TracedError):
+        tiny.program("vid")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from kdjax import models
+from kdjax import backend, models
 from kdjax.checkpoint import Checkpoints
 from kdjax.train import load_network
 
@@ -75,3 +75,18 @@ def test_replicas_of_one_program_differ_and_repeat(supervised, trained, tmp_path
     again = tiny.training(supervised, tmp_path / "again").run()
     other = tiny.training(supervised, tmp_path / "other", seed=1).run()
     assert again["digest"] == first["digest"] != other["digest"]
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 0.0), ("3", 1.5)])
+def test_small_programs_are_cached_unless_jax_is_told(monkeypatch, told, expected):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    kept = {key: jax.config.values[key] for key in (name, "jax_compilation_cache_dir")}
+    if told:
+        monkeypatch.setenv(name.upper(), told)  # JAX reads it when it is imported
+    try:
+        jax.config.update(name, 1.5)
+        backend.use_compilation_cache()
+        assert jax.config.values[name] == expected
+    finally:
+        for key, value in kept.items():
+            jax.config.update(key, value)

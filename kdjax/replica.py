@@ -133,13 +133,13 @@ class Replica:
             Test figures and parameters by network, speed, digest and history.
         """
         networks, last = step.networks(state), self.history[-1]
-        # What a run left that was killed before its result was written.
-        if parallel.is_first():
+        if parallel.is_first():  # no other may even open what the first one replaces
+            # What a run left that was killed before its result was written.
             shutil.rmtree(self.folder / "networks", ignore_errors=True)
-        for role, variables in networks.items():
-            with Checkpoints(self.folder / "networks" / role) as keeper:
-                meta = {"model": step.roles[role]}
-                keeper.save(int(last["step"]), variables, meta)
+            for role, variables in networks.items():
+                with Checkpoints(self.folder / "networks" / role) as keeper:
+                    meta = {"model": step.roles[role]}
+                    keeper.save(int(last["step"]), variables, meta)
         speeds = [record["images_per_second"] for record in self.history]
         return {
             "networks": {

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quick import QUICK
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -21,9 +23,7 @@ class Command:
 
     def start(self) -> subprocess.Popen:
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(self.cache)}
-        env["XLA_FLAGS"] = (
-            "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
-        )
+        env["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {QUICK}"
         env["PYTHONUNBUFFERED"] = "1"
         return subprocess.Popen(
             [

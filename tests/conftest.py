@@ -2,11 +2,13 @@
 
 import os
 
+from quick import QUICK
+
 # Before jax starts: the tests of sharding need several devices.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
-    # Tiny programs compile longer than they run: these halve it.
-    " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    # Tiny programs compile longer than they run.
+    f" --xla_backend_optimization_level=0 {QUICK}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

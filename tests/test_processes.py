@@ -10,13 +10,12 @@ import time
 import numpy as np
 import processes
 import pytest
+from quick import QUICK
 
 pytestmark = pytest.mark.slow
 ARG = "digits,path=plain3/plain2,epochs=10,train_size=192,test_size=50,seeds=2"
 CONFIG = [f"--config=configs/dgkd.py:{ARG}", "--config.precision=float64"]
 TOGETHER = {"JAX_NUM_CPU_DEVICES": "2"}
-# Without the fusion emitters tiny programs compile in less time.
-QUICK = "--xla_cpu_use_fusion_emitters=false"
 
 
 def start(folder, *args, **variables):

@@ -101,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         measure.show("All methods from one teacher", _COLUMNS, map(cells, found))
     configs = {"config": results["config"], "timed_config": timed["config"]}
+    for config in configs.values():
+        config.get("data", {}).pop("dir", None)  # where it lay tells nobody anything
     measure.save(options.out, {"methods": found, **configs})
     return 0
 

@@ -14,7 +14,7 @@ from configs import ctkd
 from kdjax import main as training
 from kdjax import models
 from kdjax.analysis import __main__ as command
-from kdjax.analysis import features, overlap
+from kdjax.analysis import features, overlap, report
 from kdjax.data import sources
 from kdjax.errors import UserError
 from kdjax.interrupt import Interrupt
@@ -288,3 +288,8 @@ def test_a_damaged_network(error, copied):
             content[len(content) // 2] ^= 0xFF
             path.write_bytes(content)
     assert f"{folder} cannot be used" in error(copied, "--stages=A3")
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 20, 21, 40])
+def test_every_network_has_a_colour_of_its_own(count):
+    assert len({tuple(colour) for colour in report._colours(count)}) == count

@@ -226,9 +226,11 @@ def test_methods_are_compared_with_kd_and_with_labels_alone(tmp_path, capsys):
         "kd": stage("kd", 0.375, 400.0, 100),
         "vid": stage("vid", 0.3, 200.0, 150),
     }
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps({"stages": stages, "config": {}}))
-    assert methods.main([str(tmp_path), "--markdown"]) == 0
+    path, out = tmp_path / "results.json", tmp_path / "out.json"
+    data = {"name": "digits", "dir": "a/folder/of/mine"}
+    path.write_text(json.dumps({"stages": stages, "config": {"data": data}}))
+    assert methods.main([str(tmp_path), "--markdown", f"--out={out}"]) == 0
+    assert json.loads(out.read_text())["config"] == {"data": {"name": "digits"}}
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| supervised | 25.00 | 90.00 | 0.80 | 0 |",
         "| kd | 37.50 | 90.00 | 1.00 | 0 |",

@@ -151,7 +151,7 @@ class Reference(Network):
     + [("shufflenetv2", False, True), ("shufflenetv1", True, False)],
 )
 def test_equals_numpy(name, train, unroll, rng, monkeypatch):
-    # XLA's own grouped convolutions, as on accelerators, give the same.
+    # XLA's own grouped convolutions, as on TPUs, give the same.
     monkeypatch.setattr(backend, "unroll_groups", lambda: unroll)
     images = rng.normal(size=(3, *SMALL))
     model = TINY[name]

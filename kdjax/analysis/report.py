@@ -58,10 +58,14 @@ def draw_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None
         path: of the PNG file.
     """
     import numpy as np
+    from cycler import cycler
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    count = sum(len(replicas[0]["networks"]) for replicas in results.values())
+    figure = Figure(figsize=(12, max(4, 0.22 * count)), layout="constrained")
     axes = figure.subplots(1, 2)
+    for axis in axes:
+        axis.set_prop_cycle(cycler(color=_colours(count)))
     for column, key, scale in ((0, "test/loss/", 1), (1, "test/accuracy/", 100)):
         for name, replicas in results.items():
             for role in replicas[0]["networks"]:
@@ -82,11 +86,23 @@ def draw_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None
                 )
                 low, high = values.min(axis=0), values.max(axis=0)
                 axes[column].fill_between(
-                    epochs, low, high, alpha=0.2, color=line.get_color()
+                    epochs, low, high, alpha=0.2, lw=0, color=line.get_color()
                 )
     axes[0].set(xlabel="epoch", ylabel="test loss", yscale="log")
     axes[1].set(xlabel="epoch", ylabel="test accuracy (%)")
-    axes[1].legend()
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _colours(count: int) -> Any:
+    """Returns a colour of its own for each of so many lines."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    for name in ("tab10", "tab20"):
+        if count <= colormaps[name].N:
+            return colormaps[name](range(count))
+    return colormaps["turbo"](np.linspace(0, 1, count))

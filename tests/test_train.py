@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from kdjax import backend, models
+from kdjax import backend, models, parallel
 from kdjax.checkpoint import Checkpoints
 from kdjax.train import load_network
 
@@ -63,6 +63,16 @@ def test_the_best_networks_are_kept(supervised, tmp_path):
     scores = [record["test/accuracy/student"] for record in history]
     best = history[int(np.argmax(scores))]
     assert Checkpoints(tmp_path / "best").latest() == best["step"]
+
+
+def test_of_several_processes_the_first_alone_has_networks(
+    supervised, trained, tmp_path, monkeypatch
+):
+    # The first may be replacing the folder at this moment: no other even opens it.
+    monkeypatch.setattr(parallel, "is_first", lambda: False)
+    found = tiny.training(supervised, tmp_path / "other").run()
+    assert found["digest"] == trained[1]["digest"]
+    assert not (tmp_path / "other" / "networks").exists()
 
 
 def test_evaluation_may_be_rare_but_never_left_out(supervised, tmp_path):

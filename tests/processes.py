@@ -31,7 +31,8 @@ class Run:
 
         mine = jax.numpy.float32(1 + jax.process_index())
         total = multihost_utils.process_allgather(mine).sum()
-        print("sum", total, parallel.is_first(), jax.device_count(), flush=True)
+        line = f"sum {total} {parallel.is_first()} {jax.device_count()}\\n"
+        print(line, end="", flush=True)  # one write: the processes share the output
         task = os.environ.get("TASK", "")
         if task == f"die {jax.process_index()}":
             os.kill(os.getpid(), 9)

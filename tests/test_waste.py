@@ -41,10 +41,33 @@ def test_a_step_takes_its_networks_and_no_more(name, least):
     assert 0.95 <= found["ratio"] <= waste.LIMIT
     parts = found["least"]
     assert parts.pop("losses") == 0
+    assert (parts.pop("adapters") > 0) == (name == "fitnet")
     assert all(flops > 0 for flops in parts.values())
     # Forward and backward: three times the forward pass, less the images' gradient.
     if name == "ctkd":
         assert 2 < parts["scratch"] / parts["expert"] < 4.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parts"),
+    [
+        (
+            "ab",
+            {"init_epochs": 1},
+            {"student"},
+        ),  # then the teacher is not read any more
+        ("ft", {"init_epochs": 1}, {"student", "expert", "adapters"}),
+        ("sskd", {"init_epochs": 1}, {"student", "expert", "adapters", "losses"}),
+        ("bss", {"attack_steps": 2}, {"student", "expert", "losses"}),
+        ("ofd", {}, {"student", "expert", "adapters"}),
+        ("crd", {"negatives": 16}, {"student", "expert", "adapters", "losses"}),
+    ],
+)
+def test_phases_views_memory_and_attacks_are_counted(name, options, parts, least):
+    prog = program(name, {name: options}, dtype=jnp.float32, augment=Augment())
+    found = waste.compare(prog, least)
+    assert 0.95 <= found["ratio"] <= waste.LIMIT
+    assert {part for part, flops in found["least"].items() if flops} == parts
 
 
 def test_a_step_that_differentiates_the_teacher_is_caught(least, monkeypatch):

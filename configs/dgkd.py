@@ -249,6 +249,7 @@ def relay(
     method: str,
     epochs: int,
     steps: int,
+    dataset: str,
     name: Callable[[tuple[str, ...], bool], str],
 ) -> dict[str, dict[str, Any]]:
     """Returns the stages of one path on which each network teaches the next one.
@@ -258,12 +259,13 @@ def relay(
         method: of `configs/kd.py`.
         epochs: of every stage.
         steps: of an epoch.
+        dataset: its name.
         name: as of `chain`.
     """
     stages = {name(models[:1], False): common.stage(models[0])}
     for k, model in enumerate(models[1:], start=1):
         before = {tuple(stages)[-1]: models[k - 1]}
-        made = kd.stage(method, before, model, epochs, steps)
+        made = kd.stage(method, before, model, epochs, steps, dataset)
         stages[name(models[: k + 1], k == len(models) - 1)] = made
     return stages
 
@@ -283,7 +285,8 @@ def get_config(arg: str = "") -> ConfigDict:
         stages = chain(models, method, Teaching.of(values), survival, name)
     elif all(part in methods.METHODS for part in method.split("+")):
         epochs = values.get("epochs", chosen.recipe.epochs)
-        stages = relay(models, method, epochs, kd.steps_per_epoch(chosen, values), name)
+        steps = kd.steps_per_epoch(chosen, values)
+        stages = relay(models, method, epochs, steps, chosen.dataset, name)
     else:
         raise unknown("method", method, (*METHODS, *methods.METHODS))
     if "chain_seeds" in values:

@@ -22,7 +22,8 @@ MobileNetV2 and the ShuffleNets) divided by 10 at epochs 150, 180 and 210; crops
 zero padding and flips. Weights are those of the authors' scripts; of DKD and ReviewKD,
 whose authors chose them for each pair, those of the pair. Levels are all that student
 and teacher share. Warm-ups that the authors count in epochs keep their share of the
-epochs.
+epochs. On digits the attention terms have a sixteenth of their weight, as in
+`configs/ctkd.py`.
 
 Hardware: a GPU or TPU, but for digits.
 """
@@ -139,6 +140,7 @@ def hyper(
     student: str,
     epochs: int,
     steps: int,
+    dataset: str = "cifar100",
 ) -> dict[str, dict[str, Any]]:
     """Returns the hyper-parameters of a method by part, for a pair of networks.
 
@@ -149,7 +151,9 @@ def hyper(
         student: its model.
         epochs: of the stage.
         steps: of an epoch.
+        dataset: its name.
     """
+    beta = common.attention_weight(dataset)
     pair = teachers[0], student
     share = min(epochs / EPOCHS, 1.0)
 
@@ -166,7 +170,8 @@ def hyper(
         "bss": {"decay_steps": lasting(80)},
         "dml": {"peers": (teachers[0],)},
         "rocket": {"scratch": teachers[0]},
-        "ctkd": {"scratch": teachers[0]},
+        "ctkd": {"scratch": teachers[0], "beta": beta},
+        "at": {"beta": beta},
     }
     for name in ("ab", "ft", "fsp"):
         published[name] = {"init_epochs": max(1, round(30 * share))}
@@ -189,6 +194,7 @@ def stage(
     student: str,
     epochs: int,
     steps: int,
+    dataset: str = "cifar100",
 ) -> dict[str, Any]:
     """Returns the stage of a student.
 
@@ -199,9 +205,10 @@ def stage(
         student: its model.
         epochs: of the stage.
         steps: of an epoch.
+        dataset: its name.
     """
     networks = tuple(teachers.values()) or (student,)
-    options = hyper(method, networks, student, epochs, steps)
+    options = hyper(method, networks, student, epochs, steps, dataset)
     wanted = {METHODS[part].num_teachers for part in options} - {0}
     taught_by = tuple(teachers) if None in wanted else tuple(teachers)[: len(wanted)]
     made = common.stage(student, method, taught_by, **options)
@@ -230,7 +237,7 @@ def get_config(arg: str = "") -> ConfigDict:
     stages = {}
     for method in methods:
         name = method if methods[1:] else "student"
-        stages[name] = stage(method, teachers, student, epochs, steps)
+        stages[name] = stage(method, teachers, student, epochs, steps, chosen.dataset)
     wanted = {name for made in stages.values() for name in made["teachers"]}
     frozen = {name: common.stage(teachers[name]) for name in sorted(wanted)}
     if "teacher_epochs" in values:

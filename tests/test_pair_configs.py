@@ -54,6 +54,10 @@ def test_weights_are_those_of_the_authors_scripts():
     assert hyper("dkd").warmup_steps == 20 * 781
     assert hyper("dkd", "epochs=24").warmup_steps == 2 * 781
     assert hyper("one").rampup_steps == 80 * 781
+    # Means over positions, of which digits have a sixteenth.
+    assert hyper("at", "dataset=digits").beta == 1000 / 16
+    assert hyper("ctkd").beta == 1000
+    assert hyper("ctkd", "dataset=digits").beta == 1000 / 16
     assert hyper("ab").init_epochs == 30
     assert hyper("ab", "epochs=8").init_epochs == 1
 

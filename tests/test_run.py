@@ -151,7 +151,7 @@ def test_output_and_curves(whole):
     (row,) = [line for line in lines if line.startswith("│ student ")]
     assert {"ctkd", "wrn-16-1", "174,778", f"{100 * final:.2f}"} <= set(row.split())
     picture = imread(command.workdir / "curves.png")
-    assert picture.shape[:2] == (480, 1200)
+    assert picture.shape[:2] == (480, 1440)
     assert len({tuple(color) for row in picture for color in row}) > 20
 
 

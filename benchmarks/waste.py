@@ -118,45 +118,25 @@ class _Behind:
 
     def flops(self) -> tuple[int, int]:
         """Returns the adapters' FLOPs and the losses', gradients included."""
-        outputs, given = self._outputs, self._given()
-
-        def whole(outputs: Any, params: Any, given: Any) -> jax.Array:
-            return self._loss(
-                outputs, self._adapt(outputs, params, given), params, given
-            )
-
-        gradient = jax.grad(whole, argnums=(0, 1))
-        both = count(gradient, outputs, self._state.params, given)
-        adapted = jax.eval_shape(self._adapt, outputs, self._state.params, given)
+        outputs, params, given = self._outputs, self._state.params, self._given()
+        both = count(jax.grad(self._whole, argnums=(0, 1)), outputs, params, given)
+        adapted = jax.eval_shape(self._adapt, outputs, params, given)
         terms = jax.grad(self._loss, argnums=(0, 1, 2))
-        alone = count(terms, outputs, adapted, self._state.params, given)
+        alone = count(terms, outputs, adapted, params, given)
         return both - alone, alone
 
     def reads(self, teacher: str) -> bool:
         """Returns whether anything is computed of what the teacher says."""
 
-        def whole(targets: Any) -> jax.Array:
-            given = {**self._given(), "targets": targets}
-            given, params, outputs = jax.tree.map(
-                lambda leaf: (
-                    jnp.zeros(leaf.shape, leaf.dtype)
-                    if isinstance(leaf, jax.ShapeDtypeStruct)
-                    else leaf
-                ),
-                (given, self._state.params, self._outputs),
-            )
-            return self._loss(
-                outputs, self._adapt(outputs, params, given), params, given
-            )
+        def whole(target: Any, outputs: Any, params: Any, given: Any) -> jax.Array:
+            targets = {**given["targets"], teacher: target}
+            return self._whole(outputs, params, {**given, "targets": targets})
 
-        jaxpr = jax.make_jaxpr(whole)(self._targets).jaxpr
-        used = {id(var) for equation in jaxpr.eqns for var in equation.invars}
-        leaves = iter(jaxpr.invars)
-        found = {
-            name: [id(next(leaves)) in used for _ in jax.tree.leaves(target)]
-            for name, target in sorted(self._targets.items())
-        }
-        return any(found[teacher])
+        target, given = self._targets[teacher], self._given()
+        made = jax.make_jaxpr(whole)(target, self._outputs, self._state.params, given)
+        used = {id(var) for equation in made.jaxpr.eqns for var in equation.invars}
+        own = made.jaxpr.invars[: len(jax.tree.leaves(target))]
+        return any(id(var) in used for var in own)
 
     def _given(self) -> dict[str, Any]:
         images, labels = _batch(self._step, self._rows)
@@ -171,6 +151,9 @@ class _Behind:
             "images": images,
             "labels": labels,
         }
+
+    def _whole(self, outputs: Any, params: Any, given: Any) -> jax.Array:
+        return self._loss(outputs, self._adapt(outputs, params, given), params, given)
 
     def _adapt(self, outputs: Any, params: Any, given: Any) -> dict[str, Any]:
         trains = self._step.method.phases()[self._step.phase].trains

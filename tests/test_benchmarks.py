@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from benchmarks import (
     torch_chain,
 )
 from benchmarks.cases import CASES, tiny
+from kdjax import command_line, graph
 from kdjax.errors import UserError
 
 
@@ -185,6 +187,33 @@ def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
     assert ratio["replay"]["kdjax"]["values"] == pytest.approx([2.0, 8 / 3])
     epochs.show(found)
     assert "2.50 [2.25, 2.75]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scratch", ["joint", "replay"])
+def test_epochs_train_the_form_that_they_name(monkeypatch, tmp_path, scratch):
+    found = {
+        "steps": 4,
+        "seconds": 2.0,
+        "compile_seconds": 1.0,
+        "networks": {"student": {"test_accuracy": 0.5}},
+    }
+
+    def run(command, **kwargs):
+        args = command[command.index("kdjax.main") :]
+        stages = graph.parse(command_line.parse(args).config).stages
+        assert stages["student"].method.replay == (scratch == "replay")
+        assert stages["expert"].recipe.epochs == 3
+        workdir = args[-1].removeprefix("--workdir=")
+        for stage in epochs.STAGES:
+            folder = Path(workdir, "stages", f"{stage}-0123")
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(epochs.subprocess, "run", run)
+    sizes = {"train_size": 512, "test_size": None, "data_dir": None}
+    options = argparse.Namespace(epochs=3, **sizes)
+    rates = epochs.ours(options, scratch, tmp_path)
+    assert rates["student"]["images_per_second"] == 4 * 128 / 2.0
 
 
 def test_the_chain_is_compared_with_each_form_of_pytorch(monkeypatch, capsys):

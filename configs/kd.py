@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import common
-from kdjax import models
+from kdjax import backend, models
 from kdjax.data.augment import Augment
 from kdjax.data.sources import SOURCES
 from kdjax.errors import UserError, unknown
@@ -103,11 +103,14 @@ def levels(model: str) -> int:
     """Returns how many levels a network's features have."""
     side = 224 if model.startswith("imagenet") else 32
     module = models.create(model, 10)
-    outputs, _ = jax.eval_shape(
-        functools.partial(module.init_with_output, train=False),
-        jax.random.key(0),
-        jnp.zeros((1, side, side, 3)),
-    )
+
+    def start() -> Any:
+        images = jnp.zeros((1, side, side, 3))
+        return module.init_with_output(jax.random.key(0), images, train=False)
+
+    # Several processes join later: until then nothing may ask jax for its devices.
+    with backend.compiling_for("cpu"):
+        outputs, _ = jax.eval_shape(start)
     return sum(bool(re.fullmatch(r"stage\d", name)) for name in outputs.features)
 
 

@@ -1,11 +1,17 @@
 """Configs of any method on any pair: kd.py, the benchmark, born-again generations."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
 from kdjax import graph
 from kdjax.errors import UserError
 from kdjax.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
 
 
 def experiment(module, arg):
@@ -199,3 +205,16 @@ def test_born_again_generations_start_apart():
     assert {stage.model for stage in found.values()} == {"resnet-20"}
     with pytest.raises(UserError, match="generations=1"):
         experiment(born_again, "generations=1")
+
+
+@pytest.mark.parametrize("student", ["resnet8", "mobilenetv2-0.5"])
+def test_no_device_is_asked_for(student):
+    """Before several processes have joined, jax may not know its devices."""
+    code = (
+        "from kdjax import command_line\n"
+        f"line = '--config=configs/kd.py:all,teacher=resnet20,student={student}'\n"
+        "command_line.parse(['kdjax', line, '--workdir=w'])\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

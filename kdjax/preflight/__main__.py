@@ -45,6 +45,11 @@ def _parse(
     )
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     options, rest = parser.parse_known_args(argv)
+    # Only now, as wrong flags are answered at once; and before a config could ask jax
+    # for devices, whatever there is.
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
     # The folder is not touched.
     line = ["kdjax", f"--config={options.config}", *rest, "--workdir=."]
     command = command_line.parse(line)
@@ -57,14 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compiles, prints the report, and returns the exit code."""
     try:
         options, command = _parse(argv)
-        # Only now: wrong flags are answered at once.
         import jax
 
         from kdjax import graph
         from kdjax.files import write_json
         from kdjax.preflight import compiling, report, target
 
-        jax.config.update("jax_platforms", "cpu")  # whatever else is there
         parsed = graph.parse(command.config)
         if parsed.precision == "float64":
             jax.config.update("jax_enable_x64", True)

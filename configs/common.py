@@ -40,15 +40,6 @@ class Setting:
     seeds: int = 5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pair(Setting):
-    """A setting of the CTKD paper: with its networks and the weight of attention."""
-
-    student: str
-    teacher: str
-    beta: float = 1e3
-
-
 def attention_weight(dataset: str) -> float:
     """Returns the weight of attention transfer's terms, the authors' 1e3.
 
@@ -59,6 +50,19 @@ def attention_weight(dataset: str) -> float:
         dataset: its name.
     """
     return 1e3 / 16 if dataset == "digits" else 1e3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(Setting):
+    """A setting of the CTKD paper: with its networks."""
+
+    student: str
+    teacher: str
+
+    @property
+    def beta(self) -> float:
+        """The weight of the attention term."""
+        return attention_weight(self.dataset)
 
 
 # The paper: SGD with momentum 0.9, batch 128, 0.1 times 0.2 at epochs 60, 120 and 160
@@ -106,7 +110,6 @@ SETTINGS = {
         recipe=Recipe(epochs=10, batch_size=64, milestones=after(60, 120, 160, of=200)),
         augment=Augment(crop=1, padding="zero"),
         seeds=1,
-        beta=attention_weight("digits"),
     ),
 }
 """The CTKD paper's experiments by name, and digits, which need no download."""

@@ -51,11 +51,8 @@ def test_a_step_takes_its_networks_and_no_more(name, least):
 @pytest.mark.parametrize(
     ("name", "options", "parts"),
     [
-        (
-            "ab",
-            {"init_epochs": 1},
-            {"student"},
-        ),  # then the teacher is not read any more
+        # AB reads the teacher in its first phase only.
+        ("ab", {"init_epochs": 1}, {"student"}),
         ("ft", {"init_epochs": 1}, {"student", "expert", "adapters"}),
         ("sskd", {"init_epochs": 1}, {"student", "expert", "adapters", "losses"}),
         ("bss", {"attack_steps": 2}, {"student", "expert", "losses"}),

@@ -1,0 +1,182 @@
+"""What earlier versions left on users' disks is still found, and goes on.
+
+The files in tests/data were made by the version before the packages were rearranged:
+fingerprints and target ids of the published configs' stages; and a working folder,
+with `CONFIG`, whose last stage was stopped after 6 of its 12 steps, beside the results
+that the same run reached without a stop. A change of them is a change of a `VERSION`.
+"""
+
+import copy
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from configs import (
+    born_again,
+    cifar100_benchmark,
+    ctkd,
+    ctkd_tables,
+    dgkd,
+    dgkd_tables,
+    kd,
+)
+from kdjax import graph, methods
+from kdjax.data import sources
+from kdjax.experiment import Run
+from kdjax.interrupt import Interrupt
+from kdjax.networks import Networks
+from kdjax.store import Store
+
+DATA = Path(__file__).parent / "data"
+OLD = json.loads((DATA / "fingerprints.json").read_text())
+RESULTS = json.loads((DATA / "old-results.json").read_text())
+CONFIGS = {
+    "born_again.py": born_again,
+    "cifar100_benchmark.py": cifar100_benchmark,
+    "ctkd.py": ctkd,
+    "ctkd_tables.py": ctkd_tables,
+    "dgkd.py": dgkd,
+    "dgkd_tables.py": dgkd_tables,
+    "kd.py": kd,
+}
+CONFIG = {
+    "data": {
+        "name": "digits",
+        "dir": None,
+        "train_size": 64,
+        "test_size": 20,
+        "augment": {"crop": 1, "flip": True},
+    },
+    "recipe": {
+        "epochs": 3,
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "milestones": (0.5,),
+    },
+    "seeds": 1,
+    "precision": "float32",
+    "saving": {"every_s": 0.0},
+    "stages": {
+        "expert": {"model": "tiny-4"},
+        "assistant": {"model": "tiny-3", "method": "kd", "teachers": ("expert",)},
+        "replay": {
+            "model": "tiny-2",
+            "method": "ctkd",
+            "teachers": ("expert",),
+            "ctkd": {"scratch": "tiny-4", "replay": True},
+        },
+        "student": {
+            "model": "tiny-2",
+            "method": "dgkd",
+            "teachers": ("expert", "assistant"),
+            "dgkd": {"survival": 0.75},
+        },
+    },
+}
+
+
+class Described:
+    """A data set that is known, but not there."""
+
+    version, content = "1", "0"
+
+    def __init__(self, data):
+        source = sources.expected(**data)
+        self.name, self.num_classes = data["name"], source.num_classes
+        self.image_shape, self.mean, self.std = (
+            source.image_shape,
+            source.mean,
+            source.std,
+        )
+        self.train_size, self.test_size = source.train_size, source.test_size
+
+
+@pytest.mark.parametrize("name", OLD["fingerprints"])
+def test_published_configs_have_the_fingerprints_they_had(name):
+    config, _, arg = name.partition(":")
+    parsed = graph.parse(CONFIGS[config].get_config(arg).to_dict())
+    store = Store(parsed, Described(parsed.data), Path("nowhere"))
+    found = {stage: store.fingerprint(stage, 0) for stage in parsed.stages}
+    assert found == OLD["fingerprints"][name]
+
+
+def test_every_published_config_is_among_them():
+    folder = Path(__file__).parents[1] / "configs"
+    published = {path.name for path in folder.glob("*.py")} - {"common.py"}
+    assert {name.partition(":")[0] for name in OLD["fingerprints"]} == published
+
+
+@pytest.mark.skipif(
+    jax.__version__ != OLD["jax"],
+    reason=f"jax {jax.__version__} prints programs otherwise than {OLD['jax']}",
+)
+@pytest.mark.parametrize("name", OLD["target_ids"])
+def test_the_bank_of_earlier_versions_is_still_read(name):
+    method = methods.create(name, {})
+    few = ("expert", "assistant")[: method.num_teachers or 2]
+    teachers = dict.fromkeys(few, tiny.TEACHER)
+    student = method.network(tiny.STUDENT, list(teachers.values())[:1])
+    networks = Networks(method, student, teachers, tiny.CLASSES, tiny.SHAPE)
+    assert networks.read_id("expert") == OLD["target_ids"][name]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """The earlier version's working folder, and its contents before it goes on."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(DATA / "old-workdir.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def structure(tree):
+    """A tree's keys, and the types of its values."""
+    if isinstance(tree, dict):
+        return {key: structure(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [structure(value) for value in tree]
+    return type(tree).__name__
+
+
+def processor():
+    """A hash of the instructions that XLA may use; others round otherwise."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    (flags,) = {line for line in lines if line.startswith(("flags", "Features"))}
+    return hashlib.sha256(flags.encode()).hexdigest()[:12]
+
+
+def test_an_old_folder_is_found_and_its_stopped_stage_ends_in_the_same_bits(
+    old, capsys
+):
+    finished = {path: path.read_bytes() for path in sorted(old.rglob("*/result.json"))}
+    assert len(finished) == 3
+    observed = []
+    run = Run(
+        graph.parse(copy.deepcopy(CONFIG)),
+        old,
+        Interrupt(),
+        lambda *epoch: observed.append(epoch),
+    )
+    summary = run.run()
+    assert {path: path.read_bytes() for path in finished} == finished
+    out = capsys.readouterr().out
+    for name in ("expert", "assistant", "replay"):
+        assert f"{name} seed 0  found in" in out
+    # Its first epoch was over, its second was not.
+    assert [(stage, record["epoch"]) for stage, _, record in observed] == [
+        ("student", 2),
+        ("student", 3),
+    ]
+    written = json.loads((old / "results.json").read_text())
+    assert structure(written) == structure(RESULTS)
+    ours, theirs = summary["stages"]["student"], RESULTS["stages"]["student"]
+    assert ours["fingerprint"] == theirs["fingerprint"]
+    np.testing.assert_allclose(ours["test_loss"], theirs["test_loss"], rtol=1e-4)
+    if processor() == OLD["processor"] and jax.__version__ == OLD["jax"]:
+        assert ours["digest"] == theirs["digest"]

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import Case
-from kdjax import backend, models, parallel
-from kdjax.data import resident
+from kdjax import models
+from kdjax.data import device_feed
 from kdjax.data.augment import Augment
 from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
-from kdjax.keys import fold
-from kdjax.program import Program, Tables
-from kdjax.step import Step
+from kdjax.runtime import backend, parallel
+from kdjax.runtime.rng import fold
+from kdjax.train.program import Program, Tables
+from kdjax.train.step import Step
 
 _SEED = 0
 
@@ -57,8 +58,8 @@ def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
         ),
         dtype=dtype,
     )
-    data = resident.place(dataset, mesh)
-    return Program(step, resident.ResidentFeed(data, stream, mesh))
+    data = device_feed.place(dataset, mesh)
+    return Program(step, device_feed.ResidentFeed(data, stream, mesh))
 
 
 class Runner:

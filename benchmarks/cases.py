@@ -6,7 +6,7 @@ from typing import Any
 
 from kdjax import methods
 from kdjax.methods import Method
-from kdjax.recipe import Recipe
+from kdjax.train.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import Any
 
 from rich.table import Table
 
-from kdjax.files import write_json
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.files import write_json
 
 PATHS = {
     3: "plain10/plain8/plain6/plain4/plain2",

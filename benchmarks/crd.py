@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from benchmarks import measure
 from benchmarks.cases import Case, tiny
 from benchmarks.steps import turn
-from kdjax import backend
-from kdjax.errors import UserError
-from kdjax.progress import console
+from kdjax.runtime import backend
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 
 LIMIT = 1.5
 
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend.use_compilation_cache()
     turns = {}
     for method, case in cases(options.negatives).items():
-        runner = _kdjax.Runner(_kdjax.program(tiny(case) if options.tiny else case))
+        runner = _kdjax.Runner(
+            _kdjax.train.program(tiny(case) if options.tiny else case)
+        )
         turns[method] = turn(runner, options.calls, runner.steps)
     try:
         found = measure.interleave(turns, options.rounds, options.busy)

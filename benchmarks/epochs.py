@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from kdjax.errors import UserError
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 
 OURS = {"kdjax": "joint", "replay": "replay"}  # CTKD's scratch teacher
 LAYOUTS = ("NCHW", "channels_last")

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from kdjax import backend, command_line, experiment, graph
-from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt
-from kdjax.progress import console
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
+from kdjax.experiment.run import Run
+from kdjax.runtime import backend
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt
 
 LIMIT = 0.02
 CONFIG = "configs/ctkd.py:cifar10"
@@ -55,11 +58,11 @@ def run(options: Any) -> dict[str, Any]:
             argv.append(f"--config.data.dir={options.data_dir}")
         # Nothing but the loop asks: no checkpoints, no passes for the bank.
         argv += ["--config.saving.every_s=1e9", "--config.bank.use=False"]
-        command = command_line.parse(argv)
+        command = parse_flags(argv)
         assert command
-        parsed, clock = graph.parse(command.config), Clock()
+        parsed, clock = parse_config(command.config), Clock()
         marks = [0]
-        experiment.Run(
+        Run(
             parsed,
             Path(folder, "run"),
             clock,

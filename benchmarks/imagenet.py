@@ -22,11 +22,11 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks import photos
-from kdjax.data.streaming import Streamed, open_streamed
-from kdjax.data.workers import THREADS
-from kdjax.errors import UserError
-from kdjax.files import write_json
-from kdjax.progress import console
+from kdjax.data.streaming.dataset import Streamed, open_streamed
+from kdjax.data.streaming.prefetch import THREADS
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import write_json
 
 SEED = 0
 

@@ -13,9 +13,9 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from kdjax.errors import UserError
-from kdjax.files import write_json
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import write_json
 
 _PATIENCE = 3  # so many rounds are begun for each that is wanted
 _PACKAGES = ("kdjax", "jax", "jaxlib", "flax", "torch")

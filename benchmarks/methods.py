@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from kdjax.errors import UserError
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 
 _COLUMNS = ("method", "test (%)", "top-5 (%)", "epoch / KD's", "extra parameters")
 

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from kdjax import backend, methods, models
+from kdjax import methods, models
 from kdjax.data.stream import Batch
-from kdjax.files import write_json
-from kdjax.progress import console
-from kdjax.recipe import Recipe
-from kdjax.step import Given, Step
+from kdjax.runtime import backend
+from kdjax.runtime.console import console
+from kdjax.runtime.files import write_json
+from kdjax.train.recipe import Recipe
+from kdjax.train.step import Given, Step
 
 STUDENT, TEACHER = "wrn-16-1", "wrn-40-1"
 BATCH, SHAPE, CLASSES = 128, (32, 32, 3), 10

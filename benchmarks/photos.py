@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from tensorflow_datasets.core import registered
 
-from kdjax.data import records
+from kdjax.data import tfds_files
 
 
 class File(NamedTuple):
@@ -60,7 +60,7 @@ def write(data_dir: Path, splits: Mapping[str, Iterable[File]]) -> Path:
                     image = io.BytesIO(content)
                     yield name, {"image": image, "label": label, "file_name": name}
 
-    with records.quiet_tfds():
+    with tfds_files.quiet_tfds():
         tfds.disable_progress_bar()
         builder = Imagenet2012(data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import measure
-from kdjax.errors import UserError
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 
 LIMIT = 0.5
 KINDS = ("cold", "cached")
@@ -34,13 +34,13 @@ def child(options: argparse.Namespace) -> None:
     """Makes one step and prints seconds of compilation and the time of its end."""
     from benchmarks import _kdjax
     from benchmarks.cases import CASES, tiny
-    from kdjax import backend
+    from kdjax.runtime import backend
 
     backend.use_compilation_cache()
     case = CASES[options.child]
     if options.tiny:
         case = tiny(case)
-    program = _kdjax.program(dataclasses.replace(case, size=3 * case.batch))
+    program = _kdjax.train.program(dataclasses.replace(case, size=3 * case.batch))
     _kdjax.Runner(program)()
     print(json.dumps({"compile": program.compile_seconds, "end": time.time()}))
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import chain, measure
-from kdjax.errors import UserError
-from kdjax.progress import console
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 
 OURS = "kdjax, bank"
 THEIRS = {

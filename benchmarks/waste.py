@@ -21,12 +21,13 @@ import jax.numpy as jnp
 
 from benchmarks import _kdjax, measure
 from benchmarks.cases import Case
-from kdjax import backend, losses, methods, models
-from kdjax.hlo import products
-from kdjax.keys import fold
+from kdjax import losses, methods, models
 from kdjax.methods import METHODS, Context
-from kdjax.program import Program
-from kdjax.step import Step
+from kdjax.preflight.hlo import flops
+from kdjax.runtime import backend
+from kdjax.runtime.rng import fold
+from kdjax.train.program import Program
+from kdjax.train.step import Step
 
 LIMIT = 1.05
 _TEACHERS = {
@@ -212,18 +213,18 @@ def count(function: Any, *arguments: Any) -> int:
     text = lowered.as_text()
     if "dot_general" not in text and "convolution" not in text:
         return 0
-    return products.flops(lowered.compile().as_text())
+    return flops.flops(lowered.compile().as_text())
 
 
 def compare(program: Program, least: Least) -> dict[str, Any]:
     """Returns the FLOPs of a program's last phase, the least by part, and their ratio.
 
     Args:
-        program: what `_kdjax.program` returns.
+        program: what `_kdjax.train.program` returns.
         least: for the program's batch.
     """
     program = program.phases[-1]
-    found = products.flops(_kdjax.compiled_text(program))
+    found = flops.flops(_kdjax.compiled_text(program))
     parts = least.parts(program)
     return {"step": found, "least": parts, "ratio": found / sum(parts.values())}
 
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.methods:
         teachers = _TEACHERS[methods.create(name, {}).num_teachers]
         case = Case(name, options.student, teachers, batch=options.batch, size=64)
-        found[name] = compare(_kdjax.program(case), least)
+        found[name] = compare(_kdjax.train.program(case), least)
     show(found, options.batch)
     measure.save(options.out, {"batch": options.batch, "methods": found})
     return int(any(figures["ratio"] > LIMIT for figures in found.values()))

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, kd
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 ARGUMENTS = {**common.SHRINK, "dataset": str, "model": str, "generations": int}
 

@@ -37,8 +37,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, dgkd, kd
-from kdjax.errors import unknown
 from kdjax.methods import METHODS
+from kdjax.runtime.errors import unknown
 
 TABLE8 = (
     *("kd", "fitnet", "at", "sp", "vid", "rkd", "pkt"),

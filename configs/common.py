@@ -8,12 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from kdjax.data.augment import Augment
-from kdjax.data.crop import Crop
 from kdjax.data.sources import SOURCES
-from kdjax.errors import UserError, unknown
+from kdjax.data.streaming.crop import Crop
 from kdjax.methods import METHODS
 from kdjax.models import MODELS
-from kdjax.recipe import Recipe
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.recipe import Recipe
 
 SHRINK = dict.fromkeys(
     ("epochs", "batch_size", "train_size", "test_size", "seeds"), int

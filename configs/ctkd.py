@@ -31,7 +31,7 @@ Hardware: digits takes a minute or two on two CPU cores; the others are for a GP
 from ml_collections import ConfigDict
 
 from configs import common
-from kdjax.errors import unknown
+from kdjax.runtime.errors import unknown
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -48,10 +48,10 @@ from ml_collections import ConfigDict
 from configs import common, kd
 from kdjax import methods
 from kdjax.data.augment import Augment
-from kdjax.data.crop import Crop
-from kdjax.errors import UserError, unknown
-from kdjax.methods.dense import DGKD
-from kdjax.recipe import Recipe
+from kdjax.data.streaming.crop import Crop
+from kdjax.methods.dgkd import DGKD
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.recipe import Recipe
 
 METHODS = ("dgkd", "dgkd_stochastic", "takd", "kd", "supervised")
 

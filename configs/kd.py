@@ -39,12 +39,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import common
-from kdjax import backend, models
+from kdjax import models
 from kdjax.data.augment import Augment
 from kdjax.data.sources import SOURCES
-from kdjax.errors import UserError, unknown
 from kdjax.methods import METHODS
-from kdjax.recipe import Recipe
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.recipe import Recipe
 
 EPOCHS = 240
 DATASETS = ("cifar100", "cifar10", "svhn", "tiny_imagenet", "digits")

@@ -4,8 +4,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from kdjax import command_line
-from kdjax.errors import UserError, one_line
+from kdjax.experiment.flags import Command, parse_flags
+from kdjax.runtime.errors import UserError, one_line
 
 _USAGE = """\
 usage: python -m kdjax.main --config CONFIG.py[:ARG] --workdir DIR [--config.KEY=VALUE]
@@ -26,7 +26,7 @@ of several processes, each has (unless Slurm, Open MPI or a TPU slice tells it):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs an experiment and returns the exit code."""
     try:
-        command = command_line.parse(sys.argv if argv is None else argv)
+        command = parse_flags(sys.argv if argv is None else argv)
     except UserError as error:
         print(f"kdjax: {error}", file=sys.stderr)
         return 2
@@ -34,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_USAGE)
         return 0
     # Only now: wrong flags are answered at once.
-    from kdjax import distributed, interrupt
+    from kdjax.runtime import distributed
+    from kdjax.runtime.signals import Interrupted
 
     try:
         _run(command)
-    except interrupt.Interrupted as interruption:
+    except Interrupted as interruption:
         print(f"kdjax: {interruption}", file=sys.stderr)
         return interruption.exit_code
     except Exception as error:
@@ -56,31 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: command_line.Command) -> None:
+def _run(command: Command) -> None:
     """Joins the other processes, if there are any, and does what was asked for."""
-    from kdjax import (
-        backend,
-        distributed,
-        experiment,
-        graph,
-        interrupt,
-        parallel,
-        preview,
-        progress,
-    )
+    from kdjax.experiment import dry_run
+    from kdjax.experiment.config import parse_config
+    from kdjax.experiment.run import Run
+    from kdjax.runtime import backend, distributed, parallel
+    from kdjax.runtime.console import console
+    from kdjax.runtime.signals import Interrupt
 
-    parsed = graph.parse(command.config)
+    parsed = parse_config(command.config)
     if command.dry_run:
-        preview.show(parsed, command.workdir, command.stages)
+        dry_run.show(parsed, command.workdir, command.stages)
         return
     distributed.start(
         command.coordinator, command.processes, command.process, wait=command.wait
     )
-    progress.console.quiet = not parallel.is_first()
-    signals = interrupt.Interrupt()
-    signals.install()
+    console.quiet = not parallel.is_first()
+    interrupt = Interrupt()
+    interrupt.install()
     backend.use_compilation_cache()
-    experiment.Run(parsed, command.workdir, signals).run(command.stages)
+    Run(parsed, command.workdir, interrupt).run(command.stages)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kdjax import command_line
+from kdjax.experiment.flags import Command, parse_flags
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--config=configs/ctkd.py:digits", "--workdir=w")
@@ -26,8 +26,8 @@ class Run:
 
     def run(self, stages):
         from jax.experimental import multihost_utils
-        from kdjax import parallel
-        from kdjax.errors import UserError
+        from kdjax.runtime import parallel
+        from kdjax.runtime.errors import UserError
 
         mine = jax.numpy.float32(1 + jax.process_index())
         total = multihost_utils.process_allgather(mine).sum()
@@ -44,16 +44,16 @@ class Run:
             multihost_utils.process_allgather(mine)
 
 
-stubs = {"experiment": {"Run": Run}, "preview": {}}
+stubs = {"run": {"Run": Run}, "dry_run": {}}
 if "WHOLE" not in os.environ:
-    stubs["graph"] = {"parse": lambda config: None}
-import kdjax
+    stubs["config"] = {"parse_config": lambda config: None}
+from kdjax import experiment
 
 for name, part in stubs.items():
-    module = types.ModuleType(f"kdjax.{name}")
+    module = types.ModuleType(f"kdjax.experiment.{name}")
     vars(module).update(part)
     sys.modules[module.__name__] = module
-    setattr(kdjax, name, module)
+    setattr(experiment, name, module)
 from kdjax import main
 sys.exit(main.main())
 """
@@ -97,7 +97,7 @@ def together(port: int, process: int) -> list[str]:
     ]
 
 
-def parse(args: list[str]) -> command_line.Command | None:
+def parse(args: list[str]) -> Command | None:
     """What kdjax.main would take from these arguments."""
     with contextlib.chdir(ROOT):
-        return command_line.parse(["kdjax", *args])
+        return parse_flags(["kdjax", *args])

@@ -14,11 +14,12 @@ from configs import ctkd
 from kdjax import main as training
 from kdjax import models
 from kdjax.analysis import __main__ as command
-from kdjax.analysis import features, overlap, report
+from kdjax.analysis import features, overlap
 from kdjax.data import sources
-from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt
-from kdjax.train import load_network
+from kdjax.experiment import report
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt
+from kdjax.train.loop import load_network
 
 ROOT = Path(__file__).parents[1]
 # TAKD's chain of three, the last with a second seed and as large as the first.
@@ -110,7 +111,7 @@ def _in_this_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(Interrupt, "install", lambda self: None)
-        patch.setattr("kdjax.backend.use_compilation_cache", lambda: None)
+        patch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
         yield
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 
-from kdjax import bank as bank_module
-from kdjax.bank import Bank
 from kdjax.data.augment import Augment
-from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt, Interrupted
-from kdjax.plan import Plan, Table
+from kdjax.experiment import bank as bank_module
+from kdjax.experiment.bank import Bank
+from kdjax.experiment.bank_plan import Plan, Table
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt, Interrupted
 
 pytestmark = pytest.mark.usefixtures("x64")
 

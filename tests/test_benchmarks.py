@@ -21,8 +21,9 @@ from benchmarks import (
     torch_chain,
 )
 from benchmarks.cases import CASES, tiny
-from kdjax import command_line, graph
-from kdjax.errors import UserError
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
+from kdjax.runtime.errors import UserError
 
 
 def test_spread_and_ratio_are_medians_with_quartiles():
@@ -200,7 +201,7 @@ def test_epochs_train_the_form_that_they_name(monkeypatch, tmp_path, scratch):
 
     def run(command, **kwargs):
         args = command[command.index("kdjax.main") :]
-        stages = graph.parse(command_line.parse(args).config).stages
+        stages = parse_config(parse_flags(args).config).stages
         assert stages["student"].method.replay == (scratch == "replay")
         assert stages["expert"].recipe.epochs == 3
         workdir = args[-1].removeprefix("--workdir=")

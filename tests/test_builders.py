@@ -21,7 +21,7 @@ from tensorflow_datasets.image_classification import cifar
 
 from kdjax.data import prepare, sources
 from kdjax.data.builders import BUILDERS, tiny_imagenet
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 
 @pytest.fixture(autouse=True)

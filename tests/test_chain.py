@@ -6,8 +6,7 @@ import json
 import pytest
 
 from kdjax import main as command
-from kdjax import preview, train
-from kdjax.interrupt import Interrupt
+from kdjax.runtime.signals import Interrupt
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +18,7 @@ PLAIN = f"configs/dgkd.py:digits,{TINY}"
 def _in_this_process(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_stochastic_guidance_learns_digits(run, tmp_path):
 
 
 def test_a_dry_run_writes_nothing_and_needs_no_data(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "Training", None)
+    monkeypatch.setattr("kdjax.experiment.run.Training", None)
     out, _ = run("configs/dgkd.py:imagenet", "--dry-run")
     for words in ("11,689,512", "21,797,672", "T34 would not fit", "1,281,167 images"):
         assert words in out.replace("\n", " ")
@@ -106,6 +105,6 @@ def test_a_full_disk_ends_with_one_line(run, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device", "results.json")
 
-    monkeypatch.setattr(preview, "show", full)
+    monkeypatch.setattr("kdjax.experiment.dry_run.show", full)
     _, err = run(PLAIN, "--dry-run", code=2)
     assert err == "kdjax: No space left on device: results.json\n"

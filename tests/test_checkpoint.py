@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import checkpoint, parallel
-from kdjax.checkpoint import Checkpoints, digest
-from kdjax.errors import UserError
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
+from kdjax.train import checkpoint
+from kdjax.train.checkpoint import Checkpoints, digest
 
 META = {"history": [{"epoch": 1, "loss": 0.25}], "fingerprint": "0123", "none": None}
 

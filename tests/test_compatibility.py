@@ -26,12 +26,13 @@ from configs import (
     dgkd_tables,
     kd,
 )
-from kdjax import graph, methods
+from kdjax import methods
 from kdjax.data import sources
-from kdjax.experiment import Run
-from kdjax.interrupt import Interrupt
-from kdjax.networks import Networks
-from kdjax.store import Store
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.run import Run
+from kdjax.experiment.store import Store
+from kdjax.runtime.signals import Interrupt
+from kdjax.train.networks import Networks
 
 DATA = Path(__file__).parent / "data"
 OLD = json.loads((DATA / "fingerprints.json").read_text())
@@ -100,7 +101,7 @@ class Described:
 @pytest.mark.parametrize("name", OLD["fingerprints"])
 def test_published_configs_have_the_fingerprints_they_had(name):
     config, _, arg = name.partition(":")
-    parsed = graph.parse(CONFIGS[config].get_config(arg).to_dict())
+    parsed = parse_config(CONFIGS[config].get_config(arg).to_dict())
     store = Store(parsed, Described(parsed.data), Path("nowhere"))
     found = {stage: store.fingerprint(stage, 0) for stage in parsed.stages}
     assert found == OLD["fingerprints"][name]
@@ -158,7 +159,7 @@ def test_an_old_folder_is_found_and_its_stopped_stage_ends_in_the_same_bits(
     assert len(finished) == 3
     observed = []
     run = Run(
-        graph.parse(copy.deepcopy(CONFIG)),
+        parse_config(copy.deepcopy(CONFIG)),
         old,
         Interrupt(),
         lambda *epoch: observed.append(epoch),

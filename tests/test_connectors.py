@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kdjax.errors import UserError
 from kdjax.methods.connectors import (
     BoundaryConnector,
     OverhaulConnector,
@@ -12,6 +11,7 @@ from kdjax.methods.connectors import (
     Translator,
 )
 from kdjax.models.simkd import Projector
+from kdjax.runtime.errors import UserError
 
 MAP = jnp.ones((2, 8, 6, 4))
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdjax.data import crop
-from kdjax.data.crop import Crop
-from kdjax.errors import UserError
+from kdjax.data.streaming import crop
+from kdjax.data.streaming.crop import Crop
+from kdjax.runtime.errors import UserError
 
 PINNED = [0.6757342234958366, 0.26666000417008073, 0.5217875128471942]
 

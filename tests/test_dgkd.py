@@ -10,10 +10,11 @@ import pytest
 import tiny
 from jax.test_util import check_grads
 
-from kdjax import backend, losses, methods, models
-from kdjax.errors import UserError
+from kdjax import losses, methods, models
 from kdjax.methods import Context
 from kdjax.models import Outputs
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from configs import dgkd, dgkd_tables
-from kdjax import graph
 from kdjax.data.sources import SOURCES
-from kdjax.errors import UserError
-from kdjax.experiment import make_steps
-from kdjax.plan import plan, without_bank
+from kdjax.experiment.bank_plan import plan, without_bank
+from kdjax.experiment.build import make_steps
+from kdjax.experiment.config import ancestry, parse_config
+from kdjax.runtime.errors import UserError
 
 
 def experiment(arg, config=dgkd):
-    return graph.parse(config.get_config(arg).to_dict())
+    return parse_config(config.get_config(arg).to_dict())
 
 
 def planned(arg, config=dgkd, **bank):
@@ -107,10 +107,10 @@ def test_bad_arguments_are_refused(arg, message):
 
 def test_stages_of_a_graph_with_all_that_teach_them():
     parsed = experiment("cifar100-plain")
-    assert list(graph.ancestry(parsed, ["A6"])) == ["T10", "A8", "A6"]
-    assert list(graph.ancestry(parsed, [])) == list(parsed.stages)
+    assert list(ancestry(parsed, ["A6"])) == ["T10", "A8", "A6"]
+    assert list(ancestry(parsed, [])) == list(parsed.stages)
     with pytest.raises(UserError, match="unknown stage 'A7'; choices: T10"):
-        graph.ancestry(parsed, ["A7"])
+        ancestry(parsed, ["A7"])
 
 
 @pytest.mark.parametrize("table", dgkd_tables.TABLES)

@@ -6,9 +6,9 @@ import time
 import jax
 import pytest
 
-from kdjax import distributed
 from kdjax import main as command
-from kdjax.errors import UserError
+from kdjax.runtime import distributed
+from kdjax.runtime.errors import UserError
 from tests import processes
 
 

@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict
 from network import CLASSES, SMALL, Network, assert_close, random_variables
 
 from kdjax import methods, models
-from kdjax.errors import UserError
 from kdjax.models import imagenet_resnet
+from kdjax.runtime.errors import UserError
 
 CIFAR, IMAGENET, DIGITS = (32, 32, 3), (224, 224, 3), (8, 8, 1)
 SMALLEST = {

@@ -8,10 +8,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdjax.hlo.collectives import Collective, collectives
-from kdjax.hlo.module import Array, Module, arrays
-from kdjax.hlo.products import flops
-from kdjax.hlo.traffic import traffic
+from kdjax.preflight.hlo.collectives import Collective, collectives
+from kdjax.preflight.hlo.flops import flops
+from kdjax.preflight.hlo.module import Array, Module, arrays
+from kdjax.preflight.hlo.traffic import traffic
 
 
 def compiled(function, *shapes):

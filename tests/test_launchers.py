@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kdjax import distributed, launchers
+from kdjax.runtime import distributed, launchers
 
 SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}
 
@@ -88,7 +88,7 @@ def test_the_gpus_of_a_node_are_divided(gpus, tasks, node, rank, devices):
 def test_what_is_detected_reaches_jax(monkeypatch):
     calls = []
     monkeypatch.setattr("jax.distributed.initialize", lambda *a, **k: calls.append(k))
-    monkeypatch.setattr("kdjax.distributed._Abort.install", lambda: None)
+    monkeypatch.setattr("kdjax.runtime.distributed._Abort.install", lambda: None)
     environment = SLURM | {
         "CUDA_VISIBLE_DEVICES": "0,1",
         "SLURM_STEP_TASKS_PER_NODE": "2(x2)",

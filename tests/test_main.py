@@ -6,10 +6,11 @@ import dataclasses
 import pytest
 
 from configs import common, ctkd, ctkd_tables
-from kdjax import command_line, experiment, graph
 from kdjax import main as command
-from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt
 
 TINY = (
     "--config.stages.expert.model=wrn-10-1",
@@ -26,12 +27,12 @@ def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers, cache or training."""
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
 
     def no_training(*args, **kwargs):
         raise AssertionError("bad input was accepted: training would start")
 
-    monkeypatch.setattr(experiment, "Training", no_training)
+    monkeypatch.setattr("kdjax.experiment.run.Training", no_training)
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_good_input_reaches_training(tmp_path):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_each_size_is_overridden_alone(split):
     flags = ["kdjax", DIGITS, "--workdir=w", f"--config.data.{split}_size=100"]
-    config = command_line.parse(flags).config
+    config = parse_flags(flags).config
     other = {"train": "test", "test": "train"}[split]
     assert config["data"][f"{split}_size"] == 100
     assert config["data"][f"{other}_size"] is None
@@ -218,7 +219,7 @@ PAPER = {
 @pytest.mark.parametrize("variant", PAPER)
 def test_ctkd_has_the_papers_numbers(variant):
     student, teacher, widen, optimizer, epochs, rate, decay, drops = PAPER[variant]
-    parsed = graph.parse(ctkd.get_config(variant).to_dict())
+    parsed = parse_config(ctkd.get_config(variant).to_dict())
     assert parsed.data["name"] == variant.split("-")[0]
     assert list(parsed.stages) == ["expert", "student"]
     for stage in parsed.stages.values():
@@ -247,7 +248,7 @@ def suffix(name):
 
 @pytest.mark.parametrize("variant", [*ctkd_tables.TABLES, ""])
 def test_tables_build(variant):
-    parsed = graph.parse(ctkd_tables.get_config(variant).to_dict())
+    parsed = parse_config(ctkd_tables.get_config(variant).to_dict())
     names, rows = ctkd_tables.TABLES[variant or "table1"]
     assert set(parsed.stages) == {
         f"{row}{suffix(name)}" for name in names for row in ("expert", *rows)
@@ -265,9 +266,9 @@ def test_tables_build(variant):
 def test_tables_share_the_stages_of_ctkd():
     """One working folder trains the expert and CTKD of both configs once."""
     for table, (names, rows) in ctkd_tables.TABLES.items():
-        stages = graph.parse(ctkd_tables.get_config(table).to_dict()).stages
+        stages = parse_config(ctkd_tables.get_config(table).to_dict()).stages
         for name in names:
-            own = graph.parse(ctkd.get_config(name).to_dict()).stages
+            own = parse_config(ctkd.get_config(name).to_dict()).stages
             for row, stage in (("expert", own["expert"]), ("ctkd", own["student"])):
                 if row != "ctkd" or row in rows:
                     ours = stages[f"{row}{suffix(name)}"]
@@ -284,7 +285,7 @@ def test_argument_shrinks():
     config = ctkd.get_config(arg).to_dict()
     assert config["data"]["train_size"] == 5000
     assert config["data"]["test_size"] == 10
-    for stage in graph.parse(config).stages.values():
+    for stage in parse_config(config).stages.values():
         assert (stage.recipe.epochs, stage.recipe.batch_size) == (4, 64)
         assert stage.seeds == 3
         assert stage.recipe.milestones == (0.3, 0.6, 0.8)
@@ -295,7 +296,7 @@ def test_parse_names_a_missing_key(missing):
     config = ctkd.get_config("digits").to_dict()
     del config[missing]
     with pytest.raises(UserError, match=f"'{missing}' is missing"):
-        graph.parse(config)
+        parse_config(config)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_parse_names_a_missing_entry(path, key, message):
         part = part[step]
     del part[key]
     with pytest.raises(UserError, match=message):
-        graph.parse(config)
+        parse_config(config)
 
 
 def test_parse_refuses_a_circle_and_unknown_options():
@@ -321,7 +322,7 @@ def test_parse_refuses_a_circle_and_unknown_options():
     circle = copy.deepcopy(config)
     circle["stages"]["expert"] = {**student, "teachers": ["student"]}
     with pytest.raises(UserError, match=r"circle: \w+ -> \w+ -> \w+$"):
-        graph.parse(circle)
+        parse_config(circle)
     student["ctkd"]["gamma"] = 1.0
     with pytest.raises(UserError, match=r"'gamma'; choices: .*beta"):
-        graph.parse(config)
+        parse_config(config)

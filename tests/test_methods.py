@@ -12,8 +12,9 @@ import tiny
 from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 
-from kdjax import methods, parallel
-from kdjax.interrupt import Interrupted
+from kdjax import methods
+from kdjax.runtime import parallel
+from kdjax.runtime.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("x64")
 

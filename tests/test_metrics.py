@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kdjax import metrics
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
+from kdjax.train import metrics
 
 
 def summed(rows, first=0):

@@ -9,14 +9,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 from network import CLASSES, SMALL, Network, assert_close, convolve, drawn
 
-from kdjax import backend, models
-from kdjax.errors import UserError
+from kdjax import models
 from kdjax.models import grouped
 from kdjax.models.imagenet_resnet import ImageNetResNet
 from kdjax.models.layers import channel_shuffle
 from kdjax.models.mobilenetv2 import MobileNetV2
 from kdjax.models.shufflenetv1 import ShuffleNetV1
 from kdjax.models.shufflenetv2 import ShuffleNetV2
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError
 
 CIFAR, IMAGENET = (32, 32, 3), (224, 224, 3)
 # Few blocks, to compile in seconds; the last of MobileNetV2's has a shortcut.

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from network import CLASSES, SMALL, Network, assert_close, random_variables
 
 from kdjax import models
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 CIFAR = (32, 32, 3)
 

@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from jax.test_util import check_grads
 
-from kdjax import backend, models, parallel
+from kdjax import models
 from kdjax.models import layers, norm, wrn
+from kdjax.runtime import backend, parallel
 
 SHAPE, LARGE = (4, 3, 2, 5), (64, 8, 8, 5)
 FORMS = pytest.mark.parametrize("own", [True, False], ids=["own", "autodiff"])

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
-from kdjax import graph
-from kdjax.errors import UserError
+from kdjax.experiment.config import parse_config
 from kdjax.methods import METHODS
+from kdjax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
 
 def experiment(module, arg):
-    return graph.parse(module.get_config(arg).to_dict())
+    return parse_config(module.get_config(arg).to_dict())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -213,7 +213,7 @@ def test_no_device_is_asked_for(student):
     code = (
         "from kdjax import command_line\n"
         f"line = '--config=configs/kd.py:all,teacher=resnet20,student={student}'\n"
-        "command_line.parse(['kdjax', line, '--workdir=w'])\n"
+        "parse_flags(['kdjax', line, '--workdir=w'])\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"
     )

@@ -3,12 +3,13 @@
 import pytest
 import tiny
 
-from kdjax import graph, methods
+from kdjax import methods
 from kdjax.data.sources import SOURCES
-from kdjax.errors import UserError
-from kdjax.experiment import make_steps
+from kdjax.experiment.bank_plan import plan, without_bank
+from kdjax.experiment.build import make_steps
+from kdjax.experiment.config import parse_config
 from kdjax.methods import Method
-from kdjax.plan import plan, without_bank
+from kdjax.runtime.errors import UserError
 
 RECIPE = {"epochs": 4, "batch_size": 64, "milestones": (0.5,)}
 
@@ -21,7 +22,7 @@ def experiment(**stages):
         "seeds": 1,
         "stages": {name: {**wrn, **stage} for name, stage in stages.items()},
     }
-    return graph.parse(config)
+    return parse_config(config)
 
 
 def taught(method, *teachers, **options):

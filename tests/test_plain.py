@@ -8,8 +8,8 @@ from flax.traverse_util import flatten_dict
 from network import CLASSES, Network, assert_close
 
 from kdjax import models
-from kdjax.errors import UserError
 from kdjax.models.plain import CIFAR10, CIFAR100
+from kdjax.runtime.errors import UserError
 
 CIFAR = (32, 32, 3)
 # As published; the others follow from the specifications.

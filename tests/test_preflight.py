@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import command_line, graph, parallel
-from kdjax.chips import CHIPS
-from kdjax.data import resident, sources
-from kdjax.errors import UserError
+from kdjax.data import device_feed, sources
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
 from kdjax.preflight import __main__ as command
 from kdjax.preflight import compiling, report, target
+from kdjax.preflight.chips import CHIPS
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
 
 TINY = "configs/dgkd.py:digits,path=plain3/plain2,seeds=3"
 
@@ -42,7 +44,7 @@ def error(capsys):
 
 def parsed(config=TINY):
     line = ["kdjax", f"--config={config}", "--workdir=w"]
-    return graph.parse(command_line.parse(line).config)
+    return parse_config(parse_flags(line).config)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def test_the_shapes_of_data_that_are_not_there(settings):
         "std",
     ):
         assert getattr(known, name) == getattr(real, name), name
-    placed, shapes = resident.place(real, mesh), resident.shapes(known, mesh)
+    placed, shapes = device_feed.place(real, mesh), device_feed.shapes(known, mesh)
 
     def described(data):
         leaves = jax.tree.leaves((data.train, data.test))

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax import command_line, graph, losses
+from kdjax import losses
 from kdjax.data.stream import Batch
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
 from kdjax.methods.base import Method, Term, cross_entropy, only
-from kdjax.step import Given, Step
+from kdjax.train.step import Given, Step
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,5 +85,5 @@ def test_every_config_it_names_exists(monkeypatch):
         }
     assert len(names) >= 10
     for name in names - {"configs/common.py"}:
-        parsed = command_line.parse(["kdjax", f"--config={name}", "--workdir=w"])
-        assert graph.parse(parsed.config).stages, name
+        parsed = parse_flags(["kdjax", f"--config={name}", "--workdir=w"])
+        assert parse_config(parsed.config).stages, name

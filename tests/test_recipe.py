@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.errors import UserError
-from kdjax.fields import build
-from kdjax.recipe import Recipe
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.settings import build
+from kdjax.train.recipe import Recipe
 
 STEPS = 4  # the rate drops at step 2, the third
 

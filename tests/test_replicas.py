@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tiny
 
-from kdjax import backend, losses, models, parallel, recording
-from kdjax.errors import UserError
-from kdjax.interrupt import Interrupt, Interrupted
-from kdjax.program import Tables
-from kdjax.replica import together
-from kdjax.train import Saving, Training
+from kdjax import losses, models
+from kdjax.runtime import backend, parallel
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.train import recordings
+from kdjax.train.loop import Saving, Training
+from kdjax.train.program import Tables
+from kdjax.train.replica import together
 
 pytestmark = pytest.mark.usefixtures("x64")
 PATH = {"scratch": "tiny-4-2", "beta": 10.0}
@@ -215,7 +217,7 @@ def test_a_replayed_student_is_the_joint_ones(tmp_path):
     frozen = tiny.frozen()
 
     def recorded(epoch):
-        said = recording.read(tmp_path / "expert", epoch, (tiny.SIZE, tiny.CLASSES))
+        said = recordings.read(tmp_path / "expert", epoch, (tiny.SIZE, tiny.CLASSES))
         return replayed.join([Tables(recorded={"expert": said})])
 
     steps = 5  # of two epochs with three steps each
@@ -241,7 +243,7 @@ def test_a_recording_survives_an_interruption(tmp_path):
     tiny.training(prog, tmp_path / "cut").run()
     for epoch in (0, 1):
         said = [
-            recording.read(tmp_path / name, epoch, (tiny.SIZE, tiny.CLASSES))
+            recordings.read(tmp_path / name, epoch, (tiny.SIZE, tiny.CLASSES))
             for name in ("whole", "cut")
         ]
         np.testing.assert_array_equal(*said)
@@ -250,7 +252,7 @@ def test_a_recording_survives_an_interruption(tmp_path):
 
 def test_a_recording_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"epoch-0002.*scratch=joint"):
-        recording.read(tmp_path, 2, (4, 3))
-    recording.write(tmp_path, 2, np.zeros((4, 2)))
+        recordings.read(tmp_path, 2, (4, 3))
+    recordings.write(tmp_path, 2, np.zeros((4, 2)))
     with pytest.raises(UserError, match=r"has shape \(4, 2\), not \(4, 3\)"):
-        recording.read(tmp_path, 2, (4, 3))
+        recordings.read(tmp_path, 2, (4, 3))

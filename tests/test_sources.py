@@ -12,8 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from kdjax.data import prepare, records, sources
-from kdjax.errors import UserError
+from kdjax.data import prepare, sources, tfds_files
+from kdjax.runtime.errors import UserError
 
 REAL = Path(__file__).parents[2] / "shared/data/tfds"
 RECORD = "cifar10-test.array_record-00000-of-00001"
@@ -66,7 +66,7 @@ def forbid_decoding(monkeypatch):
     def fail(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(records, "_decode", fail)
+    monkeypatch.setattr(tfds_files, "_decode", fail)
 
 
 class TestDigits:
@@ -248,14 +248,14 @@ class TestFolders:
         assert len(sources.load("cifar10").test.labels) == 12
         monkeypatch.delenv("TFDS_DATA_DIR")
         monkeypatch.setenv("HOME", str(tiny / "home"))
-        assert records.default_data_dir() == tiny / "home" / "tensorflow_datasets"
+        assert tfds_files.default_data_dir() == tiny / "home" / "tensorflow_datasets"
 
     def test_the_newest_version_is_read(self, own):
         data_dir, folder = own
         for other in ("3.0.10", "3.0.9", "4.0.0.incompleteABC", "notes"):
             shutil.copytree(folder, folder.parent / other)
         (folder.parent / "5.0.0").mkdir()  # nothing in it
-        prepared = records.find("cifar10", "cifar10", data_dir)
+        prepared = tfds_files.find("cifar10", "cifar10", data_dir)
         assert prepared.version == "3.0.10"
         assert prepared.sizes == {"train": 60, "test": 12}
 

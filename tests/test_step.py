@@ -8,11 +8,13 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict
 
-from kdjax import models, networks
-from kdjax.errors import UserError
+from kdjax import models
 from kdjax.methods import Context
-from kdjax.methods.collaborative import CTKD, Rocket
+from kdjax.methods.ctkd import CTKD
+from kdjax.methods.rocket import Rocket
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
+from kdjax.train import networks
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -7,9 +7,9 @@ import tiny
 
 import kdjax
 from configs import ctkd
-from kdjax import graph
-from kdjax.errors import UserError
-from kdjax.store import Store
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.store import Store
+from kdjax.runtime.errors import UserError
 
 
 def config():
@@ -18,7 +18,7 @@ def config():
 
 def prints(settings, folder, data=None):
     """Fingerprints of all replicas, by stage and seed."""
-    experiment = graph.parse(settings)
+    experiment = parse_config(settings)
     store = Store(experiment, data or tiny.dataset(), folder)
     return {
         (name, seed): store.fingerprint(name, seed)
@@ -101,17 +101,17 @@ def test_the_first_method_is_told_from_the_second(tmp_path):
 
 def test_another_name_finds_the_same_folder(tmp_path):
     settings = config()
-    store = Store(graph.parse(settings), tiny.dataset(), tmp_path)
+    store = Store(parse_config(settings), tiny.dataset(), tmp_path)
     with store.open("expert", 0) as folder:
         assert (folder / "stage.json").exists()
     settings["stages"]["teacher"] = settings["stages"].pop("expert")
     settings["stages"]["student"]["teachers"] = ("teacher",)
-    renamed = Store(graph.parse(settings), tiny.dataset(), tmp_path)
+    renamed = Store(parse_config(settings), tiny.dataset(), tmp_path)
     assert renamed.folder("teacher", 0) == folder
 
 
 def test_two_processes_do_not_train_one_replica(tmp_path):
-    store = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    store = Store(parse_config(config()), tiny.dataset(), tmp_path)
     with (
         store.open("expert", 0),
         pytest.raises(UserError, match="another process"),
@@ -123,7 +123,7 @@ def test_two_processes_do_not_train_one_replica(tmp_path):
 
 
 def test_a_damaged_result_is_one_clear_error(tmp_path):
-    store = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    store = Store(parse_config(config()), tiny.dataset(), tmp_path)
     assert store.result("expert", 0) is None
     with store.open("expert", 0) as folder:
         (folder / "result.json").write_text("{")
@@ -132,7 +132,7 @@ def test_a_damaged_result_is_one_clear_error(tmp_path):
 
 
 def test_another_version_is_told(tmp_path, monkeypatch):
-    made = Store(graph.parse(config()), tiny.dataset(), tmp_path)
+    made = Store(parse_config(config()), tiny.dataset(), tmp_path)
     assert made.other_version("expert", 0) is None
     with made.open("expert", 0):
         assert made.other_version("expert", 0) is None

@@ -10,12 +10,12 @@ import pytest
 import tiny
 from scipy import ndimage
 
-from kdjax import parallel
-from kdjax.data import augment, resident
+from kdjax.data import augment, device_feed
 from kdjax.data.augment import Augment
 from kdjax.data.stream import Stream, normalise
-from kdjax.errors import UserError
-from kdjax.keys import fold
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -281,7 +281,7 @@ def test_every_test_image_is_in_the_batches_once(size, devices):
     )
     mesh = parallel.make_mesh(jax.devices()[:devices])
 
-    placed = resident.place(dataclasses.replace(data, test=split), mesh)
+    placed = device_feed.place(dataclasses.replace(data, test=split), mesh)
 
     images, labels, valid = map(np.asarray, placed.test)
     assert images.shape[:2] == labels.shape == valid.shape

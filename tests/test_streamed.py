@@ -11,17 +11,18 @@ from test_streaming import BROKEN, SIZE, TEST, TRAIN, files
 
 from benchmarks import photos
 from configs import dgkd
-from kdjax import graph, parallel
-from kdjax.data.crop import Crop
 from kdjax.data.stream import Stream
-from kdjax.data.streamed import StreamedFeed
-from kdjax.data.streaming import open_streamed
-from kdjax.errors import UserError
-from kdjax.experiment import Run
-from kdjax.interrupt import Interrupt, Interrupted
-from kdjax.keys import fold
-from kdjax.program import Program
-from kdjax.step import Step
+from kdjax.data.streaming.crop import Crop
+from kdjax.data.streaming.dataset import open_streamed
+from kdjax.data.streaming.feed import StreamedFeed
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.run import Run
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
+from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.train.program import Program
+from kdjax.train.step import Step
 
 BATCH = 8
 
@@ -41,7 +42,7 @@ def experiment(data_dir, **changes):
     config["saving"]["every_s"] = 1e9
     for key, value in changes.items():
         config[key] |= value
-    return graph.parse(config)
+    return parse_config(config)
 
 
 def digests(results):
@@ -122,4 +123,4 @@ def test_what_only_streamed_or_only_resident_data_take_is_told(data_dir):
     config = dgkd.get_config("digits").to_dict()
     config["data"]["workers"] = 2
     with pytest.raises(UserError, match=r"data\.workers .* not 'digits'"):
-        graph.parse(config)
+        parse_config(config)

@@ -12,11 +12,12 @@ import pytest
 from test_crop import jpeg, slope
 
 from benchmarks import photos
-from kdjax.data import crop, prepare, records, sources, streaming
-from kdjax.data.encoded import Encoded, Example
-from kdjax.data.streaming import open_streamed
-from kdjax.data.views import Views
-from kdjax.errors import UserError
+from kdjax.data import prepare, sources, tfds_files
+from kdjax.data.streaming import crop
+from kdjax.data.streaming.batches import Views
+from kdjax.data.streaming.dataset import open_streamed
+from kdjax.data.streaming.encoded import Encoded, Example
+from kdjax.runtime.errors import UserError
 
 SIZE = 32
 TRAIN, TEST = 26, 9
@@ -57,7 +58,7 @@ def open_small(folder, **options):
 
 def examples(folder, split):
     """All examples in the order of the files."""
-    prepared = records.find("imagenet", "imagenet2012", Path(folder))
+    prepared = tfds_files.find("imagenet", "imagenet2012", Path(folder))
     encoded = Encoded(prepared, split)
     return encoded.read(range(len(encoded)))
 
@@ -216,7 +217,7 @@ class TestBroken:
         ]
 
     def test_nothing_readable(self, own):
-        prepared = records.find("imagenet", "imagenet2012", own[0])
+        prepared = tfds_files.find("imagenet", "imagenet2012", own[0])
         fake = FakeRecords([OSError("lost")] * 3, prepared)
         views = Views(fake, np.arange(3), SIZE, crop.Crop())
         with pytest.raises(
@@ -334,7 +335,7 @@ class TestOpening:
     )
     def test_mistakes(self, data_dir, name, options, message):
         with pytest.raises(UserError, match=message):
-            streaming.open_streamed(name, str(data_dir), **options)
+            open_streamed(name, str(data_dir), **options)
 
 
 def test_a_program_that_leaves_early_ends_without_noise(data_dir, tmp_path):
@@ -342,7 +343,7 @@ def test_a_program_that_leaves_early_ends_without_noise(data_dir, tmp_path):
     script.write_text(
         "import sys\n"
         "import numpy as np\n"
-        "from kdjax.data.streaming import open_streamed\n"
+        "from kdjax.data.streaming.dataset import open_streamed\n"
         "slow = {'tensorflow_datasets', 'grain', 'jax'} & set(sys.modules)\n"
         "assert not slow, slow\n"
         "if __name__ == '__main__':\n"

@@ -11,11 +11,14 @@ import optuna
 import pytest
 
 import kdjax
-from kdjax import command_line, experiment, sweep, trials
 from kdjax.data import sources
-from kdjax.errors import NotFiniteError, UserError
-from kdjax.graph import parse as parse_graph
-from kdjax.interrupt import Interrupt, Interrupted
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.flags import parse_flags
+from kdjax.experiment.run import Run
+from kdjax.runtime.errors import NotFiniteError, UserError
+from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.sweep import __main__ as sweep
+from kdjax.sweep import trials
 
 CONFIG = "configs/dgkd.py:digits,path=plain3/plain2,epochs=8,seeds=2,test_size=50"
 TRAIN = "Train the best setting on all training images with:"
@@ -26,11 +29,11 @@ def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers or a cache."""
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.backend.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
 
 
 class Fake:
-    """Stands in for `experiment.Run`: the accuracy is a function of the setting.
+    """Stands in for `Run`: the accuracy is a function of the setting.
 
     `before` is called with trial and epoch before the student's epoch is reported.
     """
@@ -74,11 +77,11 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Puts a stand-in for `experiment.Run` in its place."""
+    """Puts a stand-in for `Run` in its place."""
 
     def put(before=lambda run, epoch: None) -> Fake:
         run = Fake(before)
-        monkeypatch.setattr(experiment, "Run", run)
+        monkeypatch.setattr("kdjax.experiment.run.Run", run)
         return run
 
     return put
@@ -222,7 +225,7 @@ def test_missing_flags_and_help(capsys):
 
 def test_optuna_is_an_extra(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "kdjax.trials")
+    monkeypatch.delitem(sys.modules, "kdjax.sweep.trials")
     monkeypatch.delattr(kdjax, "trials")
     assert "pip install 'kdjax[sweep]'" in error()
 
@@ -241,10 +244,10 @@ def test_line_says_what_a_trial_trains(tmp_path):
     assert searched.line(params) == f"{CONFIG},lambda=0.123,temperature=9.88"
     words = shlex.split(searched.command(params))
     assert words[:3] == ["python", "-m", "kdjax.main"]
-    final = command_line.parse(words[2:])
+    final = parse_flags(words[2:])
     assert final.workdir == tmp_path / "a folder" / "best"
     assert final.config["recipe"]["milestones"] == (0.25, 0.5)
-    student = parse_graph(final.config).stages["S2"].method
+    student = parse_config(final.config).stages["S2"].method
     assert (student.alpha, student.temperature) == (0.123, 9.88)
     trial = searched.config(params)
     for config, validation, size in ((trial, 143, None), (final.config, 0, 50)):
@@ -288,8 +291,8 @@ def whole(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
         patch.setattr(Interrupt, "install", lambda self: None)
-        patch.setattr("kdjax.backend.use_compilation_cache", lambda: None)
-        patch.setattr(experiment, "Run", run := Fake())
+        patch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+        patch.setattr("kdjax.experiment.run.Run", run := Fake())
         assert command(folder, "--trials=12") == 0
     return run, rows(folder)
 
@@ -427,9 +430,11 @@ def test_only_trials_imports_optuna(request):
     importing = [
         file.name
         for file in files
-        if re.search(r"^\s*(import|from) (optuna|kdjax.trials)", file.read_text(), re.M)
+        if re.search(
+            r"^\s*(import|from) (optuna|kdjax.sweep.trials)", file.read_text(), re.M
+        )
     ]
-    assert sorted(set(importing) - {"sweep.py"}) == ["trials.py"]
+    assert sorted(set(importing) - {"__main__.py"}) == ["trials.py"]
 
 
 @pytest.mark.slow
@@ -458,7 +463,7 @@ def test_real_sweep(tmp_path, monkeypatch, capsys):
 
         return observe
 
-    class Run(experiment.Run):
+    class Watched(Run):
         def __init__(self, *args):
             super().__init__(*args)
             runs.append(self)
@@ -466,7 +471,7 @@ def test_real_sweep(tmp_path, monkeypatch, capsys):
     trials_observer = trials.observer
     monkeypatch.setattr(trials, "observer", observer)
     monkeypatch.setattr(sources, "load", watched)
-    monkeypatch.setattr(experiment, "Run", Run)
+    monkeypatch.setattr("kdjax.experiment.run.Run", Watched)
 
     assert command(tmp_path, "--trials=2", config=config) == 143
     assert [state for state, _, _ in rows(tmp_path)] == ["RUNNING"]
@@ -477,7 +482,7 @@ def test_real_sweep(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "stages").glob("S2-*"))) == 2
     assert [state for state, _, _ in rows(tmp_path)] == ["COMPLETE", "PRUNED"]
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert command_line.parse(words[2:]).config["data"]["validation"] == 0
+    assert parse_flags(words[2:]).config["data"]["validation"] == 0
 
     training = {image.tobytes() for image in everything.images}
     assert len(loaded) == 5

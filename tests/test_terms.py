@@ -14,10 +14,10 @@ from test_losses_relations import (
 )
 
 from kdjax import methods
-from kdjax.errors import UserError
 from kdjax.methods import Context
-from kdjax.methods.features import Regressor
+from kdjax.methods.fitnet import Regressor
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
 BATCH, CLASSES = 4, 6

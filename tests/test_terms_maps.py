@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from kdjax import losses, methods
-from kdjax.errors import UserError
 from kdjax.methods import Context
-from kdjax.methods.features import attention_distance, attention_maps
-from kdjax.methods.review import Fusion, Review, nearest
-from kdjax.methods.variational import Variational
+from kdjax.methods.levels import attention_distance, attention_maps
+from kdjax.methods.reviewkd import Fusion, Review, nearest
+from kdjax.methods.vid import Variational
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
 
 BATCH = 2
 STUDENT = {"stage1": (8, 6, 2), "stage2": (4, 3, 4), "pooled": (4,)}

@@ -12,9 +12,9 @@ from test_losses_ensembles import np_mutual, np_one
 from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
 
 from kdjax import methods, models
-from kdjax.errors import UserError
 from kdjax.methods import Beginning, Context
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
 B, C, LEVELS = 4, 6, ("stage1_pre", "stage2_pre", "stage3_pre")
@@ -220,14 +220,14 @@ def test_crd_scores_with_the_banks_and_moves_them(mode):
     own = {side: unit(rng.normal(size=(B, 7))) for side in ("student", "teacher")}
     adapted = {"crd/expert": jax.tree.map(jnp.asarray, own)}
     drawn = []
-    real = methods.contrastive.losses.crd_scores
+    real = methods.crd.losses.crd_scores
 
     def spy(anchor, bank, index, **options):
         drawn.append(np.asarray(index))
         return real(anchor, bank, index, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods.contrastive.losses, "crd_scores", spy)
+        patch.setattr(methods.crd.losses, "crd_scores", spy)
         values, total, moved = terms("crd", options, adapted=adapted, memory=memory)
         later = terms("crd", options, adapted=adapted, memory=moved)[0]
     index = drawn[0]

@@ -8,9 +8,9 @@ from test_losses_contrastive import np_select, unit
 from test_terms_more import LABELS, B, C, ce, mean, outputs, terms
 
 from kdjax import methods
-from kdjax.errors import UserError
-from kdjax.methods.boundary import attack, base_samples
+from kdjax.methods.bss import attack, base_samples
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
 

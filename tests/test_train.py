@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
-from kdjax import backend, models, parallel
-from kdjax.checkpoint import Checkpoints
-from kdjax.train import load_network
+from kdjax import models
+from kdjax.runtime import backend, parallel
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.loop import load_network
 
 pytestmark = pytest.mark.usefixtures("x64")
 

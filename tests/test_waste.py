@@ -7,7 +7,7 @@ from tiny import BATCH, program
 
 from benchmarks import waste
 from kdjax.data.augment import Augment
-from kdjax.step import Step
+from kdjax.train.step import Step
 
 OPTIONS = {
     "ctkd": {"scratch": "plain-4", "levels": ("stage1", "stage2")},

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import tiny_net
 
-from kdjax import methods, models, parallel
-from kdjax.data import resident
+from kdjax import methods, models
+from kdjax.data import device_feed
 from kdjax.data.augment import Augment
 from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
-from kdjax.interrupt import Interrupt
-from kdjax.keys import fold
-from kdjax.program import Program, Tables
-from kdjax.recipe import Recipe
-from kdjax.replica import Replica, together
-from kdjax.step import Step
-from kdjax.train import Saving, Training
+from kdjax.runtime import parallel
+from kdjax.runtime.rng import fold
+from kdjax.runtime.signals import Interrupt
+from kdjax.train.loop import Saving, Training
+from kdjax.train.program import Program, Tables
+from kdjax.train.recipe import Recipe
+from kdjax.train.replica import Replica, together
+from kdjax.train.step import Step
 
 STUDENT = TEACHER = "tiny-4"  # of different seeds
 models.MODELS["tiny"] = tiny_net  # type: ignore[assignment]
@@ -43,7 +44,7 @@ def dataset(size: int = SIZE, classes: int = CLASSES) -> Dataset:
     return Dataset("tiny", "1", split(size), split(10), classes, mean, std)
 
 
-def black(prog: Program) -> resident.ResidentFeed:
+def black(prog: Program) -> device_feed.ResidentFeed:
     """Returns a program's feed with black training images, each like the others."""
     images, labels = prog.feed.data.train
     data = dataclasses.replace(prog.feed.data, train=(jnp.zeros_like(images), labels))
@@ -106,7 +107,7 @@ def program(
         dtype=dtype,
         **fields,
     )
-    feed = resident.ResidentFeed(resident.place(data, mesh), stream, mesh)
+    feed = device_feed.ResidentFeed(device_feed.place(data, mesh), stream, mesh)
     return Program(step, feed, banked, record=record)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parse(argv)
         # Only now: wrong arguments are answered at once.
-        from kdjax import backend
         from kdjax.analysis.study import Study
+        from kdjax.runtime import backend
 
         backend.use_compilation_cache()
         study = Study(options.workdir, options.data_dir)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 PERPLEXITY = 30
 CLASSES = 10

@@ -11,17 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import backend, graph, models
+from kdjax import models
 from kdjax.analysis import features
 from kdjax.analysis.overlap import Overlap, draw_overlap, error_overlap
 from kdjax.data import sources
 from kdjax.data.sources import Dataset
 from kdjax.data.stream import normalise
-from kdjax.errors import UserError, unknown
-from kdjax.files import write_json
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.store import Store
 from kdjax.models import Variables
-from kdjax.progress import console
-from kdjax.store import Store
+from kdjax.runtime import backend
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import write_json
 
 _BATCH = 256
 
@@ -68,7 +70,7 @@ class Study:
         self._results = read_results(workdir / "results.json")
         if not os.access(workdir, os.W_OK):  # told before the work, not after it
             raise UserError(f"workdir {workdir} cannot be written")
-        self._experiment = graph.parse(self._results["config"])
+        self._experiment = parse_config(self._results["config"])
         if self._experiment.precision == "float64":
             jax.config.update("jax_enable_x64", True)
         where = {"dir": str(data_dir)} if data_dir else {}

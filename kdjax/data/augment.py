@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError, unknown
+from kdjax.runtime.errors import UserError, unknown
 
 PADDINGS = ("reflect", "zero")
 

@@ -9,8 +9,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from kdjax.data import records, sources
-from kdjax.errors import UserError, unknown
+from kdjax.data import sources, tfds_files
+from kdjax.runtime.errors import UserError, unknown
 
 
 def prepare(
@@ -37,19 +37,19 @@ def prepare(
     tfds_name = sources.SOURCES[name].tfds_name
     if tfds_name is None:
         return f"{name}: comes with scikit-learn, nothing to prepare"
-    if prepared := records.find(name, tfds_name, data_dir):
+    if prepared := tfds_files.find(name, tfds_name, data_dir):
         return f"{name}: already prepared, {_summary(prepared)}"
     if not sources.SOURCES[name].in_memory:
         # Sorting 150 GB on disk, and the archives' reader, are TensorFlow's.
         raise UserError(
             f"{name} needs TensorFlow to be prepared, but not to be read; "
-            + records.prepare_command(name, data_dir)
+            + tfds_files.prepare_command(name, data_dir)
         )
     try:
         _build(tfds_name, data_dir, archive_dir)
     except OSError as error:
         raise UserError(f"cannot write {name} to {data_dir}: {error}") from error
-    prepared = records.find(name, tfds_name, data_dir)
+    prepared = tfds_files.find(name, tfds_name, data_dir)
     assert prepared is not None
     return f"{name}: {_summary(prepared)}"
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,
-        default=records.default_data_dir(),
+        default=tfds_files.default_data_dir(),
         help="folder of all data sets (default: %(default)s)",
     )
     parser.add_argument(
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(
     tfds_name: str, data_dir: pathlib.Path, archive_dir: pathlib.Path | None
 ) -> None:
-    with records.quiet_tfds():
+    with tfds_files.quiet_tfds():
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core import shuffle, utils
 
@@ -109,7 +109,7 @@ def _build(
             builder.download_and_prepare()
 
 
-def _summary(prepared: records.Prepared) -> str:
+def _summary(prepared: tfds_files.Prepared) -> str:
     images = " and ".join(f"{n} {split}" for split, n in prepared.sizes.items())
     return f"{images} images in {prepared.path}"
 

@@ -11,8 +11,8 @@ import functools
 
 import numpy as np
 
-from kdjax.data import records
-from kdjax.errors import UserError, unknown
+from kdjax.data import tfds_files
+from kdjax.runtime.errors import UserError, unknown
 
 _SUBSET_SEED = 20200702  # fixed for ever: it decides which images a subset holds
 _DIGITS_TEST = 360  # a fifth of the 1,797 digits
@@ -71,7 +71,9 @@ class Dataset:
     @functools.cached_property
     def content(self) -> str:
         """A hash of all images and labels."""
-        from kdjax.digest import digest  # which imports jax: workers do without it
+        from kdjax.runtime.files import (
+            digest,  # which imports jax: workers do without it
+        )
 
         parts = (self.train, self.test)
         return digest([array for p in parts for array in (p.images, p.labels)])
@@ -203,11 +205,11 @@ def load(
     if source.tfds_name is None:
         version, train, test = "1", *_digits()
     else:
-        prepared = records.found(name, source.tfds_name, dir)
+        prepared = tfds_files.locate(name, source.tfds_name, dir)
         version = prepared.version
-        train = Split(*records.read(prepared, "train"))
+        train = Split(*tfds_files.read(prepared, "train"))
         if not validation:
-            test = Split(*records.read(prepared, source.test_split))
+            test = Split(*tfds_files.read(prepared, source.test_split))
     if validation:
         train, test = _hold_out(train, validation, f"validation of {name}")
     return Dataset(

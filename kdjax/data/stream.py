@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.data.augment import Augment
-from kdjax.errors import UserError
-from kdjax.keys import fold
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
 
 
 @flax.struct.dataclass

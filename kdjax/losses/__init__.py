@@ -47,18 +47,8 @@ from kdjax.losses.maps import (
     vid,
 )
 from kdjax.losses.pooling import adaptive_pool, match_size
-from kdjax.losses.relations import (
-    correlation,
-    pkt,
-    rkd_angle,
-    rkd_distance,
-    similarity,
-)
-from kdjax.losses.self_supervised import (
-    select_ranked,
-    selected_kd,
-    view_similarities,
-)
+from kdjax.losses.relations import correlation, pkt, rkd_angle, rkd_distance, similarity
+from kdjax.losses.self_supervised import select_ranked, selected_kd, view_similarities
 from kdjax.losses.singular import kdsvd
 
 __all__ = [

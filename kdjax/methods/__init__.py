@@ -4,25 +4,32 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from kdjax.errors import UserError, unknown
-from kdjax.fields import build
+from kdjax.methods.ab import AB
+from kdjax.methods.at import AT
 from kdjax.methods.base import Beginning, Context, Method, Phase, Term
-from kdjax.methods.boundary import BSS
-from kdjax.methods.collaborative import CTKD, Rocket
+from kdjax.methods.bss import BSS
 from kdjax.methods.combined import Combined
-from kdjax.methods.contrastive import CRD
-from kdjax.methods.dense import DGKD, Ensemble
-from kdjax.methods.features import AT, FitNet
+from kdjax.methods.crd import CRD
+from kdjax.methods.ctkd import CTKD
+from kdjax.methods.dgkd import DGKD
+from kdjax.methods.dml import DML
+from kdjax.methods.ensemble import Ensemble
+from kdjax.methods.fitnet import FitNet
+from kdjax.methods.fsp import FSP
+from kdjax.methods.ft import FT
+from kdjax.methods.kdsvd import KDSVD
 from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
-from kdjax.methods.maps import KDSVD, NST
-from kdjax.methods.overhaul import OFD
-from kdjax.methods.peers import DML, ONE
-from kdjax.methods.preparing import AB, FSP, FT
+from kdjax.methods.nst import NST
+from kdjax.methods.ofd import OFD
+from kdjax.methods.one import ONE
 from kdjax.methods.relations import CC, PKT, RKD, SP
-from kdjax.methods.reuse import SimKD
-from kdjax.methods.review import ReviewKD
-from kdjax.methods.self_supervised import SSKD
-from kdjax.methods.variational import VID
+from kdjax.methods.reviewkd import ReviewKD
+from kdjax.methods.rocket import Rocket
+from kdjax.methods.simkd import SimKD
+from kdjax.methods.sskd import SSKD
+from kdjax.methods.vid import VID
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.settings import build
 
 __all__ = [
     "METHODS",

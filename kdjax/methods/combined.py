@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from kdjax.errors import UserError
-from kdjax.keys import fold
 from kdjax.methods.base import Beginning, Context, Method, Path, Phase, Term
 from kdjax.models import Outputs, Variables
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
 
 
 def _join(name: str, parts: list[dict]) -> dict:

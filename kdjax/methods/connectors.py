@@ -7,9 +7,9 @@ height, width, channels]`; all but `BoundaryConnector` keep the size.
 import flax.linen as nn
 import jax
 
-from kdjax.methods.features import convolved
 from kdjax.models.layers import he_normal, torch_bias, torch_kernel
 from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError
 
 # What PyTorch starts transposed convolutions with: its fan_in counts their outputs.
 _torch_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
@@ -24,6 +24,36 @@ def _conv(features: int, size: int, name: str) -> nn.Conv:
         use_bias=False,
         kernel_init=torch_kernel,
         name=name,
+    )
+
+
+def convolved(whose: str, x: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Returns maps brought to a shape, inside a compact module: one convolution.
+
+    `ConvReg` of RepDistiller: 3x3 with stride 2 from twice the size, a transposed 4x4
+    with stride 2 from half the size, otherwise (1 + difference of the sizes). Without a
+    bias, which the BatchNorm that follows takes off again.
+
+    Args:
+        whose: the map in errors, such as "fitnet: the student's stage2".
+        x: `[batch, height, width, channels]`.
+        shape: height, width and channels to come to.
+
+    Raises:
+        UserError: no such convolution leads from the one size to the other.
+    """
+    *size, channels = shape
+    height, width = x.shape[1:3]
+    if [height, width] == [2 * side for side in size]:
+        return nn.Conv(channels, (3, 3), 2, padding=1, use_bias=False)(x)
+    if [2 * height, 2 * width] == size:
+        return nn.ConvTranspose(channels, (4, 4), (2, 2), use_bias=False)(x)
+    if height >= size[0] and width >= size[1]:
+        kernel = (1 + height - size[0], 1 + width - size[1])
+        return nn.Conv(channels, kernel, padding="VALID", use_bias=False)(x)
+    raise UserError(
+        f"{whose} {(height, width)} cannot be brought to the teacher's "
+        f"{tuple(size)}; it must be half its size, as large, or larger"
     )
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.errors import UserError, unknown
 from kdjax.methods.base import Context, Method, Term, cross_entropy, only
 from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError, unknown
 
 _FORMS = ("weighted", "added")
 

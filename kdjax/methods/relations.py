@@ -14,7 +14,7 @@ import jax
 
 from kdjax import losses
 from kdjax.methods.base import Context, Method, Term, cross_entropy, only
-from kdjax.methods.features import feature
+from kdjax.methods.levels import feature
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 

@@ -8,9 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax import backend
-from kdjax.errors import unknown
-from kdjax.keys import fold
 from kdjax.models import (
     bottleneck_resnet,
     imagenet_resnet,
@@ -24,6 +21,9 @@ from kdjax.models import (
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.runtime import backend
+from kdjax.runtime.errors import unknown
+from kdjax.runtime.rng import fold
 
 __all__ = [
     "MODELS",

@@ -9,8 +9,8 @@ stages of 16 to 64 channels (0.8 million parameters; this one has 23.7), nor
 'imagenet_resnet-50', whose stem would shrink images of 32x32 to maps of 8x8.
 """
 
-from kdjax.errors import unknown
 from kdjax.models.imagenet_resnet import BLOCKS, ImageNetResNet
+from kdjax.runtime.errors import unknown
 
 VERSION = 1
 

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import ConvBatchNorm, torch_dense
 from kdjax.models.resnet import Block, Bottleneck
+from kdjax.runtime.errors import unknown
 
 VERSION = 1
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax import backend
 from kdjax.models import grouped
 from kdjax.models.norm import BatchNorm
+from kdjax.runtime import backend
 
 # He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
 # the residual networks and the VGGs draw their convolutions from.

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import ConvBatchNorm
+from kdjax.runtime.errors import unknown
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax import backend
+from kdjax.runtime import backend
 
 _MOMENTUM, _EPSILON = 0.9, 1e-5  # of the running statistics flax's, 1 - PyTorch's
 

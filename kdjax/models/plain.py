@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from kdjax.errors import UserError, unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import torch_bias, torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError, unknown
 
 VERSION = 1
 

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError
 from kdjax.models.base import Outputs
 from kdjax.models.layers import ConvBatchNorm, torch_dense
+from kdjax.runtime.errors import UserError
 
 VERSION = 1
 

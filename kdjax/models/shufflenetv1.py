@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import (
     ConvBatchNorm,
@@ -18,6 +17,7 @@ from kdjax.models.layers import (
     torch_dense,
     torch_kernel,
 )
+from kdjax.runtime.errors import unknown
 
 VERSION = 1
 

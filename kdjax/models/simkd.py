@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError
 from kdjax.models.base import Outputs
 from kdjax.models.layers import torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError
 
 VERSION = 1
 

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError, unknown
 from kdjax.models.base import Outputs
 from kdjax.models.layers import ConvBatchNorm
+from kdjax.runtime.errors import UserError, unknown
 
 VERSION = 1
 

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.errors import UserError
 from kdjax.models.base import Outputs
 from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError
 
 VERSION = 1
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdjax import command_line
-from kdjax.errors import UserError
+from kdjax.experiment.flags import Command, parse_flags
+from kdjax.runtime.errors import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(
     argv: Sequence[str] | None,
-) -> tuple[argparse.Namespace, command_line.Command]:
+) -> tuple[argparse.Namespace, Command]:
     parser = _Parser(
         prog="python -m kdjax.preflight",
         description=__doc__.splitlines()[0] if __doc__ else None,
@@ -52,7 +52,7 @@ def _parse(
     jax.config.update("jax_platforms", "cpu")
     # The folder is not touched.
     line = ["kdjax", f"--config={options.config}", *rest, "--workdir=."]
-    command = command_line.parse(line)
+    command = parse_flags(line)
     if command is None or command.stages or command.dry_run or command.coordinator:
         raise UserError("preflight takes flags of the config only; see --help")
     return options, command
@@ -64,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, command = _parse(argv)
         import jax
 
-        from kdjax import graph
-        from kdjax.files import write_json
+        from kdjax.experiment.config import parse_config
         from kdjax.preflight import compiling, report, target
+        from kdjax.runtime.files import write_json
 
-        parsed = graph.parse(command.config)
+        parsed = parse_config(command.config)
         if parsed.precision == "float64":
             jax.config.update("jax_enable_x64", True)
         chosen = target.find(options.topology)

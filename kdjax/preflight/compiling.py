@@ -11,16 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kdjax import backend, experiment, parallel
-from kdjax.data import resident, sources
-from kdjax.errors import UserError, unknown
-from kdjax.graph import Experiment, Stage
-from kdjax.hlo.collectives import Collective, collectives
-from kdjax.hlo.products import flops
-from kdjax.hlo.traffic import traffic
-from kdjax.plan import plan
+from kdjax.data import device_feed, sources
+from kdjax.experiment.bank_plan import plan
+from kdjax.experiment.build import make_feed, make_steps, naming
+from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.run import rounds
+from kdjax.preflight.hlo.collectives import Collective, collectives
+from kdjax.preflight.hlo.flops import flops
+from kdjax.preflight.hlo.traffic import traffic
 from kdjax.preflight.target import Target
-from kdjax.program import Program
+from kdjax.runtime import backend, parallel
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.program import Program
 
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -109,7 +111,7 @@ def compile_stage(
             f"{target.chip.name} has no published figures for precision="
             f"{parsed.precision}; choices: {', '.join(target.chip.peak)}"
         )
-    with backend.compiling_for(target.chip.platform), experiment.naming(chosen):
+    with backend.compiling_for(target.chip.platform), naming(chosen):
         program = _program(parsed, chosen, mesh)
         return _compile(program, parsed, chosen, target)
 
@@ -118,18 +120,18 @@ def _mesh(target: Target, replicas: int) -> Mesh:
     count = len(target.devices)
     if replicas < 1 or count % replicas:
         fitting = (str(n) for n in range(1, count + 1) if count % n == 0)
-        rounds = [len(seeds) for seeds in experiment.rounds(replicas, count)]
+        widths = [len(seeds) for seeds in rounds(replicas, count)]
         raise UserError(
             f"{replicas} replicas do not divide over the {count} devices of "
             f"{target.name}; choices: {', '.join(fitting)}"
-            + f" (a run trains them in rounds of {' + '.join(map(str, rounds))})"
+            + f" (a run trains them in rounds of {' + '.join(map(str, widths))})"
             * (replicas > 0)
         )
     return parallel.make_mesh(target.devices, replicas=replicas)
 
 
 def _program(parsed: Experiment, stage: Stage, mesh: Mesh) -> Program:
-    """Returns a stage's program, as `experiment.Run` makes it."""
+    """Returns a stage's program, as `Run` makes it."""
     source = sources.expected(**parsed.data)
     if not source.in_memory:
         raise UserError(
@@ -137,10 +139,10 @@ def _program(parsed: Experiment, stage: Stage, mesh: Mesh) -> Program:
             "of streamed data cannot be compiled ahead yet; choices: "
             + ", ".join(n for n, s in sources.SOURCES.items() if s.in_memory)
         )
-    steps = experiment.make_steps(parsed, source)
+    steps = make_steps(parsed, source)
     return Program(
         steps[stage.name],
-        experiment.feed(parsed, stage, resident.shapes(source, mesh), mesh),
+        make_feed(parsed, stage, device_feed.shapes(source, mesh), mesh),
         plan(parsed, steps, source.train_size).banked[stage.name],
         record=stage.name in parsed.recorded,
     )

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from kdjax import experiment
+from kdjax.experiment.run import rounds
 from kdjax.preflight.compiling import Compiled, in_units
-from kdjax.progress import console
+from kdjax.runtime.console import console
 
 
 def figures(found: Compiled) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def figures(found: Compiled) -> dict[str, Any]:
         "stage": found.stage,
         "replicas": found.replicas,
         "seeds": found.seeds,
-        "rounds": rounds(found),
+        "rounds": _rounds(found),
         "precision": found.precision,
         "batch_size": found.batch,
         "accumulate": found.parts,
@@ -42,10 +42,10 @@ def figures(found: Compiled) -> dict[str, Any]:
     }
 
 
-def rounds(found: Compiled) -> list[int]:
+def _rounds(found: Compiled) -> list[int]:
     """Returns how many of the stage's seeds a run trains at a time on these devices."""
     devices = len(found.target.devices)
-    return [len(seeds) for seeds in experiment.rounds(found.seeds, devices)]
+    return [len(seeds) for seeds in rounds(found.seeds, devices)]
 
 
 def by_kind(found: Compiled) -> dict[str, tuple[int, int]]:
@@ -90,7 +90,7 @@ def show(found: Compiled) -> None:
         table.add_row("collectives between replicas", str(found.crossing))
     table.add_row("compiled in", f"{found.seconds:,.0f} s")
     console.print(table)
-    widths = rounds(found)
+    widths = _rounds(found)
     if widths != [found.replicas]:
         console.print(
             f"a run on {found.target.name} trains the stage's {found.seeds} seeds in "

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from kdjax.chips import CHIPS, Chip
-from kdjax.errors import UserError
+from kdjax.preflight.chips import CHIPS, Chip
+from kdjax.runtime.errors import UserError
 
 _NAME = re.compile(r"([a-z]\w*):([1-9]\d*(?:x[1-9]\d*){0,2})")
 # What libtpu asks a machine about itself, answered: else it looks for TPUs and prints.

@@ -17,7 +17,7 @@ from tensorflow_datasets.core.download import (
     downloader,
 )
 
-from kdjax.errors import UserError
+from kdjax.runtime.errors import UserError
 
 
 class FromArchive:

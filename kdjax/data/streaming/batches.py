@@ -1,0 +1,104 @@
+"""Batches of a streamed data set, made from positions in any process or thread."""
+
+import dataclasses
+
+import numpy as np
+
+from kdjax.data import tfds_files
+from kdjax.data.streaming import crop
+from kdjax.data.streaming.crop import Crop
+from kdjax.data.streaming.encoded import Encoded, Example
+from kdjax.data.streaming.prefetch import Made
+
+_PATIENCE = 100  # so many unreadable examples in a row are a damaged data set
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostBatch:
+    """A process's part of a training batch, in the host's memory.
+
+    Attributes:
+        images: uint8 `[batch, height, width, 3]`.
+        labels: int32 `[batch]`.
+        index: int32 `[batch]` positions in the training set.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Makes batches of positions, in any process; position -1 stands for padding.
+
+    Attributes:
+        examples: where they are read.
+        numbers: the record of each position.
+        size: height and width of the images.
+        crop: how training images are cut; None for test images.
+        seed: of the stream.
+        epoch: counted from 0.
+    """
+
+    examples: Encoded
+    numbers: np.ndarray
+    size: int
+    crop: Crop | None = None
+    seed: int = 0
+    epoch: int = 0
+
+    def __call__(self, index: np.ndarray) -> Made:
+        """Returns images, labels and index or validity, and what is broken."""
+        images = np.zeros((len(index), self.size, self.size, 3), np.uint8)
+        labels = np.zeros(len(index), np.int32)
+        valid = np.zeros(len(index), bool)
+        broken: list[tuple[str, str]] = []
+        rows = np.flatnonzero(index >= 0)
+        found = self.examples.read(self.numbers[index[rows]])
+        for row, example in zip(rows, found, strict=True):
+            seen = self._fill(images[row], int(index[row]), example, broken)
+            if seen is not None:
+                labels[row], valid[row] = seen.label, True
+        third = valid if self.crop is None else index.astype(np.int32)
+        return images, labels, third, tuple(broken)
+
+    def _fill(
+        self,
+        image: np.ndarray,
+        index: int,
+        found: Example | Exception,
+        broken: list[tuple[str, str]],
+    ) -> Example | None:
+        """Writes the view of an example into `image` and returns whose it is.
+
+        A training example that cannot be read is replaced by the next in the set that
+        can, cut as the first would have been: a function of the files alone.
+        """
+        position = index
+        for _ in range(min(_PATIENCE, len(self.numbers))):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                image[:] = self._view(found.content, index)
+                return found
+            except Exception as error:  # PIL raises many kinds for damaged files
+                name = "" if isinstance(found, Exception) else f" ({found.name})"
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                record = f"{self.examples.split} record {self.numbers[position]}{name}"
+                broken.append((record, reason))
+            if self.crop is None:
+                return None
+            position = (position + 1) % len(self.numbers)
+            (found,) = self.examples.read(self.numbers[[position]])
+        prepared = self.examples.prepared
+        what = "; ".join(map(": ".join, broken[-1:]))
+        raise tfds_files.damaged(
+            prepared.name, prepared.path, f"no image readable: {what}"
+        )
+
+    def _view(self, content: bytes, index: int) -> np.ndarray:
+        if self.crop is None:
+            return crop.evaluation(content, self.size)
+        uniform = crop.draws(self.seed, self.epoch, index)
+        return self.crop.training(content, self.size, uniform)

@@ -1,0 +1,168 @@
+"""Random resized crops of encoded photographs, on the host: ImageNet's augmentation.
+
+What a crop looks like is a pure function of (stream seed, epoch, index) and the file.
+"""
+
+import dataclasses
+import io
+import math
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from kdjax.runtime.errors import UserError
+
+_ATTEMPTS = 10
+_DRAWS = 3 + 2 * _ATTEMPTS
+_DOMAIN = 0x6B646A6178  # of the keys: no other use of the seed shares these numbers
+_EVALUATION = 256 / 224  # shorter side of the resized image over the side of the crop
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """How training images are cut out, scaled and mirrored.
+
+    Attributes:
+        area: smallest and largest part of the image's area.
+        ratio: smallest and largest width over height.
+        flip: whether half of the crops are mirrored.
+        random: False shows training images as they are evaluated: the centre crop.
+
+    Reference: C. Szegedy et al., "Going Deeper with Convolutions", 2015 (the crop with
+    8 % to 100 % of the area); ten attempts and the central fallback are torchvision's.
+
+    **Deviations**: pixels just outside the crop take part in the interpolation at its
+    border, where torchvision cuts first; and a crop of at least twice the wanted size
+    is decoded at a half, a quarter or an eighth of the resolution.
+    """
+
+    VERSION: ClassVar[int] = 1
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    random: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("area", "ratio"):
+            value = getattr(self, name)
+            if len(value) != 2 or not 0 < value[0] <= value[1] < math.inf:
+                raise UserError(
+                    f"crop {name}={value!r} must be two positive numbers, the smaller "
+                    "one first"
+                )
+        if self.area[1] > 1:
+            raise UserError(f"crop area={self.area!r} must not exceed the image's: 1")
+
+    @property
+    def varies(self) -> bool:
+        """Whether images look different in every epoch."""
+        return self.random
+
+    def box(
+        self, width: int, height: int, uniform: np.ndarray
+    ) -> tuple[int, int, int, int]:
+        """Returns left, top, width and height of a crop.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            uniform: from `draws`.
+        """
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for area, shape in uniform[3:].reshape(_ATTEMPTS, 2):
+            area = self.area[0] + area * (self.area[1] - self.area[0])
+            ratio = math.exp(low + shape * (high - low))
+            w = round(math.sqrt(area * width * height * ratio))
+            h = round(math.sqrt(area * width * height / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left = int(uniform[0] * (width - w + 1))
+                top = int(uniform[1] * (height - h + 1))
+                return left, top, w, h
+        # The largest central part with a permitted ratio.
+        w = max(1, min(width, round(height * self.ratio[1])))
+        h = max(1, min(height, round(width / self.ratio[0])))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+    def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
+        """Returns an image as training sees it.
+
+        Args:
+            content: an encoded image, such as a JPEG file.
+            size: height and width of the result.
+            uniform: from `draws`.
+
+        Returns:
+            uint8 `[size, size, 3]`.
+        """
+        if not self.random:
+            return evaluation(content, size)
+        with Image.open(io.BytesIO(content)) as image:
+            width = image.width
+            left, top, w, h = self.box(*image.size, uniform)
+            reduced = _decode_reduced(image, min(w, h) // size)
+            scale = reduced / width
+            # Rounding must not put a corner outside of the image.
+            box = (
+                left * scale,
+                top * scale,
+                min((left + w) * scale, image.width),
+                min((top + h) * scale, image.height),
+            )
+            view = image.convert("RGB").resize(
+                (size, size), Image.Resampling.BILINEAR, box=box
+            )
+        pixels = np.asarray(view)
+        return pixels[:, ::-1] if self.flip and uniform[2] < 0.5 else pixels
+
+
+def draws(seed: int, epoch: int, index: int) -> np.ndarray:
+    """Returns the numbers in [0, 1) that decide what one example looks like.
+
+    Raw bits of a counter-based generator: NumPy promises them for every version.
+
+    Args:
+        seed: of the stream, from 0 to 2**64 - 1.
+        epoch: counted from 0.
+        index: the example's position in the training set.
+    """
+    key = np.array([seed, _DOMAIN], np.uint64)
+    # The generator counts in the first word.
+    counter = np.array([0, index, epoch, 0], np.uint64)
+    bits = np.random.Philox(key=key, counter=counter).random_raw(_DRAWS)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def evaluation(content: bytes, size: int) -> np.ndarray:
+    """Returns an image as evaluation sees it: the centre of the scaled image.
+
+    The shorter side becomes 256 for a centre crop of 224, and in proportion.
+
+    Args:
+        content: an encoded image, such as a JPEG file.
+        size: height and width of the result.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    short = round(size * _EVALUATION)
+    with Image.open(io.BytesIO(content)) as image:
+        least = min(image.size)
+        width, height = (short * side // least for side in image.size)
+        scaled = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(scaled)[top : top + size, left : left + size]
+
+
+def _decode_reduced(image: Image.Image, factor: int) -> float:
+    """Makes a JPEG decode at 1, 1/2, 1/4 or 1/8 of its size, at most `factor` smaller.
+
+    Returns:
+        The width of the content, which need not fill the last pixel.
+    """
+    factor = 1 << (min(max(factor, 1), 8).bit_length() - 1)
+    if factor == 1:
+        return image.width
+    # Floors to a power of two of what the size asked for leaves.
+    drafted = image.draft("RGB", (image.width // factor, image.height // factor))
+    return drafted[1][2] if drafted else image.width

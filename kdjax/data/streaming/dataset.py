@@ -1,0 +1,286 @@
+"""Data sets that do not fit into memory: read, decoded and cropped by worker processes.
+
+    with open_streamed("imagenet", folder) as data:
+        for batch in data.train(order, seed, epoch, batch_size=256):
+            ...
+
+What example i looks like in epoch e depends on the seed, e and i alone: not on
+processes, workers, batches, or how often the run was resumed.
+"""
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+
+from kdjax.data import sources, tfds_files
+from kdjax.data.streaming.batches import HostBatch, Views
+from kdjax.data.streaming.crop import Crop
+from kdjax.data.streaming.encoded import Encoded, content_of
+from kdjax.data.streaming.prefetch import Batches, Made
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError, unknown
+
+T = TypeVar("T")
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+BROKEN = ("skip", "stop")
+
+
+class Streamed:
+    """A data set that is read as it is used; `close` or `with` ends its workers.
+
+    Attributes:
+        name: its key in `sources.SOURCES`.
+        version: the version of the files.
+        num_classes: labels are below this number.
+        image_shape: height, width and channels.
+        train_size: the number of training images.
+        test_size: the number of test images.
+        mean: mean of each channel, on the scale 0 to 1.
+        std: standard deviation of each channel, on the scale 0 to 1.
+        content: what changes when the files do, not when they move: for fingerprints.
+        crop: how training images are varied.
+    """
+
+    def __init__(
+        self,
+        source: sources.Source,
+        train: tuple[Encoded, np.ndarray],
+        test: tuple[Encoded, np.ndarray],
+        crop: Crop,
+        workers: int,
+        broken: str,
+    ):
+        """See `open_streamed`; `train` and `test` tell the record of each position."""
+        prepared = train[0].prepared
+        self.name, self.version = prepared.name, prepared.version
+        self.num_classes, self.image_shape = source.num_classes, source.image_shape
+        self.mean, self.std = source.mean, source.std
+        self.content = content_of(prepared, ("train", source.test_split))
+        self.crop = crop
+        self.train_size, self.test_size = len(train[1]), len(test[1])
+        self._train, self._test = train, test
+        self._workers, self._broken = workers, broken
+        self._told: set[str] = set()
+        self._running: weakref.WeakSet[Batches] = weakref.WeakSet()
+
+    def train(
+        self,
+        order: np.ndarray,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        start: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Batches[HostBatch]:
+        """Returns this process's part of an epoch's batches.
+
+        Args:
+            order: the epoch's order of positions in the training set; the tail that
+                fills no batch is dropped.
+            seed: of the stream, from 0 to 2**64 - 1.
+            epoch: counted from 0.
+            batch_size: images per step, of all processes together.
+            start: the first step to return.
+            shard: this process's number and how many there are; each has a slice of
+                every batch.
+
+        Raises:
+            UserError: positions that do not exist, or a batch that cannot be shared.
+        """
+        order = np.asarray(order)
+        steps = len(order) // batch_size
+        if not 0 <= start <= steps:
+            raise UserError(f"start={start} must be from 0 to {steps} steps")
+        rows = self._positions(order[start * batch_size : steps * batch_size])
+        part = _share(rows.reshape(-1, batch_size), shard)
+        make = self._views(seed, epoch)
+        return self._start(make, part, lambda made: HostBatch(*self._checked(made)))
+
+    def test(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> Batches[Arrays]:
+        """Returns this process's part of all test images, each once.
+
+        Batches are images, labels and validity, as `train` and `Resident` have them;
+        padding and images that cannot be read are not valid.
+
+        Args:
+            batch_size: images per step, of all processes together.
+            shard: as for `train`.
+
+        Raises:
+            UserError: a batch that cannot be shared.
+        """
+        rows = np.full(-(-self.test_size // batch_size) * batch_size, -1, np.int32)
+        rows[: self.test_size] = np.arange(self.test_size)
+        part = _share(rows.reshape(-1, batch_size), shard)
+        make = Views(*self._test, self.image_shape[0])
+        return self._start(make, part, self._checked)
+
+    def examples(self, index: np.ndarray, seed: int, epoch: int) -> HostBatch:
+        """Returns given examples as they look in an epoch, decoded in threads.
+
+        Args:
+            index: positions in the training set.
+            seed: as for `train`.
+            epoch: as for `train`.
+        """
+        index = self._positions(index)
+        make = self._views(seed, epoch)
+        threads = min(
+            max(1, self._workers or (os.cpu_count() or 1)), max(1, len(index))
+        )
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(make, np.array_split(index, threads)))
+        images, labels, positions = (
+            np.concatenate([part[field] for part in parts]) for field in range(3)
+        )
+        broken = tuple(one for part in parts for one in part[3])
+        return HostBatch(*self._checked((images, labels, positions, broken)))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`; the first time, all records are read for them."""
+        examples, numbers = self._train
+        return examples.labels()[numbers]
+
+    def close(self) -> None:
+        """Ends all workers; iterators return nothing more."""
+        for batches in list(self._running):
+            batches.close()
+
+    def __enter__(self) -> "Streamed":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends all workers."""
+        self.close()
+
+    def _views(self, seed: int, epoch: int) -> Views:
+        if not 0 <= seed < 2**64:
+            raise UserError(f"stream seed {seed} must be from 0 to 2**64 - 1")
+        return Views(*self._train, self.image_shape[0], self.crop, seed, epoch)
+
+    def _positions(self, index: np.ndarray) -> np.ndarray:
+        index = np.asarray(index, np.int32)
+        if index.size and not 0 <= index.min() <= index.max() < self.train_size:
+            raise UserError(
+                f"positions from {index.min()} to {index.max()} in a training set of "
+                f"{self.train_size} images"
+            )
+        return index
+
+    def _start(
+        self, make: Views, rows: np.ndarray, finish: Callable[[Made], T]
+    ) -> Batches[T]:
+        batches = Batches(make, rows, self._workers, finish)
+        self._running.add(batches)
+        return batches
+
+    def _checked(self, made: Made) -> Arrays:
+        """Returns the arrays; tells of each broken record once, or stops."""
+        *arrays, broken = made
+        for record, reason in broken:
+            line = f"{self.name}: {record} cannot be read: {reason}"
+            if self._broken == "stop":
+                raise UserError(f"{line}; broken='skip' goes on without it")
+            if record not in self._told:
+                self._told.add(record)
+                console.print(f"{line}; skipped", markup=False)
+        return arrays[0], arrays[1], arrays[2]
+
+
+Images = sources.Dataset | Streamed
+"""A data set, wherever its images are."""
+
+
+def open_streamed(
+    name: str,
+    dir: str | None = None,
+    *,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    normalise: bool = True,
+    image_size: int = 224,
+    crop: Crop = Crop(),  # noqa: B008 (it cannot change)
+    workers: int = 2,
+    broken: str = "skip",
+) -> Streamed:
+    """Opens a data set that does not fit into memory.
+
+    Args:
+        name: a key of `sources.SOURCES` with `in_memory=False`.
+        dir: the folder of TFDS data sets; by default the one TFDS uses.
+        train_size: take that many training images; None takes all. A subset is fixed
+            as those of `sources.load` are; the first time, all labels are read.
+        test_size: take that many test images; None takes all.
+        normalise: whether mean and deviation are the data set's, or 0 and 1.
+        image_size: height and width of images.
+        crop: how training images are varied.
+        workers: processes that make batches; 0 takes threads of this one.
+        broken: 'skip' takes the next example of the training set for one that cannot be
+            read, marks a test image as not valid, and tells of it; 'stop' stops there.
+
+    Raises:
+        UserError: no such data set, or not prepared, damaged, or a size that is not
+            between 1 and the split's.
+    """
+    if name not in sources.SOURCES:
+        raise unknown("data set", name, sources.SOURCES)
+    source = sources.SOURCES[name]
+    if source.in_memory:
+        raise UserError(f"data set {name!r} is not streamed: it is read into memory")
+    if broken not in BROKEN:
+        raise unknown("treatment of broken images", broken, BROKEN)
+    for what, value, least in (
+        ("image_size", image_size, 8),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"{what}={value} must be at least {least}")
+    prepared = tfds_files.locate(name, source.tfds_name or name, dir)
+    source = dataclasses.replace(
+        source,
+        image_shape=(image_size, image_size, 3),
+        mean=source.mean if normalise else (0.0,) * 3,
+        std=source.std if normalise else (1.0,) * 3,
+    )
+    train = _part(Encoded(prepared, "train"), train_size, f"train_size of {name}")
+    test = _part(
+        Encoded(prepared, source.test_split), test_size, f"test_size of {name}"
+    )
+    return Streamed(source, train, test, crop, workers, broken)
+
+
+def _part(examples: Encoded, size: int | None, what: str) -> tuple[Encoded, np.ndarray]:
+    """Returns examples and the records that belong to a subset, in their order."""
+    total = len(examples)
+    if size is None or size == total:
+        return examples, np.arange(total, dtype=np.int32)
+    if not 1 <= size <= total:
+        raise UserError(f"{what} must be from 1 to {total}, not {size}")
+    chosen = sources.stratified(examples.labels(), size)
+    return examples, np.sort(chosen).astype(np.int32)
+
+
+def _share(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
+    """Returns a process's slice of every batch, `[batches, batch / processes]`."""
+    number, count = shard
+    batch = rows.shape[1]
+    if not 0 <= number < count or batch % count:
+        raise UserError(
+            f"batch_size={batch} cannot be shared as part {number} of {count} processes"
+        )
+    size = batch // count
+    return rows[:, number * size : (number + 1) * size]

@@ -1,0 +1,155 @@
+"""Examples of a prepared data set by number, not decoded: sets too large for memory."""
+
+import contextlib
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax.data import tfds_files
+from kdjax.runtime.console import console
+from kdjax.runtime.files import cache_folder
+
+_CHUNK = 256  # records fetched at once
+
+
+class Example(NamedTuple):
+    """One example.
+
+    Attributes:
+        name: of its file when it was published.
+        content: the encoded image.
+        label: its class.
+    """
+
+    name: str
+    content: bytes
+    label: int
+
+
+class Encoded:
+    """The examples of one split; a copy in another process opens the files anew."""
+
+    def __init__(self, prepared: tfds_files.Prepared, split: str):
+        """Opens the files.
+
+        Raises:
+            UserError: there is no such split, or its files are missing or damaged.
+        """
+        self.prepared, self.split = prepared, split
+        if not prepared.sizes.get(split):
+            raise tfds_files.damaged(
+                prepared.name,
+                prepared.path,
+                f"it has no split {split!r} but {', '.join(prepared.sizes) or 'none'}",
+            )
+        self._open()
+
+    def __len__(self) -> int:
+        return self.prepared.sizes[self.split]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"prepared": self.prepared, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
+        """Returns examples; in place of one that cannot be read, the reason.
+
+        Args:
+            numbers: of records, from 0.
+        """
+        keys = [int(number) for number in numbers]
+        try:
+            # In parallel, and all or none.
+            return [self._example(found) for found in self._source.__getitems__(keys)]
+        except Exception:  # array_record and protobuf raise many kinds
+            return [self._one(key) for key in keys]
+
+    def labels(self) -> np.ndarray:
+        """Returns every label, int32 `[N]`, from the cache or by reading all files.
+
+        An example that cannot be read has the label -1.
+        """
+        folder = f"{self.prepared.path.parent.name}-{self.prepared.version}"
+        digest = content_of(self.prepared, [self.split])
+        cached = cache_folder() / f"{folder}-labels-{self.split}-{digest}.npz"
+        with (
+            contextlib.suppress(
+                OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
+            ),
+            open(cached, "rb") as file,
+            np.load(file) as arrays,
+        ):
+            return arrays["labels"]
+        size = len(self)
+        console.print(
+            f"reading the labels of {size:,} images ({self.split}) for a subset; they "
+            f"are kept in {cached.parent}",
+            markup=False,
+        )
+        labels = np.full(size, -1, np.int32)
+        for start in range(0, size, _CHUNK):
+            numbers = range(start, min(start + _CHUNK, size))
+            for number, found in zip(numbers, self.read(numbers), strict=True):
+                if isinstance(found, Example):
+                    labels[number] = found.label
+        with contextlib.suppress(OSError):  # the cache only saves time
+            tfds_files.write_arrays(cached, {"labels": labels})
+        return labels
+
+    def _open(self) -> None:
+        path = self.prepared.path
+        with tfds_files.quiet_tfds():
+            import tensorflow_datasets as tfds  # a second: not for `import kdjax`
+
+            try:
+                builder = tfds.builder_from_directory(path)
+                for file in builder.info.splits[self.split].filenames:
+                    (path / file).stat()  # opened when first used, far into an epoch
+                self._source = builder.as_data_source(
+                    self.split,
+                    decoders={"image": tfds.decode.SkipDecoding()},
+                )
+            except (RuntimeError, ValueError, KeyError, OSError) as error:
+                raise tfds_files.damaged(
+                    self.prepared.name, path, f"{self.split}: {error}"
+                ) from error
+
+    def _one(self, key: int) -> Example | Exception:
+        try:
+            return self._example(self._source[key])
+        except Exception as error:
+            return error
+
+    @staticmethod
+    def _example(found: dict[str, Any]) -> Example:
+        name = found.get("file_name", b"?")
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        return Example(name, found["image"], int(found["label"]))
+
+
+def content_of(prepared: tfds_files.Prepared, splits: Sequence[str]) -> str:
+    """Returns what changes when a split's files do: their names, sizes and lengths.
+
+    Neither the folder nor the files' dates count, so that copies are the same; nothing
+    is read but dataset_info.json.
+    """
+    files = [
+        (file.name, file.stat().st_size)
+        for split in splits
+        for file in sorted(prepared.path.glob(f"*-{split}.array_record*"))
+    ]
+    described = [
+        {key: split.get(key) for key in ("name", "shardLengths", "numBytes")}
+        for split in prepared.info["splits"]
+        if split["name"] in splits
+    ]
+    content = json.dumps([prepared.version, files, described], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,0 +1,161 @@
+"""Batches made ahead of their use, by Grain, in other processes or in threads."""
+
+import atexit
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import numpy as np
+from absl import flags
+
+from kdjax.runtime.errors import UserError
+
+Made = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[str, str], ...]]
+"""Three arrays of a batch, and what was broken: records and reasons."""
+
+T = TypeVar("T")
+
+THREADS = 2  # without worker processes: PIL decodes and scales without the GIL
+_running: "weakref.WeakSet[Batches]" = weakref.WeakSet()
+
+
+class Batches(Iterator[T], Generic[T]):
+    """An iterator over batches that workers make ahead; `close` ends the workers.
+
+    They start when the first batch is asked for, and are at most three batches ahead
+    each.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[np.ndarray], Made],
+        rows: np.ndarray,
+        workers: int,
+        finish: Callable[[Made], T],
+    ):
+        """Starts nothing yet.
+
+        Args:
+            make: makes a batch of one row; it travels to the workers.
+            rows: `[batches, ...]`.
+            workers: the number of processes; 0 takes threads of this one.
+            finish: makes of it what iteration returns, in this process.
+        """
+        import grain  # half a second: not for `import kdjax`
+
+        # Grain reads its flags whether or not absl has parsed the command line.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = grain.MapDataset.source(rows).map(make)
+        if workers and len(rows):
+            batches = dataset.to_iter_dataset(
+                # What a worker has ready waits in its queue, not in threads.
+                grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            ).mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=min(workers, len(rows))),
+                worker_init_fn=_start_worker,
+            )
+        else:
+            batches = dataset.to_iter_dataset(
+                grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 1)
+            )
+        self._finish = finish
+        self._iterator = iter(batches)
+        _running.add(self)
+        # Before multiprocessing's own clean-up, which came with Grain: the last
+        # function registered runs first. Grain left open fails when modules are gone.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+
+    def __next__(self) -> T:
+        """Returns the next batch.
+
+        Raises:
+            UserError: a worker has died, or what `make` and `finish` raise.
+        """
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            *arrays, broken = next(self._iterator)
+            # Copies: the memory shared with a worker is given back at once, so that
+            # none is left when the program ends.
+            first, second, third = map(np.array, arrays)
+            return self._finish((first, second, third, broken))
+        except RuntimeError as error:
+            self.close()
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a process that reads data has died: too little memory, or the main "
+                "program lacks `if __name__ == '__main__':`; fewer workers need less, "
+                "and with workers=0 there is none"
+            ) from error
+        except BaseException:  # the end of the data is one
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the workers; nothing more is returned."""
+        if self._iterator is not None:
+            iterator, self._iterator = self._iterator, None
+            iterator.close()
+            del iterator
+            _free_shared_memory()
+
+    def __enter__(self) -> "Batches[T]":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the workers."""
+        self.close()
+
+
+def _free_shared_memory() -> None:
+    """Gives back the memory shared with workers that have ended.
+
+    Grain's threads leave each worker's last batch in the cycle of an exception and its
+    frame, and Python warns of shared memory that is left when a program ends.
+    """
+    gc.collect()
+    # Another thread does what the collection asks for; it has no public name.
+    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
+    arrays = getattr(module, "SharedMemoryArray", None)
+    if (thread := getattr(arrays, "_del_thread_pool", None)) is not None:
+        with contextlib.suppress(ValueError):  # it has ended
+            thread.apply(int)  # comes after all that was asked for before
+
+
+def _close_all() -> None:
+    """Ends all workers that are left when the program ends."""
+    for batches in list(_running):
+        batches.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Prepares a worker process: it stops when told to, or when its parent is gone."""
+    # A signal to the whole group, as from Ctrl-C or Slurm, is the parent's: it finishes
+    # a step with the workers' help, saves, and closes them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

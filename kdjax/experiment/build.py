@@ -1,0 +1,102 @@
+"""From an experiment to its parts: the data set, the steps, what feeds them."""
+
+import contextlib
+from collections.abc import Iterator
+
+from jax.sharding import Mesh
+
+from kdjax.data import sources
+from kdjax.data.augment import Augment
+from kdjax.data.device_feed import Resident, ResidentFeed
+from kdjax.data.sources import Source
+from kdjax.data.stream import Stream
+from kdjax.data.streaming.crop import Crop
+from kdjax.data.streaming.dataset import Images, Streamed, open_streamed
+from kdjax.data.streaming.feed import StreamedFeed
+from kdjax.experiment.config import PRECISIONS, Experiment, Stage
+from kdjax.runtime.errors import UserError
+from kdjax.train.step import Step
+
+
+def open_data(experiment: Experiment) -> Images:
+    """Returns an experiment's data set: in memory, or read as it is used.
+
+    Raises:
+        UserError: it is not there, damaged, or smaller than the sizes asked for.
+    """
+    if sources.SOURCES[experiment.data["name"]].in_memory:
+        return sources.load(**experiment.data)
+    options = dict(experiment.data)
+    if options.pop("validation", 0):
+        raise UserError("data.validation is for data sets that fit into memory")
+    assert isinstance(experiment.augment, Crop)
+    return open_streamed(**options, crop=experiment.augment)
+
+
+@contextlib.contextmanager
+def naming(stage: Stage) -> Iterator[None]:
+    """Puts the stage's name before what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
+def make_feed(
+    experiment: Experiment, stage: Stage, data: Resident | Streamed, mesh: Mesh
+) -> ResidentFeed | StreamedFeed:
+    """Returns what feeds a stage's programs.
+
+    Raises:
+        UserError: a batch that is larger than the training set.
+    """
+    known = data if isinstance(data, Streamed) else data.dataset
+    augment = experiment.augment
+    stream = Stream(
+        size=known.train_size,
+        batch_size=stage.recipe.batch_size,
+        augment=augment if isinstance(augment, Augment) else Augment(),
+        mean=known.mean,
+        std=known.std,
+        dtype=experiment.dtype,
+    )
+    if isinstance(data, Streamed):
+        return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
+    return ResidentFeed(data, stream, mesh)
+
+
+def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Step]:
+    """Returns the step of every stage.
+
+    Args:
+        experiment: the graph of stages.
+        images: the data set, or what is known of it beforehand.
+
+    Raises:
+        UserError: a network that does not fit the images.
+    """
+    steps = {}
+    for name, stage in experiment.stages.items():
+        with naming(stage):
+            steps[name] = step = Step(
+                method=stage.method,
+                student=stage.model,
+                teachers={
+                    teacher: experiment.stages[teacher].model
+                    for teacher in stage.teachers
+                },
+                num_classes=images.num_classes,
+                image_shape=images.image_shape,
+                optimisers=tuple(
+                    recipe.optimiser(
+                        recipe.epochs * (images.train_size // recipe.batch_size)
+                    )
+                    for recipe in stage.recipes
+                ),
+                copy=stage.copy,
+                dtype=experiment.dtype,
+                compute=PRECISIONS[experiment.precision].compute,
+                parts=stage.recipe.accumulate,
+            )
+            step.shapes()
+    return steps

@@ -1,0 +1,82 @@
+"""What a command would do, without training: `--dry-run`."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from kdjax.data import sources
+from kdjax.data.sources import Source
+from kdjax.data.streaming.dataset import Images
+from kdjax.experiment.bank_plan import plan, without_bank
+from kdjax.experiment.build import make_steps, open_data
+from kdjax.experiment.config import Experiment, ancestry
+from kdjax.experiment.store import Store
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
+
+
+def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> None:
+    """Prints the graph: what exists, what would run, parameters, passes, the bank.
+
+    Args:
+        experiment: what would run.
+        workdir: looked into, but not written.
+        only: as for `Run.run`.
+
+    Raises:
+        UserError: an unknown stage, or parts that do not fit.
+    """
+    stages = ancestry(experiment, only)
+    images: Images | Source
+    store = None
+    try:
+        images = open_data(experiment)
+        store = Store(experiment, images, workdir)
+    except UserError as error:
+        images = sources.expected(**experiment.data)
+        console.print(f"{error}; the sizes below are the published ones", markup=False)
+    steps = make_steps(experiment, images)
+    planned = plan(experiment, steps, images.train_size)
+    table = Table(title=f"{experiment.data['name']}, {images.train_size:,} images")
+    for name in ("stage", "method", "network"):
+        table.add_column(name)
+    table.add_column("parameters", justify="right")
+    table.add_column("taught by (* from the bank)")
+    table.add_column("epochs", justify="right")
+    table.add_column("seeds there", justify="right")
+    table.add_column("to run", justify="right")
+    for name, stage in stages.items():
+        found = sum(
+            store is not None and store.result(name, seed) is not None
+            for seed in range(stage.seeds)
+        )
+        for role, model in steps[name].roles.items():
+            student = role == "student"
+            leaves = jax.tree.leaves(steps[name].shapes()[role]["params"])
+            taught = [t + "*" * (t in planned.banked[name]) for t in stage.teachers]
+            row: list[Any] = [
+                name if student else f"{name}/{role}",
+                stage.method_name if student else "",
+                model,
+                f"{sum(leaf.size for leaf in leaves):,}",
+            ]
+            if student:
+                row += [" ".join(taught), stage.epochs, found]
+                row.append(stage.seeds - found)
+            table.add_row(*map(str, row))
+    console.print(table)
+    with_bank, without = planned.passes(experiment), without_bank(experiment)
+    console.print(
+        f"teacher passes of the whole graph, in epochs: {with_bank:,}; "
+        f"{without:,} with every teacher in every step",
+        markup=False,
+    )
+    console.print(
+        f"bank: {len(planned.epochs)} tables, {planned.size / 1e9:.3g} GB at the most "
+        f"(bank.max_gb={experiment.bank.max_gb:g})"
+        + "".join(f"; {name} would not fit" for name in planned.too_large),
+        markup=False,
+    )

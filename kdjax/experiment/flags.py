@@ -1,0 +1,125 @@
+"""From command-line arguments to a config, with one clear line for what is wrong."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from kdjax.runtime import launchers
+from kdjax.runtime.errors import UserError, unknown
+
+
+class Command(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+        config: plain nested dictionaries.
+        workdir: the working folder.
+        stages: the stages to which the run is confined; empty means all.
+        dry_run: whether to print the graph instead.
+        coordinator: HOST:PORT of the first of several processes.
+        processes: how many there are.
+        process: which of them this is.
+        wait: how many seconds to wait for the others.
+    """
+
+    config: dict[str, Any]
+    workdir: Path
+    stages: tuple[str, ...] = ()
+    dry_run: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    wait: int = 300
+
+
+def parse_flags(argv: Sequence[str]) -> Command | None:
+    """Returns what the command line asks for.
+
+    Args:
+        argv: program name and arguments.
+
+    Returns:
+        The command, or None if help was asked for.
+
+    Raises:
+        UserError: whatever absl, config flags or the config file find wrong.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=list(argv)
+    )
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_list("stages", [], "", flag_values=values)
+    flags.DEFINE_bool("dry-run", False, "", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_integer("processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process", None, "", flag_values=values)
+    flags.DEFINE_integer("wait", 300, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        # A config file's own error comes as the last line of a quoted traceback.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(
+            line.removeprefix("kdjax.runtime.errors.UserError: ")
+        ) from error
+    # Whatever else a config file raises, or an override of a key that it lacks.
+    except Exception as error:
+        line = f"config: {type(error).__name__}: {error}".replace("\n", " ")
+        raise _unknown_key(argv) or UserError(line) from error
+    if values.help:
+        return None
+    if rest[1:]:
+        raise UserError(f"unknown argument {rest[1]!r}; see --help")
+    for name in ("config", "workdir"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
+    if not isinstance(values.config, ConfigDict):
+        path = Path(config_flags.get_config_filename(values["config"]))
+        found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
+        raise unknown("config", str(path), found)
+    names = ("coordinator", "processes", "process")
+    joins: list[Any] = [values[name].value for name in names]
+    if joins != [None] * 3:
+        if None in joins:
+            raise UserError("--coordinator, --processes and --process go together")
+        launchers.check(*joins)
+    coordinator, processes, process = joins
+    return Command(
+        values.config.to_dict(),
+        Path(values.workdir).expanduser(),
+        tuple(values.stages),
+        bool(values["dry-run"].value),
+        coordinator,
+        processes,
+        process,
+        values.wait,
+    )
+
+
+def _unknown_key(argv: Sequence[str]) -> UserError | None:
+    """Returns the error for the first override of a key that the config lacks."""
+    prefix = "--config."
+    overrides = [arg for arg in argv if arg.startswith(prefix)]
+    if not overrides:
+        return None
+    # Without the overrides, and without a value that follows one as its own word.
+    kept = [
+        arg
+        for before, arg in zip(("", *argv), argv, strict=False)
+        if arg not in overrides
+        and not (before in overrides and "=" not in before and arg[:1] != "-")
+    ]
+    parsed = parse_flags(kept)
+    for arg in overrides:
+        found: Any = parsed.config if parsed else {}
+        for key in arg.removeprefix(prefix).split("=")[0].split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                choices = found if isinstance(found, Mapping) else ()
+                return unknown(f"key of {arg!r}", key, choices)
+            found = found[key]
+    return None

@@ -1,0 +1,237 @@
+"""An experiment in a working folder: runs what is missing, writes the results."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import kdjax
+from kdjax.data import device_feed
+from kdjax.data.device_feed import Resident
+from kdjax.data.sources import Dataset
+from kdjax.data.streaming.dataset import Streamed
+from kdjax.experiment.bank import Bank
+from kdjax.experiment.bank_plan import plan
+from kdjax.experiment.build import make_feed, make_steps, naming, open_data
+from kdjax.experiment.config import Experiment, Stage, ancestry
+from kdjax.experiment.report import draw_curves, print_table, summarise
+from kdjax.experiment.store import Store
+from kdjax.runtime import parallel
+from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import write_json
+from kdjax.runtime.signals import Interrupt
+from kdjax.train import recordings
+from kdjax.train.loop import Training
+from kdjax.train.metrics import Record
+from kdjax.train.program import Program
+from kdjax.train.replica import Replica, together
+
+Observer = Callable[[str, int, Record], None]
+"""Called with stage, seed and record of every epoch; what it raises ends the run."""
+
+
+class Run:
+    """An experiment in a working folder."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        interrupt: Interrupt,
+        observe: Observer = lambda stage, seed, record: None,
+    ):
+        """Loads the data.
+
+        Args:
+            experiment: what to run.
+            workdir: where stages and results go; made if absent.
+            interrupt: asked between steps.
+            observe: called with every epoch's record.
+
+        Raises:
+            UserError: data that is not there, a folder that cannot be written, or
+                parts that do not fit.
+        """
+        if experiment.precision == "float64":
+            jax.config.update("jax_enable_x64", True)
+        self._experiment, self._workdir = experiment, workdir
+        self._interrupt, self._observe = interrupt, observe
+        dataset = open_data(experiment)
+        self._store = Store(experiment, dataset, workdir)
+        self._store.make()
+        self._data: Resident | Streamed
+        if isinstance(dataset, Dataset):
+            self._data = device_feed.place(dataset, parallel.make_mesh())
+        else:
+            self._data = dataset
+        # Every seed has a stream of its own, and the workers of one are all busy.
+        self._devices = 1 if isinstance(dataset, Streamed) else jax.device_count()
+        self._steps = make_steps(experiment, dataset)
+        size = dataset.train_size
+        self._plan = plan(experiment, self._steps, size)
+        self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
+        self._programs: dict[tuple[str, int], Program] = {}
+
+    def run(self, only: Collection[str] = ()) -> dict[str, Any]:
+        """Trains what is missing and returns the results, also in `results.json`.
+
+        Args:
+            only: stages to which the run is confined, with all that teach them; empty
+                means all.
+
+        Raises:
+            UserError: an unknown stage, or what a user can mend while training.
+            Interrupted: after a signal.
+        """
+        stages = ancestry(self._experiment, only)
+        for teacher in self._plan.too_large:
+            console.print(
+                f"bank: {teacher}'s outputs do not fit into bank.max_gb="
+                f"{self._experiment.bank.max_gb:g}: computed in the step",
+                markup=False,
+            )
+        for name in self._plan.bypassing:
+            console.print(
+                f"bank: {name} learns by {self._experiment.stages[name].method_name}, "
+                "which needs its teachers in the step",
+                markup=False,
+            )
+        self._check_recordings(stages)
+        # All of them before the first is trained: what does not fit is known at once.
+        for name, stage in stages.items():
+            missing = self._missing(name, range(stage.seeds))
+            if missing:
+                self._program(stage, self._width(len(missing)))
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
+        # Round by round: what the bank holds for some seeds is gone before the next.
+        most = max(stage.seeds for stage in stages.values())
+        for seeds in rounds(most, self._devices):
+            for name, stage in stages.items():
+                own = [seed for seed in seeds if seed < stage.seeds]
+                results[name] += self._replicas(name, own)
+        summary = summarise(self._experiment, results)
+        if parallel.is_first():
+            write_json(self._workdir / "results.json", summary)
+            draw_curves(results, self._workdir / "curves.png")
+        validation = bool(self._experiment.data.get("validation"))
+        print_table(summary["stages"], validation)
+        return summary
+
+    def _width(self, seeds: int) -> int:
+        """Returns how many of so many seeds are trained side by side."""
+        return parallel.side_by_side(seeds, self._devices)
+
+    def _missing(self, name: str, seeds: Iterable[int]) -> list[int]:
+        return [seed for seed in seeds if not self._store.result(name, seed)]
+
+    def _check_recordings(self, stages: Mapping[str, Stage]) -> None:
+        """Raises UserError if a finished stage has no recording that is wanted."""
+        for name, stage in stages.items():
+            if not stage.method.replays:
+                continue
+            for seed in self._missing(name, range(stage.seeds)):
+                for teacher in stage.teachers:
+                    folder = self._store.folder(teacher, seed)
+                    last = recordings.path(folder, stage.epochs - 1)
+                    if self._store.result(teacher, seed) and not last.exists():
+                        raise UserError(
+                            f"stage {name!r} cannot replay {teacher!r}: {folder} was "
+                            "trained without a recording; use scratch=joint, or "
+                            "another workdir"
+                        )
+
+    def _program(self, stage: Stage, width: int) -> Program:
+        """Returns the programs of a stage for so many replicas side by side.
+
+        Raises:
+            UserError: parts that do not fit.
+        """
+        if (stage.name, width) not in self._programs:
+            with naming(stage):
+                mesh = parallel.make_mesh(replicas=width)
+                self._programs[stage.name, width] = Program(
+                    self._steps[stage.name],
+                    make_feed(self._experiment, stage, self._data, mesh),
+                    self._plan.banked[stage.name],
+                    record=stage.name in self._experiment.recorded,
+                )
+        return self._programs[stage.name, width]
+
+    def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the results of some replicas, after training what is missing."""
+        store = self._store
+        missing = self._missing(name, seeds)
+        for seed in seeds:
+            if version := store.other_version(name, seed):
+                console.print(
+                    f"{name} seed {seed}  was begun by kdjax {version}; this is "
+                    f"{kdjax.__version__}, whose results may differ",
+                    markup=False,
+                )
+            if seed not in missing:
+                folder = store.folder(name, seed)
+                console.print(f"{name} seed {seed}  found in {folder}", markup=False)
+        while missing:
+            self._interrupt.raise_if_set()
+            self._train(name, missing)
+            missing = self._missing(name, missing)
+        return [store.result(name, seed) or {} for seed in seeds]
+
+    def _train(self, name: str, seeds: Sequence[int]) -> None:
+        """Trains the first of some replicas: as many as go on side by side."""
+        store, stage = self._store, self._experiment.stages[name]
+        saving = self._experiment.saving
+        passes = self._bank.passes
+        with contextlib.ExitStack() as held:
+            replicas = []
+            for seed in seeds:
+                replica = Replica(
+                    label=f"{name} seed {seed}",
+                    seed=seed,
+                    folder=held.enter_context(store.open(name, seed)),
+                    fingerprint=store.fingerprint(name, seed),
+                    frozen=store.teachers(name, seed),
+                    observe=functools.partial(self._observe, name, seed),
+                    keep_best=saving.best,
+                )
+                replicas.append(held.enter_context(contextlib.closing(replica)))
+            step, group = together(replicas)
+            group = group[: self._width(len(group))]
+            program = self._program(stage, len(group))
+            training = Training(
+                program,
+                stage.recipes,
+                saving,
+                group,
+                step=step,
+                interrupt=self._interrupt,
+                tables=self._bank.reader(name, program, group),
+            )
+            found = training.run()
+            # Over the training images: for the bank, and inside the steps.
+            in_steps = len(stage.teachers) - len(program.banked)
+            in_bank = (self._bank.passes - passes) / len(group)
+            for replica, result in zip(group, found, strict=True):
+                result |= {
+                    "fingerprint": replica.fingerprint,
+                    "seed": replica.seed,
+                    "devices": [device.device_kind for device in jax.devices()],
+                    "side_by_side": len(group),
+                    "teacher_passes": in_bank + in_steps * stage.epochs,
+                }
+                store.finish(name, replica.seed, result)
+                replica.discard_checkpoints()
+                self._bank.finished(name, replica.seed)
+
+
+def rounds(seeds: int, devices: int) -> Iterator[range]:
+    """Yields the seeds that are trained side by side, on all devices."""
+    first = 0
+    while first < seeds:
+        width = parallel.side_by_side(seeds - first, devices)
+        yield range(first, first + width)
+        first += width

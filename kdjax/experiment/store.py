@@ -1,0 +1,183 @@
+"""The working folder: a folder for every replica of a stage, found by fingerprint."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdjax
+from kdjax import methods, models
+from kdjax.data.streaming.dataset import Images
+from kdjax.experiment.config import Experiment
+from kdjax.models import Variables
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import write_json
+from kdjax.train.loop import load_network
+from kdjax.train.recipe import Recipe
+
+
+class Store:
+    """The replicas of an experiment's stages in a working folder.
+
+    A replica's folder is `stages/<name>-<fingerprint>`; the fingerprint hashes
+    everything that decides its weights and figures, but not its name: another config
+    finds it under the name that the first one gave it.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Images, workdir: Path):
+        """Looks nowhere yet.
+
+        Args:
+            experiment: the graph of stages.
+            dataset: what they are trained on.
+            workdir: where everything goes.
+        """
+        self._experiment, self._dataset = experiment, dataset
+        self._stages = workdir / "stages"
+        self.data = {
+            "name": dataset.name,
+            "version": dataset.version,
+            "image_shape": dataset.image_shape,
+            "train_size": dataset.train_size,
+            "test_size": dataset.test_size,
+            "mean": dataset.mean,
+            "std": dataset.std,
+            "content": dataset.content,
+        }
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not parallel.is_first():
+            return
+        try:
+            self._stages.mkdir(parents=True, exist_ok=True)
+            probe = self._stages / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"workdir {self._stages.parent} cannot be written: {error.strerror}"
+            ) from error
+
+    def settings(self, name: str, seed: int) -> dict[str, Any]:
+        """Returns everything that decides one replica of a stage, as plain data."""
+        experiment = self._experiment
+        stage = experiment.stages[name]
+        augment = dataclasses.asdict(experiment.augment)
+        return {
+            "seed": seed,
+            "copy": stage.copy,
+            "roles": {
+                role: {"model": model, "version": models.version(model)}
+                for role, model in stage.method.roles(stage.model).items()
+            },
+            # With the name: the first of several methods counts the cross-entropy.
+            "method": {"name": stage.method_name, **methods.options(stage.method)},
+            "teachers": [
+                self.fingerprint(teacher, self.replica_of(teacher, seed))
+                for teacher in stage.teachers
+            ],
+            "recipe": {"version": Recipe.VERSION, **dataclasses.asdict(stage.recipe)},
+            "data": self.data,
+            "augment": {"version": experiment.augment.VERSION, **augment},
+            "precision": experiment.precision,
+        }
+
+    def replica_of(self, teacher: str, seed: int) -> int:
+        """Returns the replica of a teacher that teaches a stage's replica."""
+        return seed % self._experiment.stages[teacher].seeds
+
+    def fingerprint(self, name: str, seed: int) -> str:
+        """Returns the hash by which a replica is found again."""
+        text = json.dumps(self.settings(name, seed), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Returns a replica's folder, which may bear the name of another config."""
+        fingerprint = self.fingerprint(name, seed)
+        found = sorted(self._stages.glob(f"*-{fingerprint}"))
+        return found[0] if found else self._stages / f"{name}-{fingerprint}"
+
+    @contextlib.contextmanager
+    def open(self, name: str, seed: int) -> Iterator[Path]:
+        """Makes a replica's folder with its settings and holds it for this run.
+
+        Raises:
+            UserError: another run trains the replica.
+        """
+        folder = self.folder(name, seed)
+        if not parallel.is_first():
+            yield folder  # held by the first process
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{folder} is being trained by another process"
+                ) from error
+            settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
+            write_json(folder / "stage.json", settings)
+            yield folder
+
+    def other_version(self, name: str, seed: int) -> str | None:
+        """Returns which other version of the library began a replica, if one did."""
+        path = self.folder(name, seed) / "stage.json"
+        try:
+            version = json.loads(path.read_text())["kdjax"]
+        except (OSError, ValueError, KeyError):
+            return None  # not begun, or killed while it was written
+        return version if version != kdjax.__version__ else None
+
+    def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
+        """Writes a replica's result, the last thing: now it counts as finished."""
+        if parallel.is_first():
+            write_json(self.folder(name, seed) / "result.json", result)
+        parallel.wait_for_all(f"{name} {seed} is finished")
+
+    def result(self, name: str, seed: int) -> dict[str, Any] | None:
+        """Returns the result of a replica, or None if it is not finished.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.folder(name, seed) / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged: {error}; delete its folder to train it again"
+            ) from error
+
+    def network(self, name: str, seed: int) -> Variables:
+        """Returns the student that a finished replica has trained.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return load_network(
+            self.folder(name, seed),
+            self._experiment.stages[name].model,
+            self._dataset.num_classes,
+            self._dataset.image_shape,
+            self._experiment.dtype,
+        )
+
+    def teachers(self, name: str, seed: int) -> dict[str, Variables]:
+        """Returns the trained networks that teach a replica, by stage."""
+        return {
+            teacher: self.network(teacher, self.replica_of(teacher, seed))
+            for teacher in self._experiment.stages[name].teachers
+        }

@@ -1,0 +1,202 @@
+"""BSS: adversarial samples that support the teacher's decision boundaries."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.methods.base import Call, Context, Method, Term, Weight, cross_entropy, only
+from kdjax.models import Outputs
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.rng import fold
+
+_BASES = ("both", "teacher")
+
+
+def base_samples(
+    student: jax.Array, teacher: jax.Array, labels: jax.Array, count: int, base: str
+) -> tuple[jax.Array, jax.Array]:
+    """Returns which images to attack, and which of these really are to be.
+
+    The `count` images with the largest sum over the wrong classes of (p_t - p_s)^2,
+    among those that are classified rightly.
+
+    Args:
+        student: logits, `[batch, classes]`.
+        teacher: logits, `[batch, classes]`.
+        labels: `[batch]`.
+        count: how many.
+        base: who must be right, 'both' or 'teacher'.
+
+    Returns:
+        Positions in the batch and booleans, `[count]`.
+    """
+    right = jnp.argmax(teacher, axis=-1) == labels
+    if base == "both":
+        right &= jnp.argmax(student, axis=-1) == labels
+    difference = jnp.square(jax.nn.softmax(teacher) - jax.nn.softmax(student))
+    own = jnp.take_along_axis(difference, labels[:, None], axis=1)[:, 0]
+    score = jnp.where(right, jnp.sum(difference, axis=1) - own, -1.0)
+    chosen = jax.lax.top_k(score, count)[1]
+    return chosen, right[chosen]
+
+
+def attack(
+    call: Call,
+    images: jax.Array,
+    target: jax.Array,
+    *,
+    steps: int,
+    rate: float,
+    clip: float,
+) -> jax.Array:
+    """Returns images moved towards the boundary between their class and a target's.
+
+    `x += rate (z_k - z_t + 1e-4) g / ||g||`, `g = d(z_t - z_k) / dx`, where k is the
+    class at the start and t the target, until the class is another; x stays within
+    +-clip.
+
+    Args:
+        call: the attacked network.
+        images: `[batch, height, width, channels]`.
+        target: classes, `[batch]`.
+        steps: how many at the most.
+        rate: of a step.
+        clip: the largest value of an image.
+    """
+    start = jnp.argmax(call(images).logits, axis=-1)
+
+    def gap(x: jax.Array) -> tuple[jax.Array, Any]:
+        logits = call(x).logits
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        own, other = (
+            jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
+            for classes in (start, target)
+        )
+        return jnp.sum(other - own), (own - other, jnp.argmax(logits, axis=-1))
+
+    def move(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+        gradient, (distance, now) = jax.grad(gap, has_aux=True)(x)
+        norm = jnp.sqrt(jnp.sum(jnp.square(gradient), axis=(1, 2, 3), keepdims=True))
+        # Without a gradient there is no direction: the image stays.
+        direction = gradient / jnp.where(norm > 0, norm, 1)
+        length = jnp.where(now == start, rate * (distance + 1e-4), 0.0)
+        step = length.reshape(-1, 1, 1, 1).astype(x.dtype) * direction
+        moved = jnp.clip(x + step, -clip, clip)
+        return jnp.where(jnp.any(now == start), moved, x), None
+
+    return backend.loop(move, images, steps)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class BSS(Method):
+    """Boundary supporting samples (Heo et al., 2019).
+
+    CE + w(alpha, 1) H(P_T, P_S) of the images + w(beta, 0) H(P_T, P_S) of adversarial
+    samples: images that both networks classify rightly, moved across the frozen
+    teacher's boundary to a class that is drawn by the teacher's probabilities. Made in
+    the step.
+
+    Deviations: the released code takes base images that the teacher alone has right
+    (base='teacher'; the default is the paper's); its weights fall with the epoch, to `1
+    + max(alpha (1 - e/80), 0)` and `max(beta (1 - 4/3 e/80), 0)`: a method knows steps,
+    not epochs, and `decay_steps` is 80 times the steps of an epoch then. The number of
+    samples is fixed under jit: those that do not count are there for the student's
+    BatchNorm alone. Its running statistics do not see the samples, as in the released
+    code they do.
+
+    Attributes:
+        alpha: what the distillation's weight has more than 1 at the start.
+        beta: weight of the adversarial samples at the start.
+        temperature: tau of both terms, without the factor tau^2.
+        samples: how many are attacked in a batch, at the most.
+        attack_steps: of the attack, at the most.
+        attack_rate: of a step of the attack.
+        clip: the largest value of an attacked, normalised image.
+        base: who must classify an image rightly, 'both' or 'teacher'.
+        decay_steps: over how many steps the weights fall; 0: they stay.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    call_teachers: ClassVar[bool] = True
+    alpha: float = 3.0
+    beta: float = 2.0
+    temperature: float = 3.0
+    samples: int = 64
+    attack_steps: int = 10
+    attack_rate: float = 0.3
+    clip: float = 2.5
+    base: str = "both"
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.base not in _BASES:
+            raise unknown("base of bss", self.base, _BASES)
+        for name in ("temperature", "samples", "attack_steps", "clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"bss: {name} {getattr(self, name)} is not positive")
+        if self.decay_steps < 0:
+            raise UserError(f"bss: decay_steps {self.decay_steps} is negative")
+
+    def read(self, outputs: Outputs) -> jax.Array:
+        """Returns the logits."""
+        return outputs.logits
+
+    def _weight(self, size: float, speed: float, least: float) -> Weight:
+        if not self.decay_steps:
+            return size + least
+
+        def falling(step: jax.Array) -> jax.Array:
+            left = 1 - speed * step / self.decay_steps
+            return least + jnp.maximum(size * left, 0.0)
+
+        return falling
+
+    def _samples(
+        self, context: Context, teacher: str, logits: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns adversarial samples, and which of them count."""
+        assert context.images is not None
+        student = jax.lax.stop_gradient(context.outputs["student"].logits)
+        count = min(self.samples, len(logits))
+        chosen, valid = base_samples(student, logits, context.labels, count, self.base)
+        scores = jax.nn.log_softmax(logits[chosen])
+        own = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)
+        key = fold(context.key, "target")
+        # From the example's index: no layout of the batch changes it.
+        keys = jax.vmap(fold, in_axes=(None, 0))(key, context.index[chosen])
+        target = jax.vmap(jax.random.categorical)(
+            keys, jnp.where(own, -jnp.inf, scores)
+        )
+        moved = attack(
+            context.call_teacher[teacher],
+            context.images[chosen],
+            target,
+            steps=self.attack_steps,
+            rate=self.attack_rate,
+            clip=self.clip,
+        )
+        return jax.lax.stop_gradient(moved), valid
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and both distillation terms."""
+        teacher, logits = only(context.targets)
+        samples, valid = self._samples(context, teacher, logits)
+        theirs = jax.lax.stop_gradient(context.call_teacher[teacher](samples).logits)
+        ours = context.call_role["student"](samples).logits
+        values = losses.soft_cross_entropy(ours, theirs, temperature=self.temperature)
+        kept = jnp.sum(jnp.where(valid, values, 0.0))
+        student = context.outputs["student"].logits
+        images = losses.soft_cross_entropy(
+            student, logits, temperature=self.temperature
+        )
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            f"bss/kd/{teacher}": Term(images, self._weight(self.alpha, 1.0, 1.0)),
+            f"bss/samples/{teacher}": Term(
+                kept / jnp.maximum(jnp.sum(valid), 1), self._weight(self.beta, 4 / 3, 0)
+            ),
+        }

@@ -1,0 +1,76 @@
+"""FitNet: a hint on the middle of the network."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from kdjax import losses
+from kdjax.methods.base import (
+    Context,
+    Method,
+    Term,
+    cross_entropy,
+    only,
+)
+from kdjax.methods.connectors import (
+    convolved,
+)
+from kdjax.methods.levels import (
+    feature,
+)
+from kdjax.models import Outputs
+from kdjax.models.norm import BatchNorm
+
+
+class Regressor(nn.Module):
+    """FitNet's regressor: a convolution to the teacher's shape, BatchNorm, ReLU."""
+
+    level: str
+    shape: tuple[int, int, int]  # height, width and channels of the teacher's map
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> jax.Array:
+        """Returns the student's map in the teacher's shape."""
+        del targets
+        x = feature(outputs["student"], self.level)
+        x = convolved(f"fitnet: the student's {self.level}", x, self.shape)
+        return nn.relu(BatchNorm(train)(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class FitNet(Method):
+    """A hint on the middle of the network (Romero et al., 2015): CE + beta hint.
+
+    Deviations: trained jointly with the cross-entropy, with BatchNorm and ReLU in the
+    regressor and the mean of squares, as RepDistiller has it; the paper trains the
+    lower half on the hint first, with half the sum of squares.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 100.0
+    level: str = "stage2"
+
+    def read(self, outputs: Outputs) -> jax.Array:
+        """Returns the hint."""
+        return feature(outputs, self.level)
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns the regressor."""
+        teacher, target = only(targets)
+        return {f"fitnet/{teacher}": Regressor(self.level, target.shape[1:])}
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and hint term."""
+        teacher, target = only(context.targets)
+        name = f"fitnet/{teacher}"
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            name: Term(losses.feature_mse(context.adapted[name], target), self.beta),
+        }

@@ -1,0 +1,138 @@
+"""Factor transfer: a paraphraser of the teacher's map, learned first."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from kdjax import losses
+from kdjax.methods.base import (
+    Context,
+    Method,
+    Path,
+    Phase,
+    Term,
+    cross_entropy,
+    only,
+)
+from kdjax.methods.connectors import (
+    Paraphraser,
+    Translator,
+)
+from kdjax.methods.levels import (
+    feature,
+)
+from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
+
+
+def _check_epochs(method: str, epochs: int) -> None:
+    if epochs < 1:
+        raise UserError(f"{method}: init_epochs {epochs} is not positive")
+
+
+class _Paraphrase(nn.Module):
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the teacher's factor and the reconstruction of its map."""
+        del outputs, train
+        return Paraphraser(self.rate, name="paraphraser")(only(targets)[1])
+
+
+class _Translate(nn.Module):
+    level: str
+    channels: int
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> jax.Array:
+        """Returns the student's factor."""
+        del targets
+        x = feature(outputs["student"], self.level)
+        return Translator(self.channels, name="translator")(x, train)
+
+
+@dataclasses.dataclass(frozen=True)
+class FT(Method):
+    """Factor transfer (Kim et al., 2018): CE + beta FT between factors of the last map.
+
+    First phase: the paraphraser learns to reconstruct the teacher's map; the student
+    rests. Second phase: the paraphraser rests; student and translator learn.
+
+    Deviations: see `losses.factor_transfer`; weight, level and the first phase's epochs
+    and learning rate are RepDistiller's for ResNets.
+
+    Attributes:
+        beta: the weight.
+        level: the feature map.
+        rate: how wide the factor is, as a share of the teacher's map.
+        init_epochs: of the first phase, before the recipe's.
+        init_learning_rate: of the first phase.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 200.0
+    level: str = "stage3"
+    rate: float = 0.5
+    init_epochs: int = 30
+    init_learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_epochs("ft", self.init_epochs)
+        if not 0 < self.rate <= 1:
+            raise UserError(f"ft: rate {self.rate} is outside (0, 1]")
+
+    def read(self, outputs: Outputs) -> jax.Array:
+        """Returns the feature map."""
+        return feature(outputs, self.level)
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns paraphraser and translator."""
+        teacher, target = only(targets)
+        channels = int(target.shape[-1] * self.rate)
+        if not channels:
+            raise UserError(f"ft: rate {self.rate} leaves no channel of {target.shape}")
+        return {
+            f"ft/{teacher}/paraphraser": _Paraphrase(self.rate),
+            f"ft/{teacher}/translator": _Translate(self.level, channels),
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Returns the paraphraser's phase and the student's."""
+
+        def paraphraser(path: Path) -> bool:
+            name = path[0]
+            return name.startswith("ft/") and name.endswith("/paraphraser")
+
+        recipe = {
+            "epochs": self.init_epochs,
+            "milestones": (),
+            "learning_rate": self.init_learning_rate,
+        }
+        return (
+            Phase(recipe, paraphraser),
+            Phase(trains=lambda path: not paraphraser(path)),
+        )
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns the phase's terms."""
+        teacher, target = only(context.targets)
+        name = f"ft/{teacher}"
+        factor, reconstruction = context.adapted[f"{name}/paraphraser"]
+        if not context.phase:
+            loss = losses.feature_mse(reconstruction, target)
+            return {f"reconstruction/{teacher}": Term(loss)}
+        own = context.adapted[f"{name}/translator"]
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            name: Term(losses.factor_transfer(own, factor), self.beta),
+        }

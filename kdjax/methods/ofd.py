@@ -1,0 +1,99 @@
+"""Overhaul of feature distillation: partial distances beyond the teacher's margins."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from kdjax import losses, models
+from kdjax.methods.base import Beginning, Context, Method, Term, cross_entropy, only
+from kdjax.methods.connectors import OverhaulConnector
+from kdjax.methods.levels import check_levels, feature_maps, total
+from kdjax.models import Outputs
+from kdjax.runtime.errors import UserError
+
+
+class _Connectors(nn.Module):
+    levels: tuple[str, ...]
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> dict[str, jax.Array]:
+        """Returns the student's maps in the teacher's width, by level."""
+        _, target = only(targets)
+        maps = feature_maps(outputs["student"], self.levels)
+        return {
+            level: OverhaulConnector(target[level].shape[-1], name=level)(
+                maps[level], train
+            )
+            for level in self.levels
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class OFD(Method):
+    """Overhaul of feature distillation (Heo et al., 2019): CE + beta sum_j w_j OFD_j.
+
+    Maps before the activations, of any size and width: the student's through a 1x1
+    convolution with BatchNorm, the larger of the two is pooled to the size of the
+    smaller. The margins come from the teacher's BatchNorms, once, and are kept as the
+    memory.
+
+    Deviations: w = 2^(j - n) for level j of n, and beta = 1/1000, are the released
+    code's. That code leaves the teacher in training mode, so that it normalises by each
+    batch; here it is frozen.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 1e-3
+    levels: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre")
+
+    def __post_init__(self) -> None:
+        check_levels("ofd", self.levels)
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the feature maps."""
+        return feature_maps(outputs, self.levels)
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns the connectors."""
+        teacher, _ = only(targets)
+        return {f"ofd/{teacher}": _Connectors(self.levels)}
+
+    def setup(self, beginning: Beginning) -> dict[str, jax.Array]:
+        """Returns the margins, `[channels]` by level."""
+        teacher, frozen = only(beginning.frozen)
+        name = beginning.models[teacher]
+        norms = models.norms(name, beginning.num_classes)
+        margins = {}
+        for level in self.levels:
+            if level not in norms:
+                known = f"choices: {', '.join(norms)}" if norms else "it has none"
+                raise UserError(
+                    f"ofd: {level} of {name!r} does not come from a known BatchNorm; "
+                    f"{known}"
+                )
+            part = frozen["params"]
+            for key in norms[level]:
+                part = part[key]
+            margins[level] = losses.ofd_margin(part["scale"], part["bias"])
+        return margins
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and the term of all levels."""
+        teacher, target = only(context.targets)
+        name = f"ofd/{teacher}"
+        maps, values = context.adapted[name], []
+        for i, level in enumerate(reversed(self.levels)):
+            ours, theirs = losses.match_size(maps[level], target[level])
+            value = losses.ofd(ours, theirs, margin=context.memory[level])
+            values.append(value / 2**i)
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            name: Term(total(values), self.beta),
+        }

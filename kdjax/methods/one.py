@@ -1,0 +1,145 @@
+"""ONE: branches on a shared trunk that teach each other."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from kdjax import losses
+from kdjax.methods.base import (
+    Context,
+    Method,
+    Path,
+    Term,
+    cross_entropy,
+)
+from kdjax.methods.levels import (
+    feature,
+)
+from kdjax.models import Outputs
+from kdjax.models.layers import torch_dense
+from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError
+
+
+def _check_count(method: str, what: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"{method}: {what} must be one or more, not {count}")
+
+
+class Gate(nn.Module):
+    """ONE's gate: how much each branch counts, from the trunk's pooled map.
+
+    Average over the positions, a dense layer, BatchNorm and ReLU; the softmax that
+    follows is `losses.gated_logits`'s.
+    """
+
+    level: str
+    branches: int
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping, train: bool
+    ) -> jax.Array:
+        """Returns scores of the branches, `[batch, branches]`."""
+        del targets
+        x = jnp.mean(feature(outputs["student"], self.level), axis=(1, 2))
+        x = torch_dense(x.shape[-1], self.branches, "dense")(x)
+        return nn.relu(BatchNorm(train, name="bn")(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class ONE(Method):
+    """On-the-fly native ensemble (Lan et al., 2018): branches on a shared trunk.
+
+    L = sum_i CE(z_i) + CE(e) + w sum_i KL_i, e = sum_i g_i z_i: every branch learns
+    from the labels and from the gated ensemble of all branches, which itself learns
+    from the labels through its gate.
+
+    A branch is a network of the student's model whose layers up to a level are the
+    student's; the student is the first branch, and what is deployed. The trunk's output
+    is computed once for all, its gradient for each branch.
+
+    Deviations: eps in the target and the factor tau^2 are the released code's (see
+    `losses.one`). Its weight rises as exp(-5 (1 - epoch/80)^2); a method knows steps,
+    not epochs: `rampup_steps` is 80 times the steps of an epoch then.
+
+    Attributes:
+        branches: how many, the student included.
+        trunk: the last level that the branches share.
+        temperature: tau.
+        weight: of the divergences.
+        rampup_steps: over how many steps their weight rises; 0: at once.
+    """
+
+    branches: int = 3
+    trunk: str = "stage2"
+    temperature: float = 3.0
+    weight: float = 1.0
+    rampup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check_count("one", "the number of further branches", self.branches - 1)
+        if not self.temperature > 0:
+            raise UserError(f"one: temperature {self.temperature} is not positive")
+        if self.rampup_steps < 0:
+            raise UserError(f"one: rampup_steps {self.rampup_steps} is negative")
+
+    def roles(self, student: str) -> dict[str, str]:
+        """Returns the branches, the student first."""
+        others = {f"branch{i}": student for i in range(2, self.branches + 1)}
+        return {"student": student, **others}
+
+    def copies(self, copy: int) -> dict[str, int]:
+        """Returns another copy for every branch."""
+        return {role: copy + i for i, role in enumerate(self.roles(""))}
+
+    def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
+        """Returns the branches' trunks, which are the student's."""
+        paths = [path for path in flatten_dict(params["student"]) if self._shared(path)]
+        if not paths:
+            raise UserError(
+                f"one: the student has no layers up to trunk={self.trunk!r}; it wants "
+                "'stem', or a level such as 'stage2' of a network with layers of that "
+                "name"
+            )
+        return {
+            (role, *path): ("student", *path)
+            for role in self.roles("")
+            if role != "student"
+            for path in paths
+        }
+
+    def _shared(self, path: Path) -> bool:
+        part = path[0].split("_")[0]
+        if part.startswith("stage"):
+            return self.trunk.startswith("stage") and part <= self.trunk
+        return part == "stem"
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping
+    ) -> dict[str, nn.Module]:
+        """Returns the gate."""
+        return {"one/gate": Gate(self.trunk, self.branches)}
+
+    def _rampup(self, step: jax.Array) -> jax.Array:
+        left = 1 - jnp.minimum(step / self.rampup_steps, 1.0)
+        return self.weight * jnp.exp(-5 * left**2)
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns every branch's cross-entropy and divergence, and the ensemble's."""
+        logits = {role: context.outputs[role].logits for role in self.roles("")}
+        branches = jnp.stack(list(logits.values()))
+        ensemble = losses.gated_logits(branches, context.adapted["one/gate"])
+        target = jax.lax.stop_gradient(ensemble)
+        weight = self._rampup if self.rampup_steps else self.weight
+        ce = losses.cross_entropy(ensemble, context.labels)
+        terms = {"ce/ensemble": Term(ce)}
+        for role, own in logits.items():
+            terms[f"ce/{role}"] = Term(cross_entropy(context, role))
+            divergence = losses.one(own, target, temperature=self.temperature)
+            terms[f"one/{role}"] = Term(divergence, weight)
+        return terms

@@ -1,0 +1,140 @@
+"""ReviewKD: deep levels of the student reviewed by the teacher's shallower ones."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from kdjax import losses
+from kdjax.methods.base import Context, Method, Term, Weight, cross_entropy, only
+from kdjax.methods.levels import check_levels, feature_maps, total
+from kdjax.models import Outputs
+from kdjax.models.norm import BatchNorm
+from kdjax.runtime.errors import UserError
+
+_WIDEST = 512
+# Uniform within sqrt(3 / fan_in): `kaiming_uniform` with a = 1.
+_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns maps in another size; output i shows input `floor(i * n / m)`."""
+    for axis, side in enumerate(size, start=1):
+        if x.shape[axis] != side:
+            x = jnp.take(x, jnp.arange(side) * x.shape[axis] // side, axis=axis)
+    return x
+
+
+class Fusion(nn.Module):
+    """Attention based fusion (ABF) of one level with what comes from the deeper ones.
+
+    The student's map and the deeper one, both `middle` channels wide, are weighed by
+    position and added; a 3x3 convolution leads to the teacher's width.
+    """
+
+    middle: int
+    shape: tuple[int, int, int]  # height, width and channels of the teacher's map
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, deeper: jax.Array | None, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns a map in the teacher's shape, and the one for the level below."""
+        x = nn.Conv(
+            self.middle, (1, 1), use_bias=False, kernel_init=_uniform, name="conv1"
+        )(x)
+        x = BatchNorm(train, name="bn1")(x)
+        if deeper is not None:
+            deeper = nearest(deeper, (x.shape[1], x.shape[2]))
+            both = jnp.concatenate([x, deeper], axis=-1)
+            gates = nn.sigmoid(nn.Conv(2, (1, 1), name="gates")(both))
+            x = x * gates[..., :1] + deeper * gates[..., 1:]
+        *size, channels = self.shape
+        x = nearest(x, (size[0], size[1]))
+        out = nn.Conv(
+            channels,
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            kernel_init=_uniform,
+            name="conv2",
+        )(x)
+        return BatchNorm(train, name="bn2")(out), x
+
+
+class Review(nn.Module):
+    """The chain of fusions, from the deepest level to the first."""
+
+    levels: tuple[str, ...]
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> dict[str, jax.Array]:
+        """Returns maps in the teacher's shapes, by level."""
+        _, target = only(targets)
+        maps = feature_maps(outputs["student"], self.levels)
+        middle = min(_WIDEST, maps[self.levels[-1]].shape[-1])
+        fused, deeper = {}, None
+        for level in reversed(self.levels):
+            fusion = Fusion(middle, target[level].shape[1:], name=level)
+            fused[level], deeper = fusion(maps[level], deeper, train)
+        return fused
+
+
+@dataclasses.dataclass(frozen=True)
+class ReviewKD(Method):
+    """Knowledge review (Chen et al., 2021): CE + beta sum_j HCL_j.
+
+    Maps of any size and width; those before the activations, and the pooled features.
+
+    Deviations: the published code raises the weight linearly over its first 20 epochs.
+    A method does not know how long an epoch is: warmup_steps counts steps.
+
+    Attributes:
+        beta: the weight; the published code has another for every pair of networks.
+        levels: the features, from the first to the deepest.
+        warmup_steps: over how many steps the weight rises from 0; 0: at once.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    beta: float = 1.0
+    levels: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre", "pooled")
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_levels("reviewkd", self.levels)
+        if self.warmup_steps < 0:
+            raise UserError(f"reviewkd: warmup_steps={self.warmup_steps} is negative")
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the feature maps."""
+        return feature_maps(outputs, self.levels)
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns the chain of fusions."""
+        teacher, _ = only(targets)
+        return {f"reviewkd/{teacher}": Review(self.levels)}
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and the term of all levels."""
+        teacher, target = only(context.targets)
+        name = f"reviewkd/{teacher}"
+        fused = context.adapted[name]
+        loss = total(
+            losses.hierarchical_context(fused[level], target[level])
+            for level in self.levels
+        )
+        weight: Weight = self.beta
+        if self.warmup_steps:
+            weight = optax.linear_schedule(0.0, self.beta, self.warmup_steps)
+        return {
+            "ce/student": Term(cross_entropy(context, "student")),
+            name: Term(loss, weight),
+        }

@@ -1,0 +1,89 @@
+"""Rocket Launching: a booster that learns beside the student."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from kdjax import losses
+from kdjax.methods.base import (
+    Context,
+    Method,
+    Path,
+    Term,
+    cross_entropy,
+)
+from kdjax.runtime.errors import UserError, unknown
+
+LOWER = ("stem", "stage1_")
+_TIED = {"none": (), "lower": LOWER, "all": ("stem", "stage")}
+
+
+def scratch_terms(context: Context, hint_weight: float) -> dict[str, Term]:
+    """Returns both networks' cross-entropy and the scratch teacher's hint.
+
+    The hint is lambda ||a_S - stop_gradient(a_T2)||^2 (CTKD, Eq. 4; Rocket Launching's
+    hint with gradient block): it moves the student alone.
+    """
+    return {
+        "ce/student": Term(cross_entropy(context, "student")),
+        "ce/scratch": Term(cross_entropy(context, "scratch")),
+        "hint/scratch": hint(context, context.outputs["scratch"].logits, hint_weight),
+    }
+
+
+def hint(context: Context, scratch: jax.Array, weight: float) -> Term:
+    """Returns the distance of the student's logits from given ones, as a term."""
+    student = context.outputs["student"].logits
+    return Term(losses.logit_matching(student, jax.lax.stop_gradient(scratch)), weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rocket(Method):
+    """Rocket Launching (Zhou et al., 2018), the CTKD paper's RLKD.
+
+    A booster, here 'scratch', and the light student learn together:
+    CE(student) + CE(scratch) + hint_weight ||a_S - stop_gradient(a_scratch)||^2.
+
+    The student takes the convolutions of its lower layers from the scratch teacher:
+    with tied='lower' the stem and its blocks of the first group, with 'all' (the
+    released code's param_share) the stem and its blocks of every group, each the
+    scratch teacher's block of the same number; 'none' shares nothing (the released
+    code shares the stem even then). A scratch teacher equal to the student starts at
+    the same point and hints at nothing. BatchNorm, scales and shifts included, stays
+    with each network, as in the released code.
+    """
+
+    scratch: str = "wrn-40-1"
+    hint_weight: float = 0.03
+    tied: str = "lower"
+
+    def __post_init__(self) -> None:
+        if self.tied not in _TIED:
+            raise unknown("tied of rocket", self.tied, _TIED)
+
+    def roles(self, student: str) -> dict[str, str]:
+        """Returns the student and the scratch teacher."""
+        return {"student": student, "scratch": self.scratch}
+
+    def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
+        """Returns the student's convolutions that are the scratch teacher's."""
+        prefixes = _TIED[self.tied]
+        owned = flatten_dict(params["scratch"])
+        ties: dict[Path, Path] = {}
+        for path, leaf in flatten_dict(params["student"]).items():
+            if not path[0].startswith(prefixes) or path[-2].startswith("bn"):
+                continue
+            if path not in owned or owned[path].shape != leaf.shape:
+                raise UserError(
+                    f"rocket: the student's {'/'.join(path)} {leaf.shape} has no equal "
+                    f"in scratch teacher {self.scratch!r}; it must be at least as deep "
+                    "and as wide as the student, or tied='none'"
+                )
+            ties["student", *path] = ("scratch", *path)
+        return ties
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns both cross-entropies and the hint."""
+        return scratch_terms(context, self.hint_weight)

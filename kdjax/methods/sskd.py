@@ -1,0 +1,164 @@
+"""SSKD: what the teacher says of rotated views, and which image they were made from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.methods.base import Context, Method, Path, Phase, Term, only
+from kdjax.methods.levels import feature
+from kdjax.models import Outputs
+from kdjax.models.layers import torch_dense
+from kdjax.runtime.errors import UserError
+
+_VIEWS = 4
+
+
+class Head(nn.Module):
+    """Two dense layers with a ReLU between them, as wide as the pooled features."""
+
+    of_teacher: bool
+
+    @nn.compact
+    def __call__(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+    ) -> jax.Array:
+        """Returns projections of all views, `[views * batch, channels]`."""
+        del train
+        _, target = only(targets)
+        student = feature(outputs["student"], "pooled")
+        x = target["pooled"] if self.of_teacher else student
+        width = x.shape[-1]
+        x = nn.relu(torch_dense(width, width, "dense1")(x))
+        return torch_dense(width, width, "dense2")(x)
+
+
+def _is_teachers(path: Path) -> bool:
+    return path[0].startswith("sskd/") and path[0].endswith("/teacher")
+
+
+def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the images' own rows and those of their rotations."""
+    by_image = rows.reshape(-1, _VIEWS, *rows.shape[1:])
+    return by_image[:, 0], by_image[:, 1:].reshape(-1, *rows.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class SSKD(Method):
+    """Self-supervised distillation (Xu et al., 2020).
+
+    Every image comes in four rotations, made in the step. First phase: a head on the
+    frozen teacher learns to tell which image a rotated view was made from. Second
+    phase: alpha CE + kd_weight KD of the images, transformed_weight KD of the rotated
+    views, and contrast_weight KD of the similarities between rotated views and images,
+    which the student's own head makes; of the last two those rows count that the
+    teacher gets right or, by rank, nearly right.
+
+    Square images. Deviations: weights, temperatures, shares and the first phase are the
+    published code's; ties of rank keep their order (`losses.select_ranked`).
+
+    Attributes:
+        alpha: weight of the images' cross-entropy.
+        kd_weight: weight of the images' distillation.
+        transformed_weight: weight of the rotated views' distillation.
+        contrast_weight: weight of the similarities' distillation.
+        temperature: of both distillations.
+        contrast_temperature: of the similarities.
+        transformed_ratio: the share of wrong rows that is kept of the rotated views.
+        contrast_ratio: the share of wrong rows that is kept of the similarities.
+        init_epochs: of the first phase, before the recipe's.
+        init_learning_rate: of the first phase; it drops to a tenth twice.
+    """
+
+    num_teachers: ClassVar[int] = 1
+    views: ClassVar[int] = _VIEWS
+    alpha: float = 0.1
+    kd_weight: float = 0.9
+    transformed_weight: float = 2.7
+    contrast_weight: float = 10.0
+    temperature: float = 4.0
+    contrast_temperature: float = 0.5
+    transformed_ratio: float = 1.0
+    contrast_ratio: float = 0.75
+    init_epochs: int = 60
+    init_learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.init_epochs < 1:
+            raise UserError(f"sskd: init_epochs {self.init_epochs} is not positive")
+        for name in ("temperature", "contrast_temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"sskd: {name} {getattr(self, name)} is not positive")
+        for name in ("transformed_ratio", "contrast_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"sskd: {name} {getattr(self, name)} is outside 0..1")
+
+    def prepare(self, images: jax.Array) -> jax.Array:
+        """Returns every image and its rotations by 90, 180 and 270 degrees."""
+        _, height, width, _ = images.shape
+        if height != width:
+            raise UserError(f"sskd: images of {height}x{width} cannot be rotated by 90")
+        turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(_VIEWS)]
+        return jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
+
+    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns logits and pooled features."""
+        return {"logits": outputs.logits, "pooled": feature(outputs, "pooled")}
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Returns both networks' heads."""
+        teacher, _ = only(targets)
+        return {
+            f"sskd/{teacher}/student": Head(of_teacher=False),
+            f"sskd/{teacher}/teacher": Head(of_teacher=True),
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Returns the phase of the teacher's head and that of the student."""
+        recipe = {
+            "epochs": self.init_epochs,
+            "learning_rate": self.init_learning_rate,
+            "milestones": (0.5, 0.75),
+            "decay_factor": 0.1,
+        }
+        return (
+            Phase(recipe, _is_teachers),
+            Phase(trains=lambda path: not _is_teachers(path)),
+        )
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns the phase's terms."""
+        teacher, target = only(context.targets)
+        theirs, ours = (
+            losses.view_similarities(*reversed(_split(context.adapted[name])))
+            for name in (f"sskd/{teacher}/teacher", f"sskd/{teacher}/student")
+        )
+        labels, turned_labels = _split(context.labels)
+        source = jnp.repeat(jnp.arange(len(labels)), _VIEWS - 1)
+        if not context.phase:
+            return {f"sskd/{teacher}": Term(losses.cross_entropy(theirs, source))}
+        own, turned = _split(context.outputs["student"].logits)
+        target_own, target_turned = _split(target["logits"])
+        right = losses.select_ranked(
+            target_turned, turned_labels, ratio=self.transformed_ratio
+        )
+        found = losses.select_ranked(theirs, source, ratio=self.contrast_ratio)
+        transformed = losses.selected_kd(
+            turned, target_turned, right, temperature=self.temperature
+        )
+        contrast = losses.selected_kd(
+            ours, theirs, found, temperature=self.contrast_temperature
+        )
+        images = losses.kd(own, target_own, temperature=self.temperature)
+        return {
+            "ce/student": Term(losses.cross_entropy(own, labels), self.alpha),
+            f"sskd/kd/{teacher}": Term(images, self.kd_weight),
+            f"sskd/transformed/{teacher}": Term(transformed, self.transformed_weight),
+            f"sskd/contrast/{teacher}": Term(contrast, self.contrast_weight),
+        }

@@ -1,0 +1,1 @@
+"""What all packages may use: devices, random keys, files, errors, the console."""

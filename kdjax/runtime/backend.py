@@ -1,0 +1,128 @@
+"""What differs by backend: the one place, with the measurements beside it."""
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kdjax.runtime.files import cache_folder
+
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "target", default=None
+)
+
+
+def platform() -> str:
+    """Returns for what is compiled: 'cpu', 'gpu', 'tpu'."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Compiles for another platform than the one that this process runs on."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second start does not compile again.
+
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) win where they are given.
+    """
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        folder = cache_folder() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The many small programs, too: a cached start of CTKD takes 9.0 s instead of 10.0.
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    if shortest.upper() not in os.environ:
+        jax.config.update(shortest, 0.0)
+
+
+def compiler_options() -> dict[str, str | bool]:
+    """Returns XLA's options for train and evaluation steps.
+
+    On CPU the library's fast reductions, but XLA's own convolutions: a supervised step
+    of WRN-16-1 (batch 128, two cores) takes 272 ms instead of 400, a CTKD step
+    1,085 ms instead of 1,493.
+    """
+    if platform() != "cpu":
+        return {}
+    option = "xla_cpu_experimental_ynn_fusion_type"
+    return {option: "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def start_options() -> dict[str, str]:
+    """Returns XLA's options for programs that run once, such as initial parameters.
+
+    On CPU without optimisation: WRN-40-1's start compiles in 4.6 s instead of 13.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": "0"}
+
+
+def steps_per_dispatch() -> int:
+    """Returns how many train steps one call of the compiled program makes.
+
+    On CPU one: convolutions' weight gradients inside a loop take a path 20 times
+    slower (9,800 ms a step instead of 400). Elsewhere a loop on the device saves the
+    host's work between steps: on an H100 a supervised step of WRN-16-1 takes 1.72 ms
+    instead of 2.19.
+    """
+    return 1 if platform() == "cpu" else 32
+
+
+def loop(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, count: int
+) -> tuple[Any, Any]:
+    """Returns what `jax.lax.scan` does over 0, 1, ..., count - 1.
+
+    Written out on CPU, for the reason given above.
+    """
+    if platform() != "cpu":
+        return jax.lax.scan(body, carry, jnp.arange(count))
+    found = []
+    for number in range(count):
+        carry, said = body(carry, number)
+        found.append(said)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+
+
+def own_batch_norm_gradient() -> bool:
+    """Returns whether BatchNorm's gradient is hand-written, or autodiff's.
+
+    Hand-written on CPU, where every sum over a map is a pass of its own. Elsewhere XLA
+    fuses these sums: on an H100 both take the same time (1.70 and 1.72 ms a supervised
+    step, 7.0 and 7.3 one of CTKD).
+    """
+    return platform() == "cpu"
+
+
+def stack_teachers() -> bool:
+    """Returns whether equal teachers of one step run as one vmapped call, or in turn.
+
+    Vmapped convolutions become grouped ones. On an H100 a DGKD step of WRN-16-1 with
+    four WRN-40-1 takes 5.2 ms in turn and 4.3 vmapped (batch 128). On CPU the four take
+    676 ms in turn and 4,641 vmapped (two cores); compiled for TPU, vmap moves 1.3 times
+    the bytes.
+    """
+    return platform() == "gpu"
+
+
+def unroll_groups() -> bool:
+    """Returns whether grouped convolutions are taken apart into ordinary operations.
+
+    XLA's own on CPU are naive loops: values and gradients of a depthwise 3x3
+    convolution of 32 maps of 16x16x72 take 2,600 ms instead of 18, of a 1x1 convolution
+    of 480 to 120 channels in three groups 590 instead of 8 (two busy cores). On an H100
+    a supervised step of MobileNetV2 (0.5, images of 32x32, batch 128) takes 4.0 ms
+    instead of 5.0; networks with groups of several channels were not measured there.
+    """
+    return platform() in ("cpu", "gpu")

@@ -1,0 +1,190 @@
+"""Several processes: how they find each other, and how they end together.
+
+Processes join by flags, or by what Slurm, Open MPI or a Cloud TPU slice tells them. A
+single one, on whatever machine, is left alone. When one ends, the others end too,
+within a minute: nothing can be computed without it.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+
+import jax
+
+from kdjax.runtime import launchers
+from kdjax.runtime.errors import UserError
+
+LOST = (
+    "another process of this run ended; "
+    "start the same command again in all of them to go on"
+)
+# A process is given up after this many seconds without a sign of life.
+_HEARTBEAT = 30
+# Seconds that a process which failed waits for the others, who may fail alike.
+_PATIENCE = 5
+_DEAD_PEER = re.compile(
+    r"gloo|nccl|coordination service|coordinationservice|heartbeat"
+    r"|connection (closed|reset) by peer|socket closed",
+    re.IGNORECASE,
+)
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    auto: bool = True,
+    wait: int = 300,
+) -> None:
+    """Joins the other processes of the run, if there are any.
+
+    To be called before anything touches a device. With the first three arguments these
+    are what counts, and every local device is used (or those of JAX_LOCAL_DEVICE_IDS).
+    Without them the environment is asked, see `launchers.detect`.
+
+    Args:
+        coordinator: HOST:PORT of process 0, which must be free there.
+        num_processes: how many processes there are.
+        process_id: which of them this is, from 0.
+        auto: whether to look for Slurm, Open MPI and Cloud TPU slices.
+        wait: how many seconds to wait for the others.
+
+    Raises:
+        UserError: the arguments or the environment do not fit, the coordinator's port
+            is taken, or the coordinator is not reached in time.
+    """
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        launchers.check(coordinator, num_processes, process_id)
+        if num_processes == 1:
+            return
+        _reach(coordinator, process_id, wait)
+        there = f"at {coordinator} "
+        method, devices = "deactivate", None
+    else:
+        found = launchers.detect(os.environ) if auto else None
+        if found is None:
+            return
+        there = f"(found by {found}) "
+        method, devices = found, launchers.local_devices(os.environ)
+    _Abort.line = (
+        f"the processes did not come together {there}within {wait} s: "
+        "is each of them started, with a number of its own?"
+    )
+    _Abort.install()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            local_device_ids=devices,
+            cluster_detection_method=method,
+            initialization_timeout=wait,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+        )
+    except (RuntimeError, ValueError) as error:
+        line = str(error).replace("\n", " ")
+        raise UserError(f"several processes {there}cannot start: {line}") from error
+    _Abort.line = LOST
+
+
+def several() -> bool:
+    """Returns whether this process is one of several that have joined."""
+    return jax.distributed.is_initialized()
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Returns whether an error is what the death of another process looks like."""
+    # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
+    known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    known = known and not isinstance(error, UserError)
+    return several() and known and bool(_DEAD_PEER.search(str(error)))
+
+
+def leave(code: int, patience: float = _PATIENCE) -> int:
+    """Parts from the other processes after an error, without waiting for them for long.
+
+    At a normal exit JAX waits for all processes, for minutes. After an error that
+    others do not share they would never come: then this process just ends.
+
+    Args:
+        code: the exit code.
+        patience: seconds to wait for the others; with 0 the process ends here.
+
+    Returns:
+        The exit code, if this process is alone or the others have parted too.
+    """
+    if not several():
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _Abort.line, _Abort.code = "", code
+    if patience == 0:
+        os._exit(code)
+    timer = threading.Timer(patience, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    jax.distributed.shutdown()
+    timer.cancel()
+    return code
+
+
+class _Abort:
+    """What this process says and returns when JAX aborts it.
+
+    JAX's coordination client ends a process by abort() when the others do not come, or
+    one of them dies. Its own callback cannot be set from Python (jaxlib 0.10.2), and a
+    Python signal handler would run too late, so abort() itself is answered.
+    """
+
+    line = LOST
+    code = 1
+
+    @classmethod
+    def install(cls) -> None:
+        ctypes.CDLL(None).signal(signal.SIGABRT, _answer)
+
+    @classmethod
+    def answer(cls, number: int) -> None:
+        if cls.line:
+            os.write(2, f"kdjax: {cls.line}\n".encode())
+        os._exit(cls.code)
+
+
+# At module level: C keeps only its address.
+_answer = ctypes.CFUNCTYPE(None, ctypes.c_int)(_Abort.answer)
+
+
+def _reach(coordinator: str, process_id: int, wait: float) -> None:
+    """Raises UserError if process 0 cannot listen, or another one cannot reach it."""
+    host, _, port = coordinator.rpartition(":")
+    if process_id == 0:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        try:
+            with socket.create_server(
+                ("", int(port)), family=family, dualstack_ipv6=both
+            ):
+                return
+        except OSError as error:
+            raise UserError(
+                f"coordinator {coordinator}: cannot listen there: {error.strerror}"
+            ) from error
+    end = time.monotonic() + wait
+    while True:
+        try:
+            left = max(end - time.monotonic(), 0.1)
+            socket.create_connection((host.strip("[]"), int(port)), left).close()
+            return
+        except OSError as error:
+            if time.monotonic() + 0.2 > end:
+                reason = error.strerror or error
+                raise UserError(
+                    f"coordinator {coordinator} is not reached within {wait} s: "
+                    f"{reason}; is process 0 started there?"
+                ) from error
+            time.sleep(0.2)

@@ -1,0 +1,48 @@
+"""Files: written whole or not at all, hashes of arrays, and the cache's folder."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """Returns the user's folder for what can be made again: $KDJAX_CACHE, or XDG's."""
+    if own := os.environ.get("KDJAX_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "kdjax"
+
+
+@contextlib.contextmanager
+def replace_whole(path: Path) -> Iterator[Path]:
+    """Gives a file to write, which takes the place of `path` once it is written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    with replace_whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def digest(tree: Any) -> str:
+    """Returns a hash of a tree's paths, shapes, dtypes and bits."""
+    import jax  # here: data sets are read before JAX is there
+    import numpy as np
+
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        found.update(name.encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,46 @@
+"""Dataclasses from settings: names and types are checked, errors name both."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from kdjax.runtime.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], kind: str, settings: Mapping[str, Any]) -> T:
+    """Returns `cls(**settings)`, where every field's default tells its type.
+
+    Args:
+        cls: a dataclass.
+        kind: what it is called in errors.
+        settings: values by field name; a list stands for a tuple, an int for a float.
+
+    Raises:
+        UserError: a name that is no field, or a value of another type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in settings.items():
+        if name not in fields:
+            raise unknown(f"option of {kind}", name, fields)
+        values[name] = _cast(f"{kind}.{name}", value, fields[name].default)
+    return cls(**values)
+
+
+def _cast(name: str, value: Any, default: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    known = default is not None and default is not dataclasses.MISSING
+    if known and type(value) is not type(default):
+        raise UserError(f"{name}={value!r} is not of type {type(default).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number")
+    if isinstance(default, tuple) and default:
+        # The first item of the default tells the type of all.
+        value = tuple(_cast(f"{name}[{i}]", v, default[0]) for i, v in enumerate(value))
+    return value

@@ -1,0 +1,41 @@
+"""SIGTERM and Ctrl-C: finish the step, save a checkpoint, then leave."""
+
+import signal
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Raised after a signal, when all is saved; the exit code is 128 + its number."""
+
+    def __init__(self, number: int):
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; the same command goes on from here")
+        self.exit_code = 128 + number
+
+
+class Interrupt:
+    """Remembers the first signal; a second one of the same kind ends at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def install(self) -> None:
+        """Handles SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def raise_if_set(self) -> None:
+        """Raises Interrupted if a signal has come, to this process or another.
+
+        Where there are several processes, all have to ask together.
+        """
+        from kdjax.runtime import (
+            parallel,  # here: signals are handled before JAX is there
+        )
+
+        if number := parallel.agree(self.number or 0):
+            raise Interrupted(number)

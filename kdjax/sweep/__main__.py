@@ -1,0 +1,250 @@
+"""The command `python -m kdjax.sweep`: searches a config's hyper-parameters.
+
+Trials are judged on images held out of training, never on test images. They share a
+working folder, so stages that no searched argument changes are trained once.
+"""
+
+import dataclasses
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from kdjax.experiment.flags import parse_flags
+from kdjax.runtime.errors import UserError, one_line
+from kdjax.runtime.signals import Interrupt, Interrupted
+
+_RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
+_USAGE = f"""\
+usage: python -m kdjax.sweep --config CONFIG.py[:ARG] --workdir DIR [--trials N]
+           [--validation K] [--search NAME=LOW:HIGH,...] [--seed S] [--config.KEY=VALUE]
+
+  --config      an experiment that takes the searched arguments: configs/dgkd.py:digits
+  --workdir     the folder for stages and sweep.db; the same command goes on from there
+  --trials      how many there shall be in all (20)
+  --validation  images held out of training, to judge by (a tenth of the data set's)
+  --search      arguments and their ranges; else what the config leaves open of
+                {_RANGES}
+  --seed        of the search (0)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What is searched.
+
+    Attributes:
+        path: the config's file.
+        arg: its argument.
+        overrides: flags that change every trial's config.
+        workdir: of all trials.
+        validation: the number of images held out of training.
+        ranges: least and greatest value by argument.
+        seed: of the search.
+    """
+
+    path: str
+    arg: str
+    overrides: tuple[str, ...]
+    workdir: Path
+    validation: int = 1
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+    def line(self, params: Mapping[str, float]) -> str:
+        """Returns the config with its argument, to which parameters are added."""
+        words = [self.arg, *(f"{name}={params[name]:.3g}" for name in params)]
+        return ":".join(filter(None, (self.path, ",".join(filter(None, words)))))
+
+    def config(self, params: Mapping[str, float]) -> dict[str, Any]:
+        """Returns a trial's config, as plain dictionaries.
+
+        Raises:
+            UserError: the config does not take these arguments.
+        """
+        config = f"--config={self.line(params)}"
+        argv = ["kdjax", config, *self.overrides, f"--workdir={self.workdir}"]
+        command = parse_flags(argv)
+        if command is None or command.stages or command.dry_run:
+            raise UserError("a sweep takes no --stages and no --dry-run; see --help")
+        data = command.config["data"]
+        if data.get("validation"):
+            raise UserError("data.validation is what --validation sets; see --help")
+        # The size of the test set is none for the images in its place.
+        changes = {"validation": self.validation, "test_size": None}
+        return {**command.config, "data": {**data, **changes}}
+
+    def command(self, params: Mapping[str, float]) -> str:
+        """Returns the command that trains with parameters on all training images."""
+        config = ("--config", self.line(params), *self.overrides)
+        folder = ("--workdir", str(self.workdir / "best"))
+        return shlex.join(("python", "-m", "kdjax.main", *config, *folder))
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what must be the same for a study to go on."""
+        ranges = (f"{name}={a:g}:{b:g}" for name, (a, b) in self.ranges.items())
+        return {
+            "config": shlex.join((self.line({}), *self.overrides)),
+            "search": ",".join(ranges),
+            "validation": self.validation,
+            "seed": self.seed,
+        }
+
+
+def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
+    """Returns least and greatest values from 'lambda=0.3:0.95,temperature=2:10'.
+
+    Raises:
+        UserError: the text is not of this form, or a range is empty.
+    """
+    ranges = {}
+    for word in text.split(","):
+        name, _, bounds = word.partition("=")
+        try:
+            # As short as a trial's values, whose rounding then stays inside.
+            low, high = (float(f"{float(bound):.3g}") for bound in bounds.split(":"))
+        except ValueError:
+            raise UserError(f"search: {word!r} is not NAME=LOW:HIGH") from None
+        if not -inf < low < high < inf:
+            raise UserError(f"search: {word!r}: {low:g} is not less than {high:g}")
+        if name in ranges:
+            raise UserError(f"search: {name!r} comes twice")
+        ranges[name] = (low, high)
+    return ranges
+
+
+def open_ranges(sweep: Sweep, search: str | None) -> dict[str, tuple[float, float]]:
+    """Returns the ranges asked for, or those of the usual ones that can be searched.
+
+    Raises:
+        UserError: an argument that the config fixes, does not take or does not use.
+    """
+    fixed = [word.partition("=")[0] for word in sweep.arg.split(",") if "=" in word]
+    ranges = {}
+    for name, (low, high) in parse_ranges(search or _RANGES).items():
+        try:
+            if name in fixed:
+                raise UserError(f"search: {sweep.line({})} fixes {name!r} already")
+            # Such as survival, which only one of the methods has.
+            if sweep.config({name: low}) == sweep.config({name: high}):
+                raise UserError(f"search: {name!r} changes nothing in {sweep.line({})}")
+        except UserError:
+            if search:
+                raise
+        else:
+            ranges[name] = (low, high)
+    if not ranges:
+        raise UserError(f"search: {sweep.line({})} leaves none of {_RANGES} open")
+    return ranges
+
+
+def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
+    """Returns the sweep and the number of trials, or None if help was asked for.
+
+    Raises:
+        UserError: wrong flags or values.
+    """
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # an override's value may be a word of its own
+    for name in ("config", "workdir", "search"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    for name, default, least in (("trials", 20, 1), ("validation", None, 1)):
+        flags.DEFINE_integer(name, default, "", lower_bound=least, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
+    try:
+        overrides = values(list(argv), known_only=True)[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if values.help:
+        return None
+    for name in ("config", "workdir"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
+    from kdjax.data import sources
+    from kdjax.experiment.config import parse_config
+
+    path, _, arg = values.config.partition(":")
+    folder = Path(values.workdir).expanduser()
+    sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
+    data = parse_config(sweep.config({})).data
+    held = values.validation or sources.SOURCES[data["name"]].train_size // 10
+    ranges = open_ranges(sweep, values.search)
+    return dataclasses.replace(sweep, validation=held, ranges=ranges), values.trials
+
+
+def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
+    """Runs trials until so many are finished, and prints the best setting.
+
+    Raises:
+        UserError: what a user can mend.
+        Interrupted: after a signal.
+    """
+    try:
+        from kdjax.sweep import trials
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise UserError("optuna is missing: pip install 'kdjax[sweep]'") from error
+    from kdjax.experiment.config import parse_config
+    from kdjax.experiment.run import Run
+
+    # Before the study is made: the ranges' ends, the data, and whether parts fit.
+    for end in (0, 1):
+        params = {name: bounds[end] for name, bounds in sweep.ranges.items()}
+        parsed = parse_config(sweep.config(params))
+    Run(parsed, sweep.workdir, interrupt)
+    *_, student = parsed.stages.values()
+    warmup = student.epochs // 4
+    with trials.opened(sweep.workdir / "sweep.db", sweep.identity(), warmup) as study:
+        while len(trials.finished(study)) < wanted:
+            interrupt.raise_if_set()
+            trial = trials.next_trial(study, sweep.ranges, sweep.seed)
+            parsed = parse_config(sweep.config(trial.params))
+            observe = trials.observer(trial, student)
+            run = Run(parsed, sweep.workdir, interrupt, observe)
+            try:
+                stages = run.run()["stages"]
+            except trials.PRUNED as reason:
+                trials.tell(trial, reason)
+                # What the student would have read on.
+                shutil.rmtree(sweep.workdir / "bank", ignore_errors=True)
+            else:
+                trials.tell(trial, stages[student.name]["test_accuracy"]["median"])
+        best = trials.show(study, sweep.validation)
+        print("\nTrain the best setting on all training images with:")
+        print(sweep.command({name: best[name] for name in sweep.ranges}))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sweep and returns the exit code."""
+    try:
+        parsed = parse(sys.argv if argv is None else argv)
+        if parsed is None:
+            print(_USAGE)
+            return 0
+        from kdjax.runtime import backend
+
+        signals = Interrupt()
+        signals.install()
+        backend.use_compilation_cache()
+        search(*parsed, signals)
+    except Interrupted as interruption:
+        print(f"kdjax: {interruption}", file=sys.stderr)
+        return interruption.exit_code
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(f"kdjax: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training of one stage: its networks, the train step, epochs and checkpoints."""

@@ -1,0 +1,177 @@
+"""Checkpoints by orbax, with a digest of the content and readable metadata.
+
+Orbax writes atomically, so that a half-written checkpoint is never seen; it has no
+checksum, so that a flipped byte would be. The digest sees it.
+"""
+
+import contextlib
+import gc
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kdjax.runtime import parallel
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import digest
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _seal(tree: Any, meta: dict[str, Any]) -> str:
+    """Returns the digest of a checkpoint's arrays and JSON values."""
+    return digest((jax.device_get(tree), json.dumps(meta, sort_keys=True)))
+
+
+_PATIENCE = 1.0  # seconds for reads that a failure leaves under way
+
+
+@contextlib.contextmanager
+def _silent_readers() -> Iterator[None]:
+    """Lets orbax fail without a word on stderr.
+
+    It abandons the other arrays' coroutines; each would print a traceback of its own
+    when it is collected.
+    """
+    hooks = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook, sys.excepthook = lambda _: None, lambda *_: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = hooks
+
+
+def _check_shape(path: Any, target: np.ndarray, found: np.ndarray) -> None:
+    """Raises ValueError where orbax read an array as it was, not as it should be."""
+    if target.shape != found.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(f"{name} has shape {found.shape}, not {target.shape}")
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the latest ones, saved in the background."""
+
+    def __init__(self, folder: Path, keep: int = 1):
+        """Opens the folder, which is made if need be.
+
+        Args:
+            folder: of the checkpoints.
+            keep: how many of the latest are kept.
+        """
+        self._folder = folder.absolute()
+        # Of several processes the first one writes: all have the same arrays. Each
+        # reads for itself, so that none waits for another.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own,
+            active_processes={own},
+            barrier_sync_key_prefix=f"process-{own}",
+        )
+        several = jax.process_count() > 1
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=parallel.is_first(),
+                read_only=not parallel.is_first(),
+                create=not several,
+                multiprocessing_options=(
+                    alone if several else ocp.options.MultiprocessingOptions()
+                ),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, the newest last."""
+        return sorted(self._manager.all_steps())
+
+    def drop_after(self, step: int) -> None:
+        """Drops the checkpoints of later steps."""
+        for later in self.steps():
+            if later > step and parallel.is_first():
+                self._manager.delete(later)
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
+        """Saves a tree of arrays and JSON values; returns once they are copied.
+
+        A step that is not beyond the newest is passed over.
+        """
+        if not parallel.is_first():
+            return
+        newest = self.latest()
+        if newest is not None and step <= newest:
+            return  # a deterministic run that repeats what is already saved
+        meta = {**meta, "digest": _seal(tree, meta)}
+        args = ocp.args.Composite(
+            tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
+        )
+        if not self._manager.save(step, args=args):
+            raise RuntimeError(f"orbax did not save step {step} in {self._folder}")
+
+    def restore(
+        self, shapes: Any, step: int | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns a checkpoint's tree, as NumPy arrays, and JSON values.
+
+        Args:
+            shapes: the tree's shapes and dtypes.
+            step: whose checkpoint; the newest by default.
+
+        Raises:
+            UserError: the checkpoint is damaged or of another shape.
+        """
+        step = self.latest() if step is None else step
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        args = ocp.args.Composite(
+            tree=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        )
+        reason = ""
+        with _silent_readers():
+            try:
+                found = self._manager.restore(step, args=args)
+                tree, meta = found.tree, found.meta
+                saved = meta.pop("digest")
+                jax.tree.map_with_path(_check_shape, target, tree)
+            # Whatever orbax and its storage library raise on damaged files.
+            except Exception as error:
+                reason = str(error).strip() or type(error).__name__
+            if reason:  # not within the handler, where the error holds its frames
+                gc.collect()
+                # Reads that are still under way report to a closed event loop.
+                time.sleep(_PATIENCE)
+        if reason:
+            raise self._damaged(step, reason.splitlines()[0][:200])
+        if _seal(tree, meta) != saved:
+            raise self._damaged(step, "its content is not what was saved")
+        return tree, meta
+
+    def _damaged(self, step: int | None, reason: str) -> UserError:
+        return UserError(
+            f"checkpoint {self._folder / str(step)} cannot be read: {reason}; "
+            "delete its folder to train again from what is left"
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes, also after an error."""
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the last checkpoint to be on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,265 @@
+"""The networks of one stage: which they are, how they start, what they say."""
+
+import dataclasses
+import functools
+import hashlib
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kdjax import models
+from kdjax.data.stream import Batch
+from kdjax.methods import Method
+from kdjax.models import Outputs, Variables
+from kdjax.runtime import backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The trained and the frozen networks of one stage.
+
+    Attributes:
+        method: which networks it trains, and what it reads of the others.
+        student: the student's model name.
+        teachers: model names of the frozen teachers, by stage.
+        num_classes: the data set's.
+        image_shape: height, width and channels.
+        copy: tells the student's start apart from an equal network's.
+        dtype: of parameters, BatchNorm's statistics, optimiser and losses.
+        compute: of the networks' computation; None: `dtype`.
+    """
+
+    method: Method
+    student: str
+    teachers: Mapping[str, str]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    copy: int = 0
+    dtype: jnp.dtype = jnp.float32
+    compute: jnp.dtype | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Model names of the trained networks, by role, 'student' first."""
+        return self.method.roles(self.student)
+
+    @functools.cached_property
+    def adapters(self) -> dict[str, nn.Module]:
+        """The method's further trained modules, by name."""
+        return self.method.adapters(*self.seen)
+
+    @property
+    def target_shapes(self) -> Mapping[str, Any]:
+        """Shapes of what is read of each teacher, for two images, by stage."""
+        return self.seen[1]
+
+    def read_id(self, teacher: str) -> str:
+        """Returns a hash of what is read of a teacher: equal where the values are.
+
+        It is the traced computation's, so that nobody has to keep it up to date.
+        """
+        outputs = self._outputs(self.teachers[teacher], 2, train=False)
+        text = str(jax.make_jaxpr(self.method.read)(outputs))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def shapes(self) -> dict[str, Variables]:
+        """Returns the shapes of the trained networks' variables, by role."""
+        return {role: self._model_shapes(name) for role, name in self.roles.items()}
+
+    def start(self, key: jax.Array) -> dict[str, Variables]:
+        """Returns the trained networks' own initial variables, by role.
+
+        Args:
+            key: the replica's root key.
+        """
+        copies = self.method.copies(self.copy)
+        return {
+            role: models.init(
+                key,
+                name,
+                self.num_classes,
+                self.image_shape,
+                copies.get(role, 0),
+                self.dtype,
+            )
+            for role, name in self.roles.items()
+        }
+
+    def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters with the tied ones in their places."""
+        shapes = {role: part["params"] for role, part in self.shapes().items()}
+        flat = flatten_dict(params, keep_empty_nodes=True)
+        for path, owner in self.method.ties(shapes).items():
+            flat[path] = flat[owner]
+        return unflatten_dict(flat)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Returns a batch with all views of its images."""
+        views = self.method.views
+        if views == 1:
+            return batch
+        labels, index = (jnp.repeat(x, views) for x in (batch.labels, batch.index))
+        return Batch(self.method.prepare(batch.images), labels, index)
+
+    def targets(
+        self, frozen: Mapping[str, Variables], images: jax.Array
+    ) -> dict[str, Any]:
+        """Returns what the method reads of teachers, blocked to gradients, by stage.
+
+        Args:
+            frozen: variables of some teachers or all, by stage.
+            images: `[batch, height, width, channels]`, normalised.
+        """
+        groups: dict[str, list[str]] = {}
+        for teacher in frozen:
+            groups.setdefault(self.teachers[teacher], []).append(teacher)
+        found = {}
+        for model, names in groups.items():
+
+            def read(variables: Variables, model: str = model) -> Any:
+                outputs = self.outputs(model, variables, images)
+                return jax.lax.stop_gradient(self.method.read(outputs))
+
+            if len(names) > 1 and backend.stack_teachers():
+                stacked = jax.tree.map(
+                    lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
+                )
+                together = jax.vmap(read)(stacked)
+                for i, name in enumerate(names):
+                    found[name] = jax.tree.map(operator.itemgetter(i), together)
+            else:
+                found |= {name: read(frozen[name]) for name in names}
+        return found
+
+    def outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
+        """Returns what a network says in evaluation mode."""
+        compute = self.compute or self.dtype
+        return _say(name, self.num_classes, compute, False, variables, images)[0]
+
+    def apply_roles(
+        self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
+    ) -> tuple[dict[str, Outputs], dict[str, Any]]:
+        """Returns what the trained networks say in training mode, and new statistics.
+
+        Args:
+            params: by role, complete.
+            stats: by role.
+            images: `[batch, height, width, channels]`, normalised.
+        """
+        outputs, new_stats = {}, {}
+        for role in self.roles:
+            outputs[role], new_stats[role] = self.apply_role(
+                role, params, stats, images
+            )
+        return outputs, new_stats
+
+    def apply_role(
+        self,
+        role: str,
+        params: Mapping[str, Any],
+        stats: Mapping[str, Any],
+        images: jax.Array,
+    ) -> tuple[Outputs, dict[str, Any]]:
+        """Returns what one of them says in training mode, and its new statistics."""
+        variables = {"params": params[role], "batch_stats": stats[role]}
+        name, compute = self.roles[role], self.compute or self.dtype
+        return _say(name, self.num_classes, compute, True, variables, images)
+
+    @functools.cached_property
+    def seen(self) -> tuple[Mapping[str, Outputs], Mapping[str, Any]]:
+        """Shapes of the trained networks' outputs and of what is read of teachers.
+
+        Few methods ask for them: a network is traced when its own are looked up.
+        """
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        images = jax.eval_shape(self.method.prepare, images)
+
+        def trained(role: str) -> Outputs:
+            return self._outputs(self.roles[role], len(images), train=True)
+
+        def read(teacher: str) -> Any:
+            found = self._outputs(self.teachers[teacher], len(images), train=False)
+            return jax.eval_shape(self.method.read, found)
+
+        return _Lazy(self.roles, trained), _Lazy(self.teachers, read)
+
+    def _outputs(self, name: str, batch: int, train: bool) -> Outputs:
+        compute = self.compute or self.dtype
+        return _outputs(
+            name,
+            self.num_classes,
+            (batch, *self.image_shape),
+            self.dtype,
+            compute,
+            train,
+        )
+
+    def _model_shapes(self, name: str) -> Variables:
+        return models.shapes(name, self.num_classes, self.image_shape, self.dtype)
+
+    def _lower(self, tree: Any) -> Any:
+        """Returns parameters or images in the dtype of the networks' computation."""
+        return _cast(tree, self.compute or self.dtype)
+
+
+def _cast(tree: Any, dtype: jnp.dtype) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _say(
+    name: str,
+    num_classes: int,
+    compute: jnp.dtype,
+    train: bool,
+    variables: Variables,
+    images: jax.Array,
+) -> tuple[Outputs, dict[str, Any]]:
+    """Returns what a network says, computed in a dtype, and its new statistics."""
+    model = models.create(name, num_classes)
+    variables = {**variables, "params": _cast(variables["params"], compute)}
+    images = _cast(images, compute)
+    if not train:
+        return model.apply(variables, images, train=False), {}  # type: ignore[return-value]
+    outputs, mutated = model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return outputs, mutated.get("batch_stats", {})
+
+
+@functools.cache
+def _outputs(
+    name: str,
+    num_classes: int,
+    shape: tuple[int, int, int, int],
+    dtype: jnp.dtype,
+    compute: jnp.dtype,
+    train: bool,
+) -> Outputs:
+    """Returns the shapes of what a network says to images of a shape and dtype."""
+    variables = models.shapes(name, num_classes, shape[1:], dtype)
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    how = functools.partial(_say, name, num_classes, compute, train)
+    return jax.eval_shape(how, variables, images)[0]
+
+
+class _Lazy(Mapping[str, Any]):
+    """Values by name, each of which is made when it is first asked for."""
+
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], Any]):
+        self._names, self._make = tuple(names), functools.cache(make)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

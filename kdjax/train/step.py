@@ -1,0 +1,300 @@
+"""The train state, the one train step of every method, and the evaluation step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kdjax import losses
+from kdjax.data.stream import Batch
+from kdjax.methods import Beginning, Context
+from kdjax.models import Outputs, Variables
+from kdjax.runtime import backend
+from kdjax.runtime.rng import fold
+from kdjax.train.networks import Networks
+
+Metrics = dict[str, jax.Array]
+Said = tuple[jax.Array, jax.Array]
+"""Indices of a batch and the student's logits, as recorded for a later stage."""
+
+
+@flax.struct.dataclass
+class Given:
+    """What a step, or one of its parts, is given.
+
+    Attributes:
+        batch: images, labels and indices.
+        targets: what was read of every teacher on this batch, by stage.
+        recorded: what teachers said at this step of their own training, by stage:
+            logits, of those that the method replays.
+        frozen: variables of the teachers that run in the step, by stage.
+    """
+
+    batch: Batch
+    targets: Mapping[str, Any]
+    recorded: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+    frozen: Mapping[str, Variables] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: number of steps done.
+        params: of trained roles and adapters, by name, without tied ones.
+        batch_stats: of trained roles and adapters, by name.
+        opt_state: the optimiser's, of what the phase trains.
+        memory: the method's.
+        phase: the number of the phase.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: Any
+    memory: Any
+    phase: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Networks):
+    """One stage's step: how its networks learn.
+
+    Attributes:
+        optimisers: of the method's phases.
+        parts: micro-batches per step. Their gradients are averaged, so that a step
+            needs the memory of one. BatchNorm and the losses between the examples of a
+            batch see one micro-batch at a time, and running statistics move once for
+            each, as if it were a smaller step's.
+        phase: the number of the method's phase.
+    """
+
+    optimisers: tuple[optax.GradientTransformation, ...] = ()
+    parts: int = 1
+    phase: int = 0
+
+    def init(
+        self,
+        variables: dict[str, Variables],
+        frozen: Mapping[str, Variables],
+        key: jax.Array,
+        labels: jax.Array,
+    ) -> TrainState:
+        """Returns the state before the first step.
+
+        Args:
+            variables: what `start` returns.
+            frozen: the teachers' variables.
+            key: the replica's root key.
+            labels: `[N]` of the training set.
+        """
+        variables = self.method.initial(variables, frozen)
+        params = {name: part["params"] for name, part in variables.items()}
+        stats = {name: part["batch_stats"] for name, part in variables.items()}
+        outputs, targets = self.seen
+        for name, adapter in self.adapters.items():
+            # Adapters see shapes only: their start does not depend on the networks.
+            part = adapter.lazy_init(
+                fold(key, "adapter", name), dict(outputs), dict(targets), train=True
+            )
+            part = jax.tree.map(lambda leaf: leaf.astype(self.dtype), part)
+            params[name] = part.get("params", {})
+            stats[name] = part.get("batch_stats", {})
+        flat = flatten_dict(params, keep_empty_nodes=True)
+        for path in self.method.ties(params):
+            del flat[path]
+        params = unflatten_dict(flat)
+        beginning = Beginning(
+            key=fold(key, "memory"),
+            labels=labels,
+            num_classes=self.num_classes,
+            outputs=outputs,
+            targets=targets,
+            models=self.teachers,
+            frozen=frozen,
+        )
+        memory = self.method.setup(beginning)
+        zero = jnp.zeros((), jnp.int32)
+        return self.enter(TrainState(zero, params, stats, None, memory, zero))
+
+    def enter(self, state: TrainState) -> TrainState:
+        """Returns the state at the start of the phase, from the end of the last one."""
+        trained, _ = self._split(state.params)
+        return state.replace(  # type: ignore[attr-defined]
+            opt_state=self.optimisers[self.phase].init(trained),
+            phase=jnp.full((), self.phase, jnp.int32),
+        )
+
+    def _split(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns what the phase trains, and the rest: parameters or statistics."""
+        trains = self.method.phases()[self.phase].trains
+        flat = flatten_dict(tree, keep_empty_nodes=True)
+        rest = {path: leaf for path, leaf in flat.items() if not trains(path)}
+        trained = {path: leaf for path, leaf in flat.items() if path not in rest}
+        return unflatten_dict(trained), unflatten_dict(rest)
+
+    def networks(self, state: TrainState) -> dict[str, Variables]:
+        """Returns the complete variables of every trained network, by role."""
+        params = self.complete(state.params)
+        return {
+            role: {"params": params[role], "batch_stats": state.batch_stats[role]}
+            for role in self.roles
+        }
+
+    def train(
+        self, state: TrainState, draw: Callable[[Any], Given], key: jax.Array
+    ) -> tuple[TrainState, Metrics, Said]:
+        """Returns the state after one step, the step's metrics and what was said.
+
+        Args:
+            state: before the step.
+            draw: returns what a part of the step is given, by its number.
+            key: the replica's root key; the step's number is folded in here.
+
+        Returns:
+            The new state; scalars: the total 'loss', every raw term by name, and
+            'accuracy/ROLE' of every trained network on this batch; the batch's
+            indices and the student's logits in training mode.
+        """
+        parts = self.parts
+
+        def part(number: Any, state: TrainState) -> Any:
+            return self._gradients(state, draw(number), key)
+
+        if parts == 1:
+            (grads, metrics), moved, said = part(0, state)
+        else:
+            shapes = jax.eval_shape(part, 0, state)[0]
+            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+            def add(carry: Any, number: Any) -> Any:
+                sums, moved = carry
+                found, moved, said = part(number, moved)
+                return (jax.tree.map(jnp.add, sums, found), moved), said
+
+            (sums, moved), said = backend.loop(add, (start, state), parts)
+            grads, metrics = jax.tree.map(lambda leaf: leaf / parts, sums)
+            said = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
+        trained, rest = self._split(state.params)
+        tx = self.optimisers[self.phase]
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        new = moved.replace(
+            step=state.step + 1,
+            params=_merge(optax.apply_updates(trained, updates), rest),
+            opt_state=opt_state,
+        )
+        return new, metrics, said
+
+    def _gradients(
+        self, state: TrainState, given: Given, key: jax.Array
+    ) -> tuple[tuple[Any, Metrics], TrainState, Said]:
+        """Returns gradients and metrics, the state after, and what the student said.
+
+        Of the state, statistics and memory have moved.
+        """
+        batch, step, stats = given.batch, state.step, state.batch_stats
+        # In the stage's order: a pytree comes back from jit in the alphabet's.
+        targets = {teacher: given.targets[teacher] for teacher in self.teachers}
+
+        trained, rest = self._split(state.params)
+
+        def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
+            params = self.complete(_merge(trained, rest))
+            outputs, new_stats = self.apply_roles(params, stats, batch.images)
+            adapted = {}
+            for name, adapter in self.adapters.items():
+                variables = {"params": self._lower(params[name])}
+                variables["batch_stats"] = stats[name]
+                adapted[name], mutated = adapter.apply(
+                    variables, outputs, targets, train=True, mutable=["batch_stats"]
+                )
+                new_stats[name] = mutated.get("batch_stats", {})
+
+            def call(role: str, images: jax.Array) -> Outputs:
+                return self.apply_role(role, params, stats, images)[0]
+
+            context = Context(
+                labels=batch.labels,
+                index=batch.index,
+                outputs=outputs,
+                targets=targets,
+                recorded=given.recorded,
+                adapted=adapted,
+                step=step,
+                key=fold(key, "step", step),
+                phase=self.phase,
+                memory=state.memory,
+                images=batch.images,
+                call_role={role: functools.partial(call, role) for role in self.roles},
+                call_teacher={
+                    name: functools.partial(self.outputs, self.teachers[name], values)
+                    for name, values in given.frozen.items()
+                },
+            )
+            metrics, loss = {}, jnp.zeros((), self.dtype)
+            terms, memory = self.method.learn(context)
+            for name, term in terms.items():
+                metrics[name] = jnp.mean(term.value)
+                weight = term.weight
+                scale = weight(step) if callable(weight) else weight
+                added = metrics[name]
+                if term.mask is not None:
+                    added = jnp.mean(term.value * term.mask)
+                loss += scale * added
+            metrics["loss"] = loss
+            views = self.method.views
+            for role, output in outputs.items():
+                if role not in trained:
+                    continue
+                hits = jnp.argmax(output.logits, axis=-1) == batch.labels
+                metrics[f"accuracy/{role}"] = jnp.mean(hits[::views], dtype=self.dtype)
+            logits = outputs["student"].logits.astype(self.dtype)
+            said = batch.index[::views], logits[::views]
+            return loss, (metrics, new_stats, memory, said)
+
+        grads, (metrics, new, memory, said) = jax.grad(loss_fn, has_aux=True)(trained)
+        new_stats = _merge(self._split(new)[0], self._split(stats)[1])
+        moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
+        return (grads, metrics), moved, said
+
+    def evaluate(
+        self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array
+    ) -> Metrics:
+        """Returns sums over one batch of test images, for every trained network.
+
+        Args:
+            state: the networks.
+            images: `[batch, height, width, channels]`, normalised.
+            labels: `[batch]` integers.
+            valid: `[batch]` booleans, False for padding.
+
+        Returns:
+            'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE', summed over what is valid.
+        """
+        metrics = {}
+        for role, variables in self.networks(state).items():
+            logits = self.outputs(self.roles[role], variables, images).logits
+            best = jax.lax.top_k(logits, min(5, self.num_classes))[1]
+            hits = (best == labels[:, None]) & valid[:, None]
+            # A NaN sorts first, but it is never right.
+            hits &= jnp.all(jnp.isfinite(logits), axis=1, keepdims=True)
+            loss = losses.cross_entropy(logits, labels).astype(self.dtype)
+            metrics[f"accuracy/{role}"] = jnp.sum(hits[:, 0])
+            metrics[f"top5/{role}"] = jnp.sum(hits)
+            metrics[f"loss/{role}"] = jnp.sum(jnp.where(valid, loss, 0))
+        return metrics
+
+
+def _merge(*trees: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested dictionaries without a common leaf as one."""
+    flat: dict[Any, Any] = {}
+    for tree in trees:
+        flat |= flatten_dict(tree, keep_empty_nodes=True)
+    return unflatten_dict(flat)

@@ -15,7 +15,7 @@ from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.rng import fold
-from kdjax.train.program import Program, Tables
+from kdjax.train.program import EpochTargets, Program
 from kdjax.train.step import Step
 
 _SEED = 0
@@ -59,7 +59,7 @@ def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
         dtype=dtype,
     )
     data = device_feed.place(dataset, mesh)
-    return Program(step, device_feed.ResidentFeed(data, stream, mesh))
+    return Program(step, device_feed.DeviceFeed(data, stream, mesh))
 
 
 class Runner:
@@ -89,10 +89,10 @@ class Runner:
             )
             for i, (name, model) in enumerate(step.teachers.items())
         }
-        self._keys = made.join([jax.random.key(_SEED)])
-        self._placed = made.join([self._frozen])
-        start = made.start(_SEED, self._frozen), made.empty()
-        self._state, self._totals = made.join([start])
+        self._keys = made.stack_replicas([jax.random.key(_SEED)])
+        self._placed = made.stack_replicas([self._frozen])
+        start = made.start(_SEED, self._frozen), made.zero_metrics()
+        self._state, self._totals = made.stack_replicas([start])
         _, self._given = next(made.feed.epoch([_SEED], 0, 0, self.steps))
         made.compile()
 
@@ -102,7 +102,7 @@ class Runner:
             self._state,
             self._totals,
             self._placed,
-            Tables(),
+            EpochTargets(),
             self._given,
             self._keys,
             self.steps,
@@ -111,7 +111,7 @@ class Runner:
 
     def networks(self) -> dict[str, Any]:
         """Returns the trained networks' variables as they are now, by role."""
-        (state,) = self._program.split(self._state)
+        (state,) = self._program.unstack_replicas(self._state)
         return self._program.step.networks(state)
 
     @property
@@ -122,7 +122,7 @@ class Runner:
     @property
     def loss(self) -> float:
         """The sum of all steps' losses so far."""
-        (totals,) = self._program.split(self._totals)
+        (totals,) = self._program.unstack_replicas(self._totals)
         return float(totals["sums"]["loss"])
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ class Runner:
         """
         feed, (order,) = self._program.feed, np.asarray(self._given)
         key = fold(jax.random.key(_SEED), "stream")
-        made = feed.stream.batch(feed.fixed, order, key, jnp.asarray(number))
+        made = feed.stream.batch(feed.train_arrays, order, key, jnp.asarray(number))
         return np.asarray(made.images), np.asarray(made.labels)
 
 

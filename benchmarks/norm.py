@@ -27,7 +27,7 @@ from kdjax.runtime import backend
 from kdjax.runtime.console import console
 from kdjax.runtime.files import write_json
 from kdjax.train.recipe import Recipe
-from kdjax.train.step import Given, Step
+from kdjax.train.step import Step, StepInputs
 
 STUDENT, TEACHER = "wrn-16-1", "wrn-40-1"
 BATCH, SHAPE, CLASSES = 128, (32, 32, 3), 10
@@ -58,7 +58,7 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
 
     def train(state: Any, frozen: Any, batch: Batch, key: jax.Array) -> Any:
         targets = step.targets(frozen, batch.images)
-        return step.train(state, lambda part: Given(batch, targets), key)[:2]
+        return step.train(state, lambda part: StepInputs(batch, targets), key)[:2]
 
     jitted = jax.jit(
         train, donate_argnums=0, compiler_options=backend.compiler_options()

@@ -47,7 +47,7 @@ class Least:
     def parts(self, program: Program) -> dict[str, int]:
         """Returns FLOPs by part: each network's, the adapters' and the losses'."""
         step = program.step
-        rows = self._batch * step.method.views
+        rows = self._batch * step.method.num_views
         found = {
             role: self._trained(step, name, rows) for role, name in step.roles.items()
         }
@@ -82,12 +82,14 @@ class Least:
         return self._known[key]
 
     def _frozen(self, step: Step, teacher: str, name: str, rows: int) -> int:
-        key = name, step.num_classes, step.image_shape, rows, step.read_id(teacher)
+        key = name, step.num_classes, step.image_shape, rows, step.target_id(teacher)
         if key not in self._known:
             model = models.create(name, step.num_classes)
 
             def read(variables: Any, images: Any) -> Any:
-                return step.method.read(model.apply(variables, images, train=False))
+                return step.method.teacher_targets(
+                    model.apply(variables, images, train=False)
+                )
 
             images, _ = _batch(step, rows)
             self._known[key] = count(read, _variables(step, name), images)
@@ -197,7 +199,7 @@ class _Behind:
                 for name, variables in given["frozen"].items()
             },
         )
-        terms, _ = step.method.learn(context)
+        terms, _ = step.method.terms_and_memory(context)
         return sum(jnp.mean(term.value) for term in terms.values())
 
 

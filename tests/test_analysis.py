@@ -93,7 +93,7 @@ def test_tsne_draws_ten_classes_at_most():
 
 def test_a_pair_without_errors_is_drawn(tmp_path):
     pair = overlap.Overlap("S", "T", "S", True, [None, None], [0.0, 0.0])
-    overlap.draw_overlap([pair], tmp_path / "overlap.png")
+    overlap.plot_overlap([pair], tmp_path / "overlap.png")
     assert (tmp_path / "overlap.png").stat().st_size > 0
 
 

@@ -13,7 +13,7 @@ import tiny
 from kdjax.data.augment import Augment
 from kdjax.experiment import bank as bank_module
 from kdjax.experiment.bank import Bank
-from kdjax.experiment.bank_plan import Plan, Table
+from kdjax.experiment.bank_plan import BankEntry, Plan
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 
@@ -48,8 +48,8 @@ def make(folder, store=None, *, varies=True, interrupt=None):
     """A bank of two stages, each of one seed, that read both teachers."""
     prog = program(varies=varies)
     tables = {
-        (stage, 0, teacher): Table(
-            teacher, 0, 0 if varies else None, prog.step.read_id(teacher)
+        (stage, 0, teacher): BankEntry(
+            teacher, 0, 0 if varies else None, prog.step.target_id(teacher)
         )
         for stage in STAGES
         for teacher in TEACHERS

@@ -124,7 +124,7 @@ def test_the_bank_of_earlier_versions_is_still_read(name):
     teachers = dict.fromkeys(few, tiny.TEACHER)
     student = method.network(tiny.STUDENT, list(teachers.values())[:1])
     networks = Networks(method, student, teachers, tiny.CLASSES, tiny.SHAPE)
-    assert networks.read_id("expert") == OLD["target_ids"][name]
+    assert networks.target_id("expert") == OLD["target_ids"][name]
 
 
 @pytest.fixture(scope="module")

@@ -36,16 +36,16 @@ class TestDraws:
         key = np.array([2**64 - 1, 0x6B646A6178], np.uint64)
         counter = np.array([0, 1_281_166, 89, 0], np.uint64)
         theirs = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        ours = crop.draws(2**64 - 1, 89, 1_281_166)
+        ours = crop.sample_uniform(2**64 - 1, 89, 1_281_166)
         np.testing.assert_array_equal(ours, theirs.random(23))
 
     def test_never_change(self):
         # Pinned: published results refer to these crops.
-        assert crop.draws(1, 2, 3)[:3].tolist() == PINNED
+        assert crop.sample_uniform(1, 2, 3)[:3].tolist() == PINNED
 
     def test_every_number_matters(self):
         keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2, 1), (0, 1, 2)]
-        found = [tuple(crop.draws(*key)) for key in keys]
+        found = [tuple(crop.sample_uniform(*key)) for key in keys]
         assert len({value for draws in found for value in draws}) == 6 * 23
 
 
@@ -53,7 +53,7 @@ class TestBox:
     def test_lies_within_the_image_and_the_ranges(self):
         how, areas, ratios, flips = Crop(), [], [], 0
         for index in range(2000):
-            uniform = crop.draws(7, 0, index)
+            uniform = crop.sample_uniform(7, 0, index)
             left, top, w, h = how.box(500, 375, uniform)
             assert 0 <= left <= 500 - w
             assert 0 <= top <= 375 - h
@@ -86,7 +86,7 @@ class TestBox:
         assert Crop().box(*size, uniform) == box
 
     def test_one_pixel(self):
-        assert Crop().box(1, 1, crop.draws(0, 0, 0)) == (0, 0, 1, 1)
+        assert Crop().box(1, 1, crop.sample_uniform(0, 0, 0)) == (0, 0, 1, 1)
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -107,7 +107,7 @@ class TestTraining:
         content = jpeg(slope(90, 60))
         mirrored = set()
         for index in range(8):
-            uniform = crop.draws(3, 1, index)
+            uniform = crop.sample_uniform(3, 1, index)
             left, top, w, h = Crop().box(90, 60, uniform)
             expected = decoded(content).resize(
                 (32, 32),
@@ -130,7 +130,7 @@ class TestTraining:
         pixels, how = slope(397, 301), Crop(area=(0.4, 1.0), flip=False)
         content = jpeg(pixels)
         for index in range(10):
-            uniform = crop.draws(0, 0, index)
+            uniform = crop.sample_uniform(0, 0, index)
             left, top, w, h = how.box(397, 301, uniform)
             assert min(w, h) // size >= 2  # so it is reduced
             whole = decoded(content).resize(
@@ -142,7 +142,7 @@ class TestTraining:
             np.testing.assert_allclose(seen.astype(int), np.asarray(whole), atol=3)
 
     def test_without_randomness_it_is_the_evaluation(self):
-        content, uniform = jpeg(slope(90, 60)), crop.draws(0, 0, 0)
+        content, uniform = jpeg(slope(90, 60)), crop.sample_uniform(0, 0, 0)
         seen = Crop(random=False).training(content, 32, uniform)
         np.testing.assert_array_equal(seen, crop.evaluation(content, 32))
         assert Crop().varies
@@ -187,7 +187,7 @@ def test_grey_and_cmyk_become_rgb(mode):
                 Crop().training(content, 16, uniform),
                 Crop().training(jpeg(expected), 16, uniform),
             )
-            for uniform in [crop.draws(0, 0, index) for index in range(3)]
+            for uniform in [crop.sample_uniform(0, 0, index) for index in range(3)]
         ),
     ):
         assert seen.shape == whole.shape

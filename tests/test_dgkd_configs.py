@@ -128,7 +128,7 @@ def test_tables_are_graphs(table):
 def test_ensembles_are_four_networks_trained_alone():
     stages = experiment("table4", dgkd_tables).stages
     equal, falling = stages["ensemble-equal"], stages["ensemble-falling"]
-    assert [stages[name].copy for name in equal.teachers] == [0, 1, 2, 3]
+    assert [stages[name].init_index for name in equal.teachers] == [0, 1, 2, 3]
     assert {stages[name].model for name in equal.teachers} == {"plain-10"}
     assert falling.teachers == ("T10", "T8", "T6", "T4")
     for name in (*equal.teachers, *falling.teachers):

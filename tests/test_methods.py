@@ -91,7 +91,7 @@ def program(row, devices):
         devices=devices,
         recipe=recipe,
         teachers=teachers,
-        parts=2 if row == "crd-relax" else 1,
+        micro_batches=2 if row == "crd-relax" else 1,
     )
     for phase in prog.phases:
         phase.compile()  # before a test takes a copy

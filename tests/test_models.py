@@ -98,8 +98,8 @@ def test_features_have_the_papers_shapes(name, widen):
 
 
 @functools.cache
-def start(seed=0, name="wrn-10-1", classes=4, copy=0, shape=SMALL):
-    return models.init(jax.random.key(seed), name, classes, shape, copy)
+def start(seed=0, name="wrn-10-1", classes=4, init_index=0, shape=SMALL):
+    return models.init(jax.random.key(seed), name, classes, shape, init_index)
 
 
 def test_kernels_start_he_normal_and_the_rest_neutral():
@@ -128,7 +128,7 @@ def test_same_start_for_the_same_seed_name_classes_and_copy():
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"name": "wrn-10-2"}, {"classes": 5}, {"copy": 1}],
+    [{"seed": 1}, {"name": "wrn-10-2"}, {"classes": 5}, {"init_index": 1}],
     ids=lambda change: next(iter(change)),
 )
 def test_another_start_for_another(change):

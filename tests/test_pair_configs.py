@@ -189,14 +189,14 @@ def test_any_method_teaches_along_a_path():
         "crd+kd",
     ]
     assert found["S2"].teachers == ("A3",)
-    assert found["S2"].method.parts["crd"].beta == 0.8
+    assert found["S2"].method.methods["crd"].beta == 0.8
     with pytest.raises(UserError, match="unknown method 'nope'; choices: dgkd, "):
         experiment(dgkd, "digits,method=nope")
 
 
 def test_born_again_generations_start_apart():
     found = experiment(born_again, "generations=3").stages
-    assert [stage.copy for stage in found.values()] == [0, 1, 2]
+    assert [stage.init_index for stage in found.values()] == [0, 1, 2]
     assert [stage.teachers for stage in found.values()] == [
         (),
         ("generation0",),

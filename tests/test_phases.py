@@ -81,22 +81,22 @@ def test_methods_that_need_the_teacher_bypass_the_bank(method):
     assert found.banked == {"expert": (), "one": ("expert",), "two": ("expert",)} | {
         "other": ()
     }
-    assert found.bypassing == ("other",)
+    assert found.uncacheable == ("other",)
 
 
 def test_two_parts_cannot_both_change_images_or_network():
     class Mirrored(Method):
-        views = 2
+        num_views = 2
 
     views = methods.create("sskd+kd", {})
-    assert views.views == 4
-    both = type(views)({**views.parts, "mirrored": Mirrored()})
+    assert views.num_views == 4
+    both = type(views)({**views.methods, "mirrored": Mirrored()})
     with pytest.raises(UserError, match="sskd and mirrored both make views"):
-        assert both.views
+        assert both.num_views
     two = type(views)(dict.fromkeys("ab", methods.create("simkd", {})))
     assert two.network("resnet-8", ["resnet-8"]).startswith("simkd-2")
     other = methods.create("simkd", {"simkd": {"factor": 4}})
-    two = type(views)({**two.parts, "b": other})
+    two = type(views)({**two.methods, "b": other})
     with pytest.raises(UserError, match="two parts change the network"):
         two.network("resnet-8", ["resnet-8"])
 

@@ -15,7 +15,7 @@ from kdjax.data.stream import Batch
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.flags import parse_flags
 from kdjax.methods.base import Method, Term, cross_entropy, only
-from kdjax.train.step import Given, Step
+from kdjax.train.step import Step, StepInputs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -67,7 +67,7 @@ def test_a_new_method_is_one_class():
     _, measured, _ = jax.eval_shape(
         lambda state, given, key: step.train(state, lambda part: given, key),
         state,
-        Given(batch, targets),
+        StepInputs(batch, targets),
         key,
     )
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)

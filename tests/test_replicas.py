@@ -16,8 +16,8 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 from kdjax.train import recordings
 from kdjax.train.loop import Saving, Training
-from kdjax.train.program import Tables
-from kdjax.train.replica import together
+from kdjax.train.program import EpochTargets
+from kdjax.train.replica import resume_group
 
 pytestmark = pytest.mark.usefixtures("x64")
 PATH = {"scratch": "tiny-4-2", "beta": 10.0}
@@ -92,7 +92,7 @@ def train(prog, folder, seeds, interrupt=None, every_s=1e9):
             (folder / str(seed)).mkdir(parents=True, exist_ok=True)
             replica = tiny.replica(prog, folder / str(seed), seed)
             replicas.append(opened.enter_context(contextlib.closing(replica)))
-        step, group = together(replicas)
+        step, group = resume_group(replicas)
         assert len(group) == len(seeds)
         return Training(
             prog,
@@ -133,10 +133,10 @@ def test_replicas_go_on_from_what_they_share(tmp_path):
             return self.steps
 
     fresh, late, both = Saved(), Saved(2, 4), Saved(2)
-    assert together([fresh, late]) == (None, [fresh])
-    assert together([late, both]) == (2, [late, both])
-    assert together([Saved(9), both])[0] == 2
-    assert together([late])[0] == 4
+    assert resume_group([fresh, late]) == (None, [fresh])
+    assert resume_group([late, both]) == (2, [late, both])
+    assert resume_group([Saved(9), both])[0] == 2
+    assert resume_group([late])[0] == 4
 
 
 # Micro-batches.
@@ -148,7 +148,7 @@ def test_two_micro_batches_are_a_step_of_their_mean_gradient(monkeypatch, on_dev
     if on_device:
         monkeypatch.setattr(backend, "platform", lambda: "gpu")
     recipe = tiny.replace(milestones=())
-    prog = tiny.program(recipe=recipe, parts=2)
+    prog = tiny.program(recipe=recipe, micro_batches=2)
     monkeypatch.undo()
     params = prog.start(0, {}).params["student"]
     stats = prog.start(0, {}).batch_stats["student"]
@@ -180,7 +180,7 @@ def test_two_micro_batches_are_a_step_of_their_mean_gradient(monkeypatch, on_dev
 
 def test_a_batch_that_does_not_divide_into_micro_batches_is_told():
     with pytest.raises(UserError, match=r"batch_size=8 .*accumulate=3.*multiples of 3"):
-        tiny.program(parts=3)
+        tiny.program(micro_batches=3)
 
 
 # bfloat16.
@@ -218,7 +218,7 @@ def test_a_replayed_student_is_the_joint_ones(tmp_path):
 
     def recorded(epoch):
         said = recordings.read(tmp_path / "expert", epoch, (tiny.SIZE, tiny.CLASSES))
-        return replayed.join([Tables(recorded={"expert": said})])
+        return replayed.stack_replicas([EpochTargets(recorded={"expert": said})])
 
     steps = 5  # of two epochs with three steps each
     expected = tiny.many_steps(joint, steps, [0], frozen)[0]

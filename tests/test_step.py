@@ -151,7 +151,7 @@ def outputs(seed):
 @pytest.mark.parametrize("guided", ["student", "scratch"])
 def test_the_hint_moves_the_student_alone_and_attention_whom_it_guides(guided):
     method = CTKD(attention_target=guided)
-    targets = {"expert": method.read(outputs(2))}
+    targets = {"expert": method.teacher_targets(outputs(2))}
 
     def term(name, roles):
         return jnp.mean(method.terms(context(roles, targets))[name].value)
@@ -166,7 +166,7 @@ def test_the_hint_moves_the_student_alone_and_attention_whom_it_guides(guided):
 
 def test_beta_zero_leaves_the_expert_unread():
     method = CTKD(beta=0.0)
-    assert method.read(outputs(0)) == ()
+    assert method.teacher_targets(outputs(0)) == ()
     terms = method.terms(context({"student": outputs(0), "scratch": outputs(1)}))
     assert set(terms) == {"ce/student", "ce/scratch", "hint/scratch"}
 

@@ -14,7 +14,7 @@ from test_crop import jpeg, slope
 from benchmarks import photos
 from kdjax.data import prepare, sources, tfds_files
 from kdjax.data.streaming import crop
-from kdjax.data.streaming.batches import Views
+from kdjax.data.streaming.batches import BatchMaker
 from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.encoded import Encoded, Example
 from kdjax.runtime.errors import UserError
@@ -93,7 +93,7 @@ class TestTraining:
             if shown.name in BROKEN["train"]:
                 shown = found[(i + 1) % TRAIN]
             assert label == shown.label
-            uniform = crop.draws(9, 2, i)
+            uniform = crop.sample_uniform(9, 2, i)
             expected = data.crop.training(shown.content, SIZE, uniform)
             np.testing.assert_array_equal(image, expected)
 
@@ -202,12 +202,14 @@ class TestBroken:
         stored = [Example(str(i), content, 10 + i) for i, content in enumerate(good)]
         stored[4] = OSError("no such sector\nat all")
         stored[5] = stored[1] = Example("torn", good[5][:300], 7)
-        views = Views(FakeRecords(stored), np.array([1, 2, 3, 4, 5]), SIZE, crop.Crop())
+        views = BatchMaker(
+            FakeRecords(stored), np.array([1, 2, 3, 4, 5]), SIZE, crop.Crop()
+        )
         images, labels, index, broken = views(np.array([3, 1]))
         assert index.tolist() == [3, 1]
         assert labels.tolist() == [12, 12]
         for image, i in zip(images, (3, 1), strict=True):
-            uniform = crop.draws(0, 0, i)
+            uniform = crop.sample_uniform(0, 0, i)
             expected = crop.Crop().training(good[2], SIZE, uniform)
             np.testing.assert_array_equal(image, expected)
         assert broken[0] == ("part record 4", "no such sector")
@@ -219,7 +221,7 @@ class TestBroken:
     def test_nothing_readable(self, own):
         prepared = tfds_files.find("imagenet", "imagenet2012", own[0])
         fake = FakeRecords([OSError("lost")] * 3, prepared)
-        views = Views(fake, np.arange(3), SIZE, crop.Crop())
+        views = BatchMaker(fake, np.arange(3), SIZE, crop.Crop())
         with pytest.raises(
             UserError, match=r"is damaged \(no image readable: part rec"
         ):
@@ -286,7 +288,9 @@ class TestOpening:
             shown = found[chosen[i]]
             if shown.name in BROKEN["train"]:
                 shown = found[chosen[(i + 1) % 11]]
-            expected = data.crop.training(shown.content, SIZE, crop.draws(0, 0, i))
+            expected = data.crop.training(
+                shown.content, SIZE, crop.sample_uniform(0, 0, i)
+            )
             np.testing.assert_array_equal(image, expected)
             assert label == shown.label
         assert "reading the labels of 26 images (train)" in capsys.readouterr().out

@@ -137,7 +137,9 @@ def loss_of(name, options=None, step=0):
     method = methods.create(name, options or {})
     student, scratch, expert = jax.tree.map(jnp.asarray, (STUDENT, SCRATCH, EXPERT))
     roles = {"student": student, "scratch": scratch}
-    targets = {} if method.num_teachers == 0 else {"expert": method.read(expert)}
+    targets = (
+        {} if method.num_teachers == 0 else {"expert": method.teacher_targets(expert)}
+    )
     context = Context(
         labels=jnp.asarray(LABELS),
         index=jnp.arange(BATCH),

@@ -34,7 +34,7 @@ def context(method, student, teacher, step=0):
         labels=jnp.zeros(BATCH, jnp.int32),
         index=jnp.arange(BATCH),
         outputs={"student": student},
-        targets={"expert": method.read(teacher)},
+        targets={"expert": method.teacher_targets(teacher)},
         recorded={},
         adapted={},
         step=jnp.int32(step),
@@ -45,7 +45,7 @@ def context(method, student, teacher, step=0):
 def adapter_shapes(name, student, teacher):
     """The shapes of parameters and results, without computing anything."""
     method = methods.create(name, {name: {"levels": LEVELS}})
-    targets = {"expert": method.read(teacher)}
+    targets = {"expert": method.teacher_targets(teacher)}
     seen = {"student": student}
     (adapter,) = method.adapters(seen, targets).values()
     found, variables = jax.eval_shape(
@@ -203,7 +203,7 @@ def test_reviews_go_from_the_deepest_level_to_the_first():
     # The first level depends on the deepest map, the deepest on nothing else.
     student, teacher = outputs(STUDENT), outputs(TEACHER)
     targets = {"expert": methods.create("reviewkd", {"reviewkd": {"levels": LEVELS}})}
-    targets = {"expert": targets["expert"].read(teacher)}
+    targets = {"expert": targets["expert"].teacher_targets(teacher)}
     review = Review(LEVELS)
     variables = review.init(jax.random.key(0), {"student": student}, targets, True)
 

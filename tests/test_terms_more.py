@@ -12,7 +12,7 @@ from test_losses_ensembles import np_mutual, np_one
 from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
 
 from kdjax import methods, models
-from kdjax.methods import Beginning, Context
+from kdjax.methods import Context, MemoryInit
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
 
@@ -50,7 +50,7 @@ def terms(name, options=None, *, roles=None, step=0, teacher=EXPERT, **fields):
     rows = len(roles["student"].logits)
     targets = {}
     if method.num_teachers:
-        targets = {"expert": method.read(jax.tree.map(jnp.asarray, teacher))}
+        targets = {"expert": method.teacher_targets(jax.tree.map(jnp.asarray, teacher))}
     context = Context(
         labels=jnp.asarray(np.repeat(LABELS, rows // B)),
         index=jnp.repeat(jnp.arange(B), rows // B),
@@ -62,7 +62,7 @@ def terms(name, options=None, *, roles=None, step=0, teacher=EXPERT, **fields):
         key=jax.random.key(0),
         **fields,
     )
-    found, memory = method.learn(context)
+    found, memory = method.terms_and_memory(context)
     total = 0.0
     for term in found.values():
         weight = term.weight(context.step) if callable(term.weight) else term.weight
@@ -92,7 +92,7 @@ def test_dmls_networks_start_apart_and_move_by_their_own_terms():
     method = methods.create("dml", {"dml": {"peers": ("student", "wrn-10-2")}})
     roles = {"student": "wrn-16-1", "peer1": "wrn-16-1", "peer2": "wrn-10-2"}
     assert method.roles("wrn-16-1") == roles
-    assert method.copies(4) == {"student": 4, "peer1": 5, "peer2": 6}
+    assert method.init_indices(4) == {"student": 4, "peer1": 5, "peer2": 6}
     labels = jnp.asarray(LABELS)
 
     def loss(logits, name):
@@ -150,8 +150,8 @@ def test_ofd_takes_its_margins_from_the_teachers_batch_norms():
     frozen = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape), models.shapes(name, C, (8, 8, 3))
     )
-    beginning = Beginning(None, None, C, {}, {}, {"expert": name}, {"expert": frozen})
-    for stage, found in enumerate(method.setup(beginning).values(), 1):
+    init = MemoryInit(None, None, C, {}, {}, {"expert": name}, {"expert": frozen})
+    for stage, found in enumerate(method.init_memory(init).values(), 1):
         part = frozen["params"][f"stage{stage}_block1"]["layer2"]["bn"]
         for margin, gamma, beta in zip(found, part["scale"], part["bias"], strict=True):
             x = np.linspace(beta - 12 * abs(gamma), 0, 200_001)
@@ -184,9 +184,9 @@ def test_the_batch_norms_are_those_before_the_levels(name):
 
 
 def test_ofd_refuses_levels_without_a_known_batch_norm():
-    beginning = Beginning(None, None, C, {}, {}, {"t": "mobilenetv2-0.5"}, {"t": {}})
+    init = MemoryInit(None, None, C, {}, {}, {"t": "mobilenetv2-0.5"}, {"t": {}})
     with pytest.raises(UserError, match=r"ofd: stage1_pre of 'mobilenetv2-0\.5'"):
-        methods.create("ofd", {}).setup(beginning)
+        methods.create("ofd", {}).init_memory(init)
 
 
 def test_ofd_has_its_weights():
@@ -210,8 +210,8 @@ def test_crd_scores_with_the_banks_and_moves_them(mode):
     options = {"negatives": 5, "dimensions": 7, "mode": mode}
     method = methods.create("crd", {"crd": options})
     target = {"expert": jnp.zeros((2, 3))}
-    beginning = Beginning(jax.random.key(1), labels, C, {}, target, {}, {})
-    memory = method.setup(beginning)
+    init = MemoryInit(jax.random.key(1), labels, C, {}, target, {}, {})
+    memory = method.init_memory(init)
     banks = {side: np.asarray(bank) for side, bank in memory["banks"].items()}
     for bank in banks.values():
         assert bank.shape == (10, 7)

@@ -22,14 +22,14 @@ def divergence(temperature, s, t):
 def test_views_are_rotations_next_to_their_image():
     method = methods.create("sskd", {})
     images = np.arange(2 * 3 * 3).reshape(2, 3, 3, 1)
-    views = np.asarray(method.prepare(jnp.asarray(images)))
+    views = np.asarray(method.make_views(jnp.asarray(images)))
     assert views.shape == (8, 3, 3, 1)
     for i in range(2):
         for turns in range(4):
             expected = np.rot90(images[i], turns)
             np.testing.assert_array_equal(views[4 * i + turns], expected)
     with pytest.raises(UserError, match="sskd: images of 2x3"):
-        method.prepare(jnp.zeros((1, 2, 3, 1)))
+        method.make_views(jnp.zeros((1, 2, 3, 1)))
 
 
 def test_sskd_learns_what_the_teacher_nearly_knows():

@@ -20,9 +20,9 @@ from kdjax.runtime import parallel
 from kdjax.runtime.rng import fold
 from kdjax.runtime.signals import Interrupt
 from kdjax.train.loop import Saving, Training
-from kdjax.train.program import Program, Tables
+from kdjax.train.program import EpochTargets, Program
 from kdjax.train.recipe import Recipe
-from kdjax.train.replica import Replica, together
+from kdjax.train.replica import Replica, resume_group
 from kdjax.train.step import Step
 
 STUDENT = TEACHER = "tiny-4"  # of different seeds
@@ -44,7 +44,7 @@ def dataset(size: int = SIZE, classes: int = CLASSES) -> Dataset:
     return Dataset("tiny", "1", split(size), split(10), classes, mean, std)
 
 
-def black(prog: Program) -> device_feed.ResidentFeed:
+def black(prog: Program) -> device_feed.DeviceFeed:
     """Returns a program's feed with black training images, each like the others."""
     images, labels = prog.feed.data.train
     data = dataclasses.replace(prog.feed.data, train=(jnp.zeros_like(images), labels))
@@ -107,7 +107,7 @@ def program(
         dtype=dtype,
         **fields,
     )
-    feed = device_feed.ResidentFeed(device_feed.place(data, mesh), stream, mesh)
+    feed = device_feed.DeviceFeed(device_feed.place(data, mesh), stream, mesh)
     return Program(step, feed, banked, record=record)
 
 
@@ -118,14 +118,14 @@ def training(
     recipe=RECIPE,
     seed=0,
     interrupt=None,
-    tables=lambda epoch: Tables(),
+    tables=lambda epoch: EpochTargets(),
     **saving,
 ) -> "One":
     """Returns a replica of a program in training, in a folder that is made."""
     folder.mkdir(parents=True, exist_ok=True)
     one = replica(prog, folder, seed, keep_best=saving.get("best", False))
     try:
-        step, group = together([one])
+        step, group = resume_group([one])
         training = Training(
             prog,
             recipes(prog.step.method, recipe),
@@ -197,7 +197,7 @@ def steps(prog: Program, count: int, seed: int = 0, after=None):
     `after` is the state at the end of the phase before.
     """
     teachers = frozen(prog.step.teachers, dtype=prog.step.dtype)
-    states = [prog.enter(after)] if after else None
+    states = [prog.start_phase(after)] if after else None
     return many_steps(prog, count, [seed], teachers, states=states)[0]
 
 
@@ -211,15 +211,17 @@ def many_steps(prog: Program, count: int, seeds, teachers, tables=None, states=N
     width = len(seeds)
     states = states or [prog.start(seed, teachers) for seed in seeds]
     begin = int(states[0].step)
-    state, totals = prog.join([(state, prog.empty()) for state in states])
-    inside = prog.join([prog.computed(teachers)] * width)
-    keys = prog.join([jax.random.key(seed) for seed in seeds])
+    state, totals = prog.stack_replicas(
+        [(state, prog.zero_metrics()) for state in states]
+    )
+    inside = prog.stack_replicas([prog.computed(teachers)] * width)
+    keys = prog.stack_replicas([jax.random.key(seed) for seed in seeds])
     for step in range(begin, begin + count):
         epoch, first = divmod(step, prog.feed.stream.steps)
         _, given = next(prog.feed.epoch(seeds, epoch, first, 1))
-        read = tables(epoch) if tables else Tables()
+        read = tables(epoch) if tables else EpochTargets()
         state, totals, _ = prog.train(state, totals, inside, read, given, keys, 1)
-    return prog.split((state, totals))
+    return prog.unstack_replicas((state, totals))
 
 
 def batches(prog: Program, count: int, seed: int = 0):

@@ -44,7 +44,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=2000,
         metavar="N",
-        help="test images that t-SNE draws, 0 for no t-SNE (default: %(default)s)",
+        help="test images that t-SNE plots, 0 for no t-SNE (default: %(default)s)",
     )
     parser.add_argument(
         "--data-dir",

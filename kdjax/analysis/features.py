@@ -83,7 +83,7 @@ class Panel:
     wrong: np.ndarray
 
 
-def draw_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
+def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
     """Draws one panel for every network: images coloured by class, errors crossed.
 
     Args:

@@ -77,7 +77,7 @@ class Overlap:
         }
 
 
-def draw_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
+def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
     """Draws a bar for every pair, in a group for every taught network.
 
     Bars are medians over the seeds, dots are seeds.

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdjax import models
 from kdjax.analysis import features
-from kdjax.analysis.overlap import Overlap, draw_overlap, error_overlap
+from kdjax.analysis.overlap import Overlap, error_overlap, plot_overlap
 from kdjax.data import sources
 from kdjax.data.sources import Dataset
 from kdjax.data.stream import normalise
@@ -78,11 +78,11 @@ class Study:
         self._store = Store(self._experiment, self._dataset, workdir)
 
     def run(self, chosen: list[str] | None = None, examples: int = 2000) -> None:
-        """Adds error overlaps to `results.json`; draws them and the pooled features.
+        """Adds error overlaps to `results.json`; plots them and the pooled features.
 
         Args:
             chosen: the stages to analyse; None means all of the results.
-            examples: how many test images t-SNE draws; 0 leaves it out.
+            examples: how many test images t-SNE plots; 0 leaves it out.
 
         Raises:
             UserError: an unknown stage, a network that is not there or damaged, or too
@@ -111,7 +111,7 @@ class Study:
             console.print(f"{name} seed {seed}  {accuracy:.2f} %", markup=False)
         self._report_overlaps(names, predictions)
         if shown is not None:
-            self._draw_features(pooled, predictions, shown)
+            self._plot_features(pooled, predictions, shown)
 
     def _replicas(self, names: list[str]) -> list[tuple[str, int]]:
         """Returns the replicas of some stages and of all that taught them, in order."""
@@ -180,7 +180,7 @@ class Study:
     def _report_overlaps(
         self, names: list[str], predictions: dict[tuple[str, int], np.ndarray]
     ) -> None:
-        """Computes the overlaps of all pairs, writes and draws them."""
+        """Computes the overlaps of all pairs, writes and plots them."""
         overlaps = []
         for name in names:
             guides = self._guides(name, 0)
@@ -195,10 +195,10 @@ class Study:
         if not overlaps:
             console.print("no stage has a teacher: there is no error overlap to draw")
             return
-        draw_overlap(overlaps, path := self._workdir / "error_overlap.png")
+        plot_overlap(overlaps, path := self._workdir / "error_overlap.png")
         console.print(f"results.json and {path} written", markup=False)
 
-    def _draw_features(
+    def _plot_features(
         self,
         pooled: dict[str, np.ndarray],
         predictions: dict[tuple[str, int], np.ndarray],
@@ -218,7 +218,7 @@ class Study:
         if dataset.num_classes > features.CLASSES:
             title += f" in its first {features.CLASSES} classes"
         title = f"t-SNE of pooled features, seed 0\n{title}"
-        features.draw_tsne(panels, title, path := self._workdir / "tsne.png")
+        features.plot_tsne(panels, title, path := self._workdir / "tsne.png")
         console.print(f"{path} written", markup=False)
 
 

@@ -24,7 +24,7 @@ _EVAL_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Resident:
+class DeviceDataset:
     """A data set on the devices, or the shapes of one.
 
     Attributes:
@@ -39,17 +39,17 @@ class Resident:
     test: tuple[Any, Any, Any]
 
 
-def place(dataset: Dataset, mesh: Mesh) -> Resident:
+def place(dataset: Dataset, mesh: Mesh) -> DeviceDataset:
     """Returns a data set on every device of a mesh."""
     train = dataset.train.images, dataset.train.labels
     test = _in_batches(dataset.test, mesh.size)
     everywhere = parallel.replicated(mesh)
-    return Resident(
+    return DeviceDataset(
         dataset, parallel.place(train, everywhere), parallel.place(test, everywhere)
     )
 
 
-def shapes(source: Source, mesh: Mesh) -> Resident:
+def shapes(source: Source, mesh: Mesh) -> DeviceDataset:
     """Returns the shapes of what `place` returns, for programs that are not run.
 
     Args:
@@ -67,7 +67,7 @@ def shapes(source: Source, mesh: Mesh) -> Resident:
 
     batches = _batches(source.test_size, mesh.size)
     valid = jax.ShapeDtypeStruct(batches, jnp.bool_, sharding=everywhere)
-    return Resident(source, arrays(source.train_size), (*arrays(*batches), valid))
+    return DeviceDataset(source, arrays(source.train_size), (*arrays(*batches), valid))
 
 
 def _batches(size: int, devices: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ def _in_batches(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ResidentFeed:
+class DeviceFeed:
     """Feeds a stage's programs from the devices' own copy of the data set.
 
     Attributes:
@@ -100,14 +100,14 @@ class ResidentFeed:
         mesh: of the programs.
     """
 
-    data: Resident
+    data: DeviceDataset
     stream: Stream
     mesh: Mesh
-    longest: ClassVar[int] = 1_000_000
+    max_steps_per_dispatch: ClassVar[int] = 1_000_000
     """How many steps one call of a program can make."""
 
     @property
-    def fixed(self) -> Any:
+    def train_arrays(self) -> Any:
         """What every call of the train program is given: images and labels."""
         return self.data.train
 
@@ -117,7 +117,7 @@ class ResidentFeed:
         return parallel.fetch(self.data.train[1])
 
     @property
-    def given(self) -> Any:
+    def dispatch_specs(self) -> Any:
         """The shapes of what `epoch` gives: orders by replica."""
         return jax.ShapeDtypeStruct(
             (self.mesh.shape["replica"], self.stream.size),
@@ -140,17 +140,19 @@ class ResidentFeed:
             self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
             for seed in seeds
         ]
-        given = parallel.stack(orders)
-        given = parallel.place(given, parallel.over_replicas(self.mesh))
+        dispatch_inputs = parallel.stack(orders)
+        dispatch_inputs = parallel.place(
+            dispatch_inputs, parallel.over_replicas(self.mesh)
+        )
         while first < self.stream.steps:
             count = min(width, self.stream.steps - first)
-            yield count, given
+            yield count, dispatch_inputs
             first += count
 
     def draw(
         self,
-        fixed: Any,
-        given: Any,
+        train_arrays: Any,
+        dispatch_inputs: Any,
         key: jax.Array,
         step: jax.Array,
         part: jax.Array | int,
@@ -159,14 +161,16 @@ class ResidentFeed:
         """Returns a part of a step's batch, inside the program, for one replica.
 
         Args:
-            fixed: `fixed`, inside the program.
-            given: one replica's of what `epoch` yields.
+            train_arrays: `train_arrays`, inside the program.
+            dispatch_inputs: one replica's of what `epoch` yields.
             key: the replica's root key.
             step: the step's number in the stage.
             part: which part.
             parts: of how many.
         """
-        return self.stream.batch(fixed, given, fold(key, "stream"), step, part, parts)
+        return self.stream.batch(
+            train_arrays, dispatch_inputs, fold(key, "stream"), step, part, parts
+        )
 
     def choose(self, index: np.ndarray, seed: int, epoch: int) -> Any:
         """Returns what `pick` is given for examples as they look in an epoch.
@@ -179,15 +183,15 @@ class ResidentFeed:
         key = fold(jax.random.key(seed), "stream", epoch, "augment")
         return parallel.place((index, key), parallel.replicated(self.mesh))
 
-    def pick(self, fixed: Any, chosen: Any) -> jax.Array:
+    def pick(self, train_arrays: Any, chosen: Any) -> jax.Array:
         """Returns the chosen images, inside a program."""
-        return self.stream.examples(fixed, *chosen).images
+        return self.stream.examples(train_arrays, *chosen).images
 
     @property
-    def tested(self) -> Any:
+    def test_specs(self) -> Any:
         """The shapes of what `test` yields."""
         return self.data.test
 
     def test(self) -> Iterator[Any]:
         """Yields images, labels and validity of test images, `[count, batch, ...]`."""
-        yield self.tested
+        yield self.test_specs

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdjax.experiment.bank_plan import Plan, Table
+from kdjax.experiment.bank_plan import BankEntry, Plan
 from kdjax.experiment.store import Store
 from kdjax.models import Variables
 from kdjax.runtime import parallel
@@ -24,7 +24,7 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import replace_whole, write_json
 from kdjax.runtime.signals import Interrupt
 from kdjax.train import recordings
-from kdjax.train.program import Program, Tables
+from kdjax.train.program import EpochTargets, Program
 from kdjax.train.replica import Replica
 
 
@@ -49,8 +49,8 @@ class Bank:
         """
         self._folder, self._plan, self._store = folder, plan, store
         self._size, self._interrupt = size, interrupt
-        self._held: dict[tuple[Table, ...], tuple[int, Any]] = {}
-        self._waiting: dict[Table, set[tuple[str, int]]] = {}
+        self._held: dict[tuple[BankEntry, ...], tuple[int, Any]] = {}
+        self._waiting: dict[BankEntry, set[tuple[str, int]]] = {}
         for (stage, seed, _), table in plan.tables.items():
             if store.result(stage, seed) is None:
                 self._waiting.setdefault(table, set()).add((stage, seed))
@@ -61,7 +61,7 @@ class Bank:
 
     def reader(
         self, stage: str, program: Program, replicas: Sequence[Replica]
-    ) -> Callable[[int], Tables]:
+    ) -> Callable[[int], EpochTargets]:
         """Returns the function from an epoch to the tables that replicas read.
 
         Args:
@@ -70,7 +70,7 @@ class Bank:
             replicas: those that are trained side by side.
         """
 
-        def tables(epoch: int) -> Tables:
+        def tables(epoch: int) -> EpochTargets:
             targets = {
                 teacher: self._targets(stage, teacher, epoch, program, replicas)
                 for teacher in program.banked
@@ -80,7 +80,7 @@ class Bank:
                 teacher: self._recorded(teacher, epoch, program, replicas)
                 for teacher in teachers
             }
-            return Tables(targets, recorded)
+            return EpochTargets(targets, recorded)
 
         return tables
 
@@ -98,14 +98,14 @@ class Bank:
         if tables in self._held and self._held[tables][0] == epoch:
             return self._held[tables][1]
         self._held.pop(tables, None)
-        structure = jax.tree.structure(program.step.target_shapes[teacher])
-        found: dict[Table, Any] = {}  # replicas may share one
+        structure = jax.tree.structure(program.step.target_specs[teacher])
+        found: dict[BankEntry, Any] = {}  # replicas may share one
         for table, replica in zip(tables, replicas, strict=True):
             if table not in found:
                 variables = replica.frozen[teacher]
                 leaves = self._leaves(table, epoch, program, variables)
                 found[table] = jax.tree.unflatten(structure, leaves)
-        placed = program.join([found[table] for table in tables])
+        placed = program.stack_replicas([found[table] for table in tables])
         self._held[tables] = epoch, placed
         return placed
 
@@ -114,7 +114,7 @@ class Bank:
     ) -> jax.Array:
         """Returns what the replicas' teachers said in an epoch of their training."""
         shape = self._size, program.step.num_classes
-        return program.join(
+        return program.stack_replicas(
             [
                 recordings.read(self._store.folder(teacher, r.seed), epoch, shape)
                 for r in replicas
@@ -134,20 +134,20 @@ class Bank:
             if all(table in self._waiting for table in tables)
         }
 
-    def _remove(self, table: Table) -> None:
+    def _remove(self, table: BankEntry) -> None:
         if parallel.is_first():
             shutil.rmtree(self._path(table), ignore_errors=True)
 
-    def _path(self, table: Table) -> Path:
+    def _path(self, table: BankEntry) -> Path:
         fingerprint = self._store.fingerprint(table.teacher, table.replica)
         stream = "plain" if table.stream is None else str(table.stream)
         return self._folder / f"{fingerprint}-{stream}-{table.read}"
 
     def _leaves(
-        self, table: Table, epoch: int, program: Program, variables: Variables
+        self, table: BankEntry, epoch: int, program: Program, variables: Variables
     ) -> list[np.ndarray]:
         """Returns a table's arrays `[N, ...]`, from the disk or the teacher."""
-        shapes = program.step.target_shapes[table.teacher]
+        shapes = program.step.target_specs[table.teacher]
         path = self._path(table) / f"epoch-{epoch:04d}.npz"
         found = self._read(table, path, shapes)
         last = len(self._waiting.get(table, ())) <= 1
@@ -164,7 +164,7 @@ class Bank:
         return found
 
     def _compute(
-        self, table: Table, epoch: int, program: Program, variables: Variables
+        self, table: BankEntry, epoch: int, program: Program, variables: Variables
     ) -> list[np.ndarray]:
         read, size, stream = program.reader, self._size, table.stream or 0
         variables = parallel.place(variables, parallel.replicated(program.mesh))
@@ -177,7 +177,7 @@ class Bank:
         self.passes += 1
         return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
-    def _about(self, table: Table) -> dict[str, Any]:
+    def _about(self, table: BankEntry) -> dict[str, Any]:
         """Returns what the files of a table must have been made from."""
         return {
             "teacher": self._store.fingerprint(table.teacher, table.replica),
@@ -186,7 +186,9 @@ class Bank:
             "data": self._store.data,
         }
 
-    def _read(self, table: Table, path: Path, shapes: Any) -> list[np.ndarray] | None:
+    def _read(
+        self, table: BankEntry, path: Path, shapes: Any
+    ) -> list[np.ndarray] | None:
         """Returns what a file holds, or None if there is no whole one."""
         if not path.exists():
             return None
@@ -210,7 +212,7 @@ class Bank:
             return None
         return leaves
 
-    def _write(self, table: Table, path: Path, leaves: list[np.ndarray]) -> None:
+    def _write(self, table: BankEntry, path: Path, leaves: list[np.ndarray]) -> None:
         """Writes a table's epoch: whole, or not at all."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

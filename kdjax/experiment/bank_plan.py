@@ -16,7 +16,7 @@ from kdjax.train.step import Step
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class BankEntry:
     """What one replica of a teacher says over one stream of images.
 
     Attributes:
@@ -43,15 +43,15 @@ class Plan:
         epochs: by table, how many epochs are stored.
         bytes_per_epoch: by table.
         too_large: teachers that are computed in the step because of the limit.
-        bypassing: stages whose method needs its teachers in the step.
+        uncacheable: stages whose method needs its teachers in the step.
     """
 
     banked: Mapping[str, tuple[str, ...]]
-    tables: Mapping[tuple[str, int, str], Table]
-    epochs: Mapping[Table, int]
-    bytes_per_epoch: Mapping[Table, int]
+    tables: Mapping[tuple[str, int, str], BankEntry]
+    epochs: Mapping[BankEntry, int]
+    bytes_per_epoch: Mapping[BankEntry, int]
     too_large: tuple[str, ...]
-    bypassing: tuple[str, ...] = ()
+    uncacheable: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -91,25 +91,25 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
         size: the number of training images.
     """
     varies, stages = experiment.augment.varies, experiment.stages
-    tables: dict[tuple[str, int, str], Table] = {}
-    uses: dict[Table, int] = {}
-    epochs: dict[Table, int] = {}
-    widths: dict[Table, int] = {}
-    bypassing = []
+    tables: dict[tuple[str, int, str], BankEntry] = {}
+    uses: dict[BankEntry, int] = {}
+    epochs: dict[BankEntry, int] = {}
+    widths: dict[BankEntry, int] = {}
+    uncacheable = []
     for name, stage in stages.items():
         if not experiment.bank.use:
             break
-        if stage.method.views > 1 or stage.method.call_teachers:
-            bypassing.append(name)
+        if stage.method.num_views > 1 or stage.method.call_teachers:
+            uncacheable.append(name)
             continue
         for teacher in stage.teachers:
             width = _bytes_per_example(steps[name], teacher)
             if not width:
                 continue
-            read = steps[name].read_id(teacher)
+            read = steps[name].target_id(teacher)
             for seed in range(stage.seeds):
                 replica = seed % stages[teacher].seeds
-                table = Table(teacher, replica, seed if varies else None, read)
+                table = BankEntry(teacher, replica, seed if varies else None, read)
                 tables[name, seed, teacher] = table
                 uses[table] = uses.get(table, 0) + (1 if varies else 2)
                 wanted = stage.epochs if varies else 1
@@ -147,11 +147,11 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
         epochs={table: epochs[table] for table in epochs if table in used},
         bytes_per_epoch={table: widths[table] for table in widths if table in used},
         too_large=tuple(too_large),
-        bypassing=tuple(bypassing),
+        uncacheable=tuple(uncacheable),
     )
 
 
 def _bytes_per_example(step: Step, teacher: str) -> int:
     """Returns the bytes of one example in float16."""
-    leaves = jax.tree.leaves(step.target_shapes[teacher])
+    leaves = jax.tree.leaves(step.target_specs[teacher])
     return sum(2 * math.prod(leaf.shape[1:]) for leaf in leaves)

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from kdjax.data import sources
 from kdjax.data.augment import Augment
-from kdjax.data.device_feed import Resident, ResidentFeed
+from kdjax.data.device_feed import DeviceDataset, DeviceFeed
 from kdjax.data.sources import Source
 from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop
@@ -43,8 +43,8 @@ def naming(stage: Stage) -> Iterator[None]:
 
 
 def make_feed(
-    experiment: Experiment, stage: Stage, data: Resident | Streamed, mesh: Mesh
-) -> ResidentFeed | StreamedFeed:
+    experiment: Experiment, stage: Stage, data: DeviceDataset | Streamed, mesh: Mesh
+) -> DeviceFeed | StreamedFeed:
     """Returns what feeds a stage's programs.
 
     Raises:
@@ -62,7 +62,7 @@ def make_feed(
     )
     if isinstance(data, Streamed):
         return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
-    return ResidentFeed(data, stream, mesh)
+    return DeviceFeed(data, stream, mesh)
 
 
 def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Step]:
@@ -93,10 +93,10 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
                     )
                     for recipe in stage.recipes
                 ),
-                copy=stage.copy,
+                init_index=stage.init_index,
                 dtype=experiment.dtype,
                 compute=PRECISIONS[experiment.precision].compute,
-                parts=stage.recipe.accumulate,
+                micro_batches=stage.recipe.accumulate,
             )
             step.shapes()
     return steps

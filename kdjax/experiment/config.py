@@ -48,7 +48,7 @@ class Stage:
         teachers: the stages that teach it.
         recipe: how it is optimised.
         seeds: number of replicas.
-        copy: tells its start apart from that of an equal network.
+        init_index: tells its start apart from that of an equal network.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Stage:
     teachers: tuple[str, ...]
     recipe: Recipe
     seeds: int
-    copy: int
+    init_index: int
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -213,7 +213,7 @@ def _parse_stage(
         teachers=tuple(settings.get("teachers", ())),
         recipe=build(Recipe, f"recipe of stage {name!r}", recipe),
         seeds=seeds,
-        copy=settings.get("copy", 0),
+        init_index=settings.get("copy", 0),
     )
     for model in stage.method.roles(stage.model).values():
         models.create(model, 2)
@@ -248,7 +248,7 @@ def _check_replay(stage: Stage, stages: Mapping[str, Stage]) -> None:
             f"learns by {teacher.method_name!r}, not from labels alone": (
                 teacher.method_name != "supervised"
             ),
-            f"starts as copy {teacher.copy}, not 0": teacher.copy != 0,
+            f"starts as copy {teacher.init_index}, not 0": teacher.init_index != 0,
             "has another recipe": teacher.recipes != stage.recipes,
             f"has {teacher.seeds} seeds, fewer than {stage.seeds}": (
                 teacher.seeds < stage.seeds

@@ -118,7 +118,7 @@ def print_table(
     console.print(table)
 
 
-def draw_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+def plot_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws loss and test accuracy of every network over the epochs.
 
     Lines are medians over the seeds, the band spans them.

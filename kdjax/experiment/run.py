@@ -10,14 +10,14 @@ import jax
 
 import kdjax
 from kdjax.data import device_feed
-from kdjax.data.device_feed import Resident
+from kdjax.data.device_feed import DeviceDataset
 from kdjax.data.sources import Dataset
 from kdjax.data.streaming.dataset import Streamed
 from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import plan
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
 from kdjax.experiment.config import Experiment, Stage, ancestry
-from kdjax.experiment.report import draw_curves, print_table, summarise
+from kdjax.experiment.report import plot_curves, print_table, summarise
 from kdjax.experiment.store import Store
 from kdjax.runtime import parallel
 from kdjax.runtime.console import console
@@ -28,7 +28,7 @@ from kdjax.train import recordings
 from kdjax.train.loop import Training
 from kdjax.train.metrics import Record
 from kdjax.train.program import Program
-from kdjax.train.replica import Replica, together
+from kdjax.train.replica import Replica, resume_group
 
 Observer = Callable[[str, int, Record], None]
 """Called with stage, seed and record of every epoch; what it raises ends the run."""
@@ -63,7 +63,7 @@ class Run:
         dataset = open_data(experiment)
         self._store = Store(experiment, dataset, workdir)
         self._store.make()
-        self._data: Resident | Streamed
+        self._data: DeviceDataset | Streamed
         if isinstance(dataset, Dataset):
             self._data = device_feed.place(dataset, parallel.make_mesh())
         else:
@@ -94,7 +94,7 @@ class Run:
                 f"{self._experiment.bank.max_gb:g}: computed in the step",
                 markup=False,
             )
-        for name in self._plan.bypassing:
+        for name in self._plan.uncacheable:
             console.print(
                 f"bank: {name} learns by {self._experiment.stages[name].method_name}, "
                 "which needs its teachers in the step",
@@ -116,7 +116,7 @@ class Run:
         summary = summarise(self._experiment, results)
         if parallel.is_first():
             write_json(self._workdir / "results.json", summary)
-            draw_curves(results, self._workdir / "curves.png")
+            plot_curves(results, self._workdir / "curves.png")
         validation = bool(self._experiment.data.get("validation"))
         print_table(summary["stages"], validation)
         return summary
@@ -199,7 +199,7 @@ class Run:
                     keep_best=saving.best,
                 )
                 replicas.append(held.enter_context(contextlib.closing(replica)))
-            step, group = together(replicas)
+            step, group = resume_group(replicas)
             group = group[: self._width(len(group))]
             program = self._program(stage, len(group))
             training = Training(

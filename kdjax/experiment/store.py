@@ -75,7 +75,7 @@ class Store:
         augment = dataclasses.asdict(experiment.augment)
         return {
             "seed": seed,
-            "copy": stage.copy,
+            "copy": stage.init_index,
             "roles": {
                 role: {"model": model, "version": models.version(model)}
                 for role, model in stage.method.roles(stage.model).items()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 
-def tame(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rescale(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns `x / k` and the scalar `k = max(max|x|, 1)`, a constant to gradients.
 
     For formulas that do not depend on the scale: squares of `x / k` do not overflow.

@@ -177,7 +177,7 @@ def standardise_logits(logits: ArrayLike) -> jax.Array:
     shape = jnp.shape(logits)
     if len(shape) != 2:
         raise ValueError(f"logits {shape} must be [batch, classes]")
-    scaled, k = _safe.tame(_checks.promote(logits)[0])
+    scaled, k = _safe.rescale(_checks.promote(logits)[0])
     centred = _safe.centre(scaled)
     spread = optax.safe_norm(centred, 0.0, axis=-1, keepdims=True)
     spread = spread / max(shape[1] - 1, 1) ** 0.5

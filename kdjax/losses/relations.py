@@ -43,7 +43,7 @@ def similarity(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
     student, teacher = _checks.batch_of_vectors(student, teacher)
 
     def gram(x: jax.Array) -> jax.Array:
-        x, k = _safe.tame(x)
+        x, k = _safe.rescale(x)
         return _safe.normalise(x @ x.T, _floor(1e-12, k * k, x.dtype))
 
     return jnp.mean(jnp.square(gram(teacher) - gram(student)))
@@ -204,7 +204,7 @@ def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Arr
     _checks.above("eps", eps, 0)
 
     def neighbours(x: jax.Array) -> jax.Array:
-        x, k = _safe.tame(x)
+        x, k = _safe.rescale(x)
         norm = optax.safe_norm(x, 0.0, axis=-1, keepdims=True)
         least = _floor(eps, k, x.dtype)
         # As in `normalise`: what is shorter than eps has no direction to learn.
@@ -222,7 +222,7 @@ def _gaps(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     Divided last: a compiler that fuses the division into the difference leaves
     rounding between equal examples, and any rounding has a direction.
     """
-    _, k = _safe.tame(x)
+    _, k = _safe.rescale(x)
     return (x[None] - x[:, None]) / k, k
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdjax.methods.ab import AB
 from kdjax.methods.at import AT
-from kdjax.methods.base import Beginning, Context, Method, Phase, Term
+from kdjax.methods.base import Context, MemoryInit, Method, Phase, Term
 from kdjax.methods.bss import BSS
 from kdjax.methods.combined import Combined
 from kdjax.methods.crd import CRD
@@ -33,8 +33,8 @@ from kdjax.runtime.settings import build
 
 __all__ = [
     "METHODS",
-    "Beginning",
     "Context",
+    "MemoryInit",
     "Method",
     "Phase",
     "Term",
@@ -103,7 +103,7 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
 def options(method: Method) -> dict[str, dict[str, Any]]:
     """Returns every part's hyper-parameters and version by name: for fingerprints."""
     names = {cls: name for name, cls in METHODS.items()}
-    parts = method.parts.values() if isinstance(method, Combined) else (method,)
+    parts = method.methods.values() if isinstance(method, Combined) else (method,)
     return {
         names[type(part)]: {"version": part.VERSION, **dataclasses.asdict(part)}
         for part in parts

@@ -86,7 +86,7 @@ class AB(Method):
         if not self.margin > 0:
             raise UserError(f"ab: margin {self.margin} is not positive")
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 

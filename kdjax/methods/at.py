@@ -33,7 +33,7 @@ class AT(Method):
     power: float = 2.0
     norm: str = "mean_square"
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the attention maps."""
         return attention_maps(outputs, self.levels, self.power)
 

@@ -45,7 +45,7 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
+class MemoryInit:
     """What a method's memory is made of, before the first step.
 
     Attributes:
@@ -53,7 +53,7 @@ class Beginning:
         labels: `[N]` of the training set.
         num_classes: the data set's.
         outputs: shapes of the roles' outputs, by role.
-        targets: shapes of what `read` takes, by teacher.
+        targets: shapes of what `teacher_targets` takes, by teacher.
         models: names of the teachers' networks, by teacher.
         frozen: variables of the teachers.
     """
@@ -71,14 +71,14 @@ class Beginning:
 class Context:
     """What a method's terms are made of: one batch and what every network said.
 
-    Where a method makes further views, a batch has `views` rows for every image, one
-    after the other, the image itself first.
+    Where a method makes further views, a batch has `num_views` rows for every image,
+    one after the other, the image itself first.
 
     Attributes:
         labels: `[batch]` integers.
         index: `[batch]` positions in the training set.
         outputs: by trained role.
-        targets: by teacher: what the method's `read` took from its outputs.
+        targets: by teacher: what the method's `teacher_targets` took from its outputs.
         recorded: by teacher: the logits that it had, in training mode, at this step of
             its own training; of those that the method `replays`.
         adapted: by adapter: what it returned.
@@ -120,8 +120,8 @@ class Method:
     """Raised when the method's numbers change; goes into fingerprints."""
     num_teachers: ClassVar[int | None] = 0
     """How many teachers it takes; None: one or more."""
-    views: ClassVar[int] = 1
-    """How many images `prepare` makes of each; more than one bypass the bank."""
+    num_views: ClassVar[int] = 1
+    """How many images `make_views` makes of each; more than one bypass the bank."""
     call_teachers: ClassVar[bool] = False
     """Whether it runs teachers itself, on other images: they bypass the bank."""
 
@@ -149,26 +149,26 @@ class Method:
         """Returns the trained networks: model names by role, 'student' first."""
         return {"student": student}
 
-    def copies(self, copy: int) -> dict[str, int]:
+    def init_indices(self, init_index: int) -> dict[str, int]:
         """Returns what tells starts of equal networks apart, by role; others have 0.
 
         Args:
-            copy: the stage's.
+            init_index: the stage's.
         """
-        return {"student": copy}
+        return {"student": init_index}
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the parts of the stage, one after the other."""
         return (Phase(),)
 
-    def prepare(self, images: jax.Array) -> jax.Array:
+    def make_views(self, images: jax.Array) -> jax.Array:
         """Returns all views, `[views * batch, ...]`, those of an image together.
 
         The first view of an image is the image itself.
         """
         return images
 
-    def read(self, outputs: Outputs) -> Any:
+    def teacher_targets(self, outputs: Outputs) -> Any:
         """Returns what the terms use of a teacher's outputs: all a bank need hold."""
         del outputs
         return ()
@@ -183,7 +183,7 @@ class Method:
 
         Args:
             outputs: shapes of the roles' outputs.
-            targets: shapes of what `read` takes, by teacher.
+            targets: shapes of what `teacher_targets` takes, by teacher.
         """
         del outputs, targets
         return {}
@@ -211,19 +211,19 @@ class Method:
         del params
         return {}
 
-    def setup(self, beginning: Beginning) -> Any:
+    def init_memory(self, init: MemoryInit) -> Any:
         """Returns the memory: a tree of arrays that is not learned by gradient.
 
         It is part of the state: sharded, saved and resumed with it.
         """
-        del beginning
+        del init
         return {}
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the terms of the loss by name ('what/whom')."""
         return {"ce/student": Term(cross_entropy(context, "student"))}
 
-    def learn(self, context: Context) -> tuple[dict[str, Term], Any]:
+    def terms_and_memory(self, context: Context) -> tuple[dict[str, Term], Any]:
         """Returns the terms and the memory after the batch.
 
         To be overridden where the memory changes; `terms` alone where it does not.

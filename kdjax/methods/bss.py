@@ -141,7 +141,7 @@ class BSS(Method):
         if self.decay_steps < 0:
             raise UserError(f"bss: decay_steps {self.decay_steps} is negative")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 

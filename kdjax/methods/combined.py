@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from kdjax.methods.base import Beginning, Context, Method, Path, Phase, Term
+from kdjax.methods.base import Context, MemoryInit, Method, Path, Phase, Term
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
@@ -56,17 +56,17 @@ class Combined(Method):
     one after the other, each as if its part were alone; the last one they share.
     """
 
-    parts: Mapping[str, Method]
+    methods: Mapping[str, Method]
 
     @property
     def name(self) -> str:
         """The parts' names joined by '+'."""
-        return "+".join(self.parts)
+        return "+".join(self.methods)
 
     @property
     def num_teachers(self) -> int | None:  # type: ignore[override]
         """The number of teachers that the parts agree on."""
-        numbers = {part.num_teachers for part in self.parts.values()} - {0}
+        numbers = {part.num_teachers for part in self.methods.values()} - {0}
         fixed = {number for number in numbers if number is not None}
         if len(fixed) > 1:
             raise UserError(
@@ -77,7 +77,7 @@ class Combined(Method):
     @property
     def replays(self) -> str | None:
         """Returns the network that a part wants replayed."""
-        wanted = {part.replays for part in self.parts.values() if part.replays}
+        wanted = {part.replays for part in self.methods.values() if part.replays}
         if len(wanted) > 1:
             raise UserError(
                 f"method {self.name!r}: two parts replay different networks"
@@ -85,23 +85,23 @@ class Combined(Method):
         return wanted.pop() if wanted else None
 
     @property
-    def views(self) -> int:  # type: ignore[override]
+    def num_views(self) -> int:  # type: ignore[override]
         """The number of views of the one part that makes any."""
-        several = [name for name, part in self.parts.items() if part.views > 1]
+        several = [name for name, part in self.methods.items() if part.num_views > 1]
         if len(several) > 1:
             raise UserError(
                 f"method {self.name!r}: {' and '.join(several)} both make views"
             )
-        return self.parts[several[0]].views if several else 1
+        return self.methods[several[0]].num_views if several else 1
 
     @property
     def call_teachers(self) -> bool:  # type: ignore[override]
         """Whether a part runs teachers itself."""
-        return any(part.call_teachers for part in self.parts.values())
+        return any(part.call_teachers for part in self.methods.values())
 
     def network(self, student: str, teachers: Sequence[str]) -> str:
         """Returns the network that the parts make of the student."""
-        changed = {part.network(student, teachers) for part in self.parts.values()}
+        changed = {part.network(student, teachers) for part in self.methods.values()}
         changed -= {student}
         if len(changed) > 1:
             raise UserError(f"method {self.name!r}: two parts change the network")
@@ -110,10 +110,10 @@ class Combined(Method):
     def _phases(self) -> list[tuple[str | None, int, Phase]]:
         """Returns whose phases come first, with their numbers there; None: all's."""
         found: list[tuple[str | None, int, Phase]] = []
-        for name, part in self.parts.items():
+        for name, part in self.methods.items():
             for number, phase in enumerate(part.phases()[:-1]):
                 found.append((name, number, phase))
-        last = [part.phases()[-1] for part in self.parts.values()]
+        last = [part.phases()[-1] for part in self.methods.values()]
         recipe = _join(self.name, [dict(phase.recipe) for phase in last])
         shared = Phase(recipe, lambda path: all(phase.trains(path) for phase in last))
         return [*found, (None, 0, shared)]
@@ -122,47 +122,47 @@ class Combined(Method):
         """Returns every part's earlier phases, then the one they share."""
         return tuple(phase for _, _, phase in self._phases())
 
-    def copies(self, copy: int) -> dict[str, int]:
+    def init_indices(self, init_index: int) -> dict[str, int]:
         """Returns what tells the starts of all parts' networks apart."""
-        copies: dict[str, int] = {}
-        for part in self.parts.values():
-            copies |= part.copies(copy)
-        return copies
+        indices: dict[str, int] = {}
+        for part in self.methods.values():
+            indices |= part.init_indices(init_index)
+        return indices
 
-    def prepare(self, images: jax.Array) -> jax.Array:
+    def make_views(self, images: jax.Array) -> jax.Array:
         """Returns the views of the part that makes any."""
-        for part in self.parts.values():
-            if part.views > 1:
-                images = part.prepare(images)
+        for part in self.methods.values():
+            if part.num_views > 1:
+                images = part.make_views(images)
         return images
 
-    def setup(self, beginning: Beginning) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
         """Returns the parts' memories, by name."""
         return {
-            name: part.setup(
+            name: part.init_memory(
                 dataclasses.replace(
-                    beginning,
-                    key=fold(beginning.key, name),
-                    targets=_of_part(name, beginning.targets),
+                    init,
+                    key=fold(init.key, name),
+                    targets=_of_part(name, init.targets),
                 )
             )
-            for name, part in self.parts.items()
+            for name, part in self.methods.items()
         }
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the trained networks of all parts."""
         roles = {"student": student}
-        for part in self.parts.values():
+        for part in self.methods.values():
             added = part.roles(student)
             del added["student"]
             roles = _join(self.name, [roles, added])
         return roles
 
-    def read(self, outputs: Outputs) -> dict[str, Any]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, Any]:
         """Returns what each part reads, by its name."""
         return {
-            name: part.read(outputs)
-            for name, part in self.parts.items()
+            name: part.teacher_targets(outputs)
+            for name, part in self.methods.items()
             if part.num_teachers != 0
         }
 
@@ -171,8 +171,8 @@ class Combined(Method):
     ) -> dict[str, nn.Module]:
         """Returns the adapters of all parts."""
         adapters = []
-        for name, part in self.parts.items():
-            every = self.views // part.views
+        for name, part in self.methods.items():
+            every = self.num_views // part.num_views
             own = part.adapters(outputs, _of_part(name, targets))
             adapters.append(
                 {
@@ -186,27 +186,31 @@ class Combined(Method):
         self, variables: dict[str, Variables], frozen: Mapping[str, Variables]
     ) -> dict[str, Variables]:
         """Returns the start after every part in turn."""
-        for part in self.parts.values():
+        for part in self.methods.values():
             variables = part.initial(variables, frozen)
         return variables
 
     def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
         """Returns the ties of all parts."""
-        return _join(self.name, [part.ties(params) for part in self.parts.values()])
+        return _join(self.name, [part.ties(params) for part in self.methods.values()])
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the terms of all parts."""
-        return self.learn(context)[0]
+        return self.terms_and_memory(context)[0]
 
-    def learn(self, context: Context) -> tuple[dict[str, Term], dict[str, Any]]:
+    def terms_and_memory(
+        self, context: Context
+    ) -> tuple[dict[str, Term], dict[str, Any]]:
         """Returns the terms of all parts and their memories."""
         whose, number, _ = self._phases()[context.phase]
         memory = dict(context.memory or {})
         terms: list[dict[str, Term]] = []
-        for name, part in self.parts.items():
+        for name, part in self.methods.items():
             if whose not in (None, name):
                 continue
-            own, memory[name] = part.learn(self._context(name, context, whose, number))
+            own, memory[name] = part.terms_and_memory(
+                self._context(name, context, whose, number)
+            )
             if terms:
                 own.pop("ce/student", None)
             terms.append(own)
@@ -216,8 +220,8 @@ class Combined(Method):
         self, name: str, context: Context, whose: str | None, number: int
     ) -> Context:
         """Returns what one part sees: its views, phase, memory and targets."""
-        part = self.parts[name]
-        every = self.views // part.views
+        part = self.methods[name]
+        every = self.num_views // part.num_views
         targets = _of_part(name, context.targets)
         labels, index, outputs, targets, images = _every(
             every,

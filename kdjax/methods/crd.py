@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.losses import _safe
-from kdjax.methods.base import Beginning, Context, Method, Term, cross_entropy, only
+from kdjax.methods.base import Context, MemoryInit, Method, Term, cross_entropy, only
 from kdjax.methods.levels import feature
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
@@ -78,7 +78,7 @@ class CRD(Method):
         if not 0 <= self.momentum <= 1:
             raise UserError(f"crd: momentum {self.momentum} is outside 0..1")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the pooled features."""
         return feature(outputs, "pooled")
 
@@ -89,16 +89,16 @@ class CRD(Method):
         teacher, _ = only(targets)
         return {f"crd/{teacher}": Embeddings(self.dimensions)}
 
-    def setup(self, beginning: Beginning) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
         """Returns random banks and constants that the first batch will set."""
-        shape = len(beginning.labels), self.dimensions
-        _, target = only(beginning.targets)
+        shape = len(init.labels), self.dimensions
+        _, target = only(init.targets)
         dtype = jnp.promote_types(target.dtype, jnp.float32)
         bound = 1 / math.sqrt(self.dimensions / 3)
         memory: dict[str, Any] = {
             "banks": {
                 side: jax.random.uniform(
-                    fold(beginning.key, side), shape, dtype, -bound, bound
+                    fold(init.key, side), shape, dtype, -bound, bound
                 )
                 for side in _SIDES
             },
@@ -107,15 +107,17 @@ class CRD(Method):
         }
         if self.mode == "exact":
             memory["classes"] = losses.class_order(
-                beginning.labels, num_classes=beginning.num_classes
+                init.labels, num_classes=init.num_classes
             )
         return memory
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and contrastive term."""
-        return self.learn(context)[0]
+        return self.terms_and_memory(context)[0]
 
-    def learn(self, context: Context) -> tuple[dict[str, Term], dict[str, Any]]:
+    def terms_and_memory(
+        self, context: Context
+    ) -> tuple[dict[str, Term], dict[str, Any]]:
         """Returns the terms, and the memory with the batch's embeddings in it."""
         teacher, _ = only(context.targets)
         name, memory = f"crd/{teacher}", context.memory

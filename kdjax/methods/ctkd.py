@@ -87,7 +87,7 @@ class CTKD(Method):
         """Returns the scratch teacher's model, if it is replayed."""
         return self.scratch if self.replay else None
 
-    def read(self, outputs: Outputs) -> Any:
+    def teacher_targets(self, outputs: Outputs) -> Any:
         """Returns the expert's attention maps."""
         if not self.beta:
             return ()

@@ -78,7 +78,7 @@ class DGKD(Method):
         if kind == "fixed" and self.survival < 1:
             raise UserError(f"dgkd: drop {self.drop!r} leaves no use for survival")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 

@@ -56,9 +56,9 @@ class DML(Method):
             **{r: student if m == "student" else m for r, m in peers.items()},
         }
 
-    def copies(self, copy: int) -> dict[str, int]:
+    def init_indices(self, init_index: int) -> dict[str, int]:
         """Returns another copy for every network."""
-        return {role: copy + i for i, role in enumerate(self.roles(""))}
+        return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns every network's cross-entropy and divergence from its peers."""

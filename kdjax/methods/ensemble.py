@@ -45,7 +45,7 @@ class Ensemble(Method):
         if self.form not in _ENSEMBLES:
             raise unknown("form of ensemble", self.form, _ENSEMBLES)
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 

@@ -55,7 +55,7 @@ class FitNet(Method):
     beta: float = 100.0
     level: str = "stage2"
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the hint."""
         return feature(outputs, self.level)
 

@@ -59,7 +59,7 @@ class FSP(Method):
         check_levels("fsp", self.levels, least=2)
         _check_epochs("fsp", self.init_epochs)
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the matrices of consecutive levels, by the second."""
         maps = feature_maps(outputs, self.levels)
         return {
@@ -82,7 +82,7 @@ class FSP(Method):
         if context.phase:
             return {"ce/student": Term(cross_entropy(context, "student"))}
         teacher, target = only(context.targets)
-        own = self.read(context.outputs["student"])
+        own = self.teacher_targets(context.outputs["student"])
         for level, matrix in own.items():
             ours, theirs = matrix.shape[1:], target[level].shape[1:]
             if ours != theirs:

@@ -89,7 +89,7 @@ class FT(Method):
         if not 0 < self.rate <= 1:
             raise UserError(f"ft: rate {self.rate} is outside (0, 1]")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the feature map."""
         return feature(outputs, self.level)
 

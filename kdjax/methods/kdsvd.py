@@ -39,7 +39,7 @@ class KDSVD(Method):
         if self.k < 1:
             raise UserError(f"kdsvd: k={self.k} is not positive")
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 

@@ -57,7 +57,7 @@ class KD(Method):
         if self.form == "weighted" and not 0 <= self.alpha <= 1:
             raise UserError(f"kd: alpha {self.alpha} is outside 0..1")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 
@@ -104,7 +104,7 @@ class DKD(Method):
         if self.warmup_steps < 0:
             raise UserError(f"dkd: warmup_steps {self.warmup_steps} is negative")
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 
@@ -145,7 +145,7 @@ class DIST(Method):
     def __post_init__(self) -> None:
         _check_temperature("dist", self.temperature)
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the logits."""
         return outputs.logits
 

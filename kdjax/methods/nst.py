@@ -36,7 +36,7 @@ class NST(Method):
     def __post_init__(self) -> None:
         check_levels("nst", self.levels)
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 

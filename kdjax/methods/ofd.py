@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from kdjax import losses, models
-from kdjax.methods.base import Beginning, Context, Method, Term, cross_entropy, only
+from kdjax.methods.base import Context, MemoryInit, Method, Term, cross_entropy, only
 from kdjax.methods.connectors import OverhaulConnector
 from kdjax.methods.levels import check_levels, feature_maps, total
 from kdjax.models import Outputs
@@ -54,7 +54,7 @@ class OFD(Method):
     def __post_init__(self) -> None:
         check_levels("ofd", self.levels)
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 
@@ -65,11 +65,11 @@ class OFD(Method):
         teacher, _ = only(targets)
         return {f"ofd/{teacher}": _Connectors(self.levels)}
 
-    def setup(self, beginning: Beginning) -> dict[str, jax.Array]:
+    def init_memory(self, init: MemoryInit) -> dict[str, jax.Array]:
         """Returns the margins, `[channels]` by level."""
-        teacher, frozen = only(beginning.frozen)
-        name = beginning.models[teacher]
-        norms = models.norms(name, beginning.num_classes)
+        teacher, frozen = only(init.frozen)
+        name = init.models[teacher]
+        norms = models.norms(name, init.num_classes)
         margins = {}
         for level in self.levels:
             if level not in norms:

@@ -93,9 +93,9 @@ class ONE(Method):
         others = {f"branch{i}": student for i in range(2, self.branches + 1)}
         return {"student": student, **others}
 
-    def copies(self, copy: int) -> dict[str, int]:
+    def init_indices(self, init_index: int) -> dict[str, int]:
         """Returns another copy for every branch."""
-        return {role: copy + i for i, role in enumerate(self.roles(""))}
+        return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
         """Returns the branches' trunks, which are the student's."""

@@ -30,7 +30,7 @@ class _OfOneFeature(Method):
     num_teachers: ClassVar[int] = 1
     level: str = "pooled"
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the feature."""
         return feature(outputs, self.level)
 

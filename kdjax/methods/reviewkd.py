@@ -111,7 +111,7 @@ class ReviewKD(Method):
         if self.warmup_steps < 0:
             raise UserError(f"reviewkd: warmup_steps={self.warmup_steps} is negative")
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 

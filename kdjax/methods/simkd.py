@@ -51,7 +51,7 @@ class SimKD(Method):
         """Returns the one phase, which leaves the classifier as it is."""
         return (Phase(trains=_trains),)
 
-    def read(self, outputs: Outputs) -> jax.Array:
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the last feature map."""
         return simkd.last_map(outputs)
 

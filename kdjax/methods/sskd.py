@@ -75,7 +75,7 @@ class SSKD(Method):
     """
 
     num_teachers: ClassVar[int] = 1
-    views: ClassVar[int] = _VIEWS
+    num_views: ClassVar[int] = _VIEWS
     alpha: float = 0.1
     kd_weight: float = 0.9
     transformed_weight: float = 2.7
@@ -97,7 +97,7 @@ class SSKD(Method):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"sskd: {name} {getattr(self, name)} is outside 0..1")
 
-    def prepare(self, images: jax.Array) -> jax.Array:
+    def make_views(self, images: jax.Array) -> jax.Array:
         """Returns every image and its rotations by 90, 180 and 270 degrees."""
         _, height, width, _ = images.shape
         if height != width:
@@ -105,7 +105,7 @@ class SSKD(Method):
         turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(_VIEWS)]
         return jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns logits and pooled features."""
         return {"logits": outputs.logits, "pooled": feature(outputs, "pooled")}
 

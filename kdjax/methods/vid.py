@@ -77,7 +77,7 @@ class VID(Method):
         if not self.variance > _EPS:
             raise UserError(f"vid: variance {self.variance} is not above {_EPS}")
 
-    def read(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
         """Returns the feature maps."""
         return feature_maps(outputs, self.levels)
 

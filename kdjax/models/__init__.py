@@ -103,25 +103,25 @@ def init(
     name: str,
     num_classes: int,
     image_shape: tuple[int, int, int],
-    copy: int = 0,
+    init_index: int = 0,
     dtype: jnp.dtype = jnp.float32,
 ) -> Variables:
     """Returns a network's initial variables.
 
     They depend on the replica's key, the model's name, the number of classes and
-    `copy` alone, not on the stage or role: CTKD's scratch teacher and expert of one
-    seed start from the same point, as the paper's Figure 1 has it.
+    `init_index` alone, not on the stage or role: CTKD's scratch teacher and expert of
+    one seed start from the same point, as the paper's Figure 1 has it.
 
     Args:
         key: the replica's root key.
         name: the model's name.
         num_classes: the number of classes.
         image_shape: height, width and channels of the images.
-        copy: tells apart networks of one name and seed that must differ.
+        init_index: tells apart networks of one name and seed that must differ.
         dtype: of the parameters and statistics.
     """
     start = _start(name, num_classes, image_shape, dtype)
-    return _compiled(start)(fold(key, name, num_classes, copy))
+    return _compiled(start)(fold(key, name, num_classes, init_index))
 
 
 @functools.cache

@@ -43,9 +43,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, *start)
         if not self.train:
             running = running_mean.value, running_var.value
-            return _affine(_wide(x), *running, scale, bias).astype(x.dtype)
+            return _affine(_to_float32(x), *running, scale, bias).astype(x.dtype)
         own = backend.own_batch_norm_gradient()
-        y, mean, var = (_own if own else _normalise)(x, scale, bias)
+        y, mean, var = (_with_custom_vjp if own else _normalise)(x, scale, bias)
         if not self.is_initializing():
             for old, new in ((running_mean, mean), (running_var, var)):
                 old.value = _MOMENTUM * old.value + (1 - _MOMENTUM) * new
@@ -56,7 +56,7 @@ def _axes(x: jax.Array) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1))
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _to_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -78,14 +78,14 @@ def _normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns `x` normalised by its own statistics, and these: mean and variance."""
-    wide, axes = _wide(x), _axes(x)
+    wide, axes = _to_float32(x), _axes(x)
     mean = jnp.mean(wide, axes)
     # Neither sum waits for the other. Rounding can make the difference negative.
     var = jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0)
     return _affine(wide, mean, var, scale, bias).astype(x.dtype), mean, var
 
 
-_own = jax.custom_vjp(_normalise)
+_with_custom_vjp = jax.custom_vjp(_normalise)
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Any, Any]:
@@ -97,7 +97,7 @@ def _backward(kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Arr
     """Returns the gradients from two sums over the maps and no stored map but `x`."""
     x, scale, bias, mean, var = kept
     g, g_mean, g_var = cotangents
-    g, wide = _wide(g), _wide(x)
+    g, wide = _to_float32(g), _to_float32(x)
     axes, count = _axes(x), x.size // x.shape[-1]
     inverse = jax.lax.rsqrt(var + _EPSILON)
     # With g * (x - mean), XLA would store x - mean first. What cancels here is less
@@ -118,4 +118,4 @@ def _backward(kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Arr
     )
 
 
-_own.defvjp(_forward, _backward)
+_with_custom_vjp.defvjp(_forward, _backward)

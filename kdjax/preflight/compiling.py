@@ -38,7 +38,7 @@ class Compiled:
         replicas: how many seeds it trains side by side.
         seeds: how many seeds the stage has.
         batch: images of one replica's step, on all of its devices together.
-        parts: into how many micro-batches a step is cut.
+        micro_batches: into how many a step is cut.
         banked: teachers whose outputs come from the bank.
         memory: bytes by kind.
         flops: of products in one step.
@@ -53,7 +53,7 @@ class Compiled:
     seeds: int
     precision: str
     batch: int
-    parts: int
+    micro_batches: int
     banked: tuple[str, ...]
     memory: Mapping[str, int]
     flops: int
@@ -156,7 +156,7 @@ def _compile(
 ) -> Compiled:
     """Returns what there is to know of a program once it is compiled."""
     lowered = program.lower_train()
-    beside = _bytes(program.feed.tested)
+    beside = _bytes(program.feed.test_specs)
     begin = time.perf_counter()
     try:
         compiled = lowered.compile(backend.compiler_options())
@@ -180,7 +180,7 @@ def _compile(
         seeds=stage.seeds,
         precision=parsed.precision,
         batch=stage.recipe.batch_size,
-        parts=stage.recipe.accumulate,
+        micro_batches=stage.recipe.accumulate,
         banked=program.banked,
         memory={
             "arguments": found.argument_size_in_bytes,
@@ -234,7 +234,7 @@ def _too_large(
         )
     # Activations, which are nearly all of the rest, go with the images of a part.
     shrink = math.ceil((needed - fixed) / (limit - fixed))
-    batch, parts = program.feed.stream.batch_size, program.step.parts
+    batch, parts = program.feed.stream.batch_size, program.step.micro_batches
     devices = program.mesh.shape["data"]
     images = batch // devices
     fitting = [str(n) for n in range(parts * shrink, images + 1) if images % n == 0]

@@ -24,7 +24,7 @@ def figures(found: Compiled) -> dict[str, Any]:
         "rounds": _rounds(found),
         "precision": found.precision,
         "batch_size": found.batch,
-        "accumulate": found.parts,
+        "accumulate": found.micro_batches,
         "from_the_bank": list(found.banked),
         "fits": True if chip.limit else None,  # what does not ends with an error
         "memory": {**found.memory, "needed": found.needed, "usable": chip.limit},

@@ -21,7 +21,7 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 from kdjax.train import metrics
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.program import Program, Tables
+from kdjax.train.program import EpochTargets, Program
 from kdjax.train.recipe import Recipe
 from kdjax.train.replica import Replica
 
@@ -62,7 +62,7 @@ class Training:
         *,
         step: int | None,
         interrupt: Interrupt,
-        tables: Callable[[int], Tables] = lambda epoch: Tables(),
+        tables: Callable[[int], EpochTargets] = lambda epoch: EpochTargets(),
     ):
         """Starts, or goes on from checkpoints of one step.
 
@@ -70,8 +70,8 @@ class Training:
             program: the stage's, for so many replicas.
             recipes: how the stage is optimised, in each of its phases.
             saving: when to save and evaluate.
-            replicas: as `together` gives them.
-            step: as `together` gives it.
+            replicas: as `resume_group` gives them.
+            step: as `resume_group` gives it.
             interrupt: asked between steps.
             tables: returns what is read of teachers in an epoch, counted from 0, with
                 a leading axis of replicas.
@@ -91,14 +91,16 @@ class Training:
         self._dispatches = 0
         if step is None:
             trees = [
-                (program.start(replica.seed, replica.frozen), program.empty())
+                (program.start(replica.seed, replica.frozen), program.zero_metrics())
                 for replica in replicas
             ]
         else:
             trees = [replica.restore(step, program.shapes) for replica in replicas]
-        self._state, self._totals = program.join(trees)
-        self._keys = program.join([jax.random.key(r.seed) for r in replicas])
-        self._frozen = program.join([program.computed(r.frozen) for r in replicas])
+        self._state, self._totals = program.stack_replicas(trees)
+        self._keys = program.stack_replicas([jax.random.key(r.seed) for r in replicas])
+        self._frozen = program.stack_replicas(
+            [program.computed(r.frozen) for r in replicas]
+        )
         program.compile()
 
     @property
@@ -110,10 +112,13 @@ class Training:
         program = self._phases[self._phase]
         if program is self._program:
             return
-        states = [program.enter(state) for state in self._program.split(self._state)]
+        states = [
+            program.start_phase(state)
+            for state in self._program.unstack_replicas(self._state)
+        ]
         self._program = program
-        self._state = program.join(states)
-        self._totals = program.join([program.empty() for _ in states])
+        self._state = program.stack_replicas(states)
+        self._totals = program.stack_replicas([program.zero_metrics() for _ in states])
         program.compile()
 
     def _learning_rate(self) -> float:
@@ -148,7 +153,7 @@ class Training:
                 self._save_if_due()
         results = []
         for replica, state in zip(
-            self._replicas, self._program.split(self._state), strict=True
+            self._replicas, self._program.unstack_replicas(self._state), strict=True
         ):
             result = replica.finish(self._program.step, state)
             result["compile_seconds"] = self._compile_seconds
@@ -195,7 +200,7 @@ class Training:
                 progress.step(self._step, speed() * len(self._replicas))
                 if self._step % steps:
                     self._save_if_due()
-        totals = program.split(self._totals)
+        totals = program.unstack_replicas(self._totals)
         means = [metrics.means(total, steps) for total in totals]
         common = {
             "epoch": epoch + 1,
@@ -207,7 +212,9 @@ class Training:
         last = self._step == self._total
         if last or (epoch + 1) % self._saving.evaluate_every == 0:
             tests = program.evaluate(self._state)
-        self._totals = program.join([program.empty() for _ in self._replicas])
+        self._totals = program.stack_replicas(
+            [program.zero_metrics() for _ in self._replicas]
+        )
         for i, replica in enumerate(self._replicas):
             record = {
                 **common,
@@ -226,7 +233,7 @@ class Training:
             replica.observe(record)
 
     def _state_of(self, replica: int) -> Any:
-        return self._program.split(self._state)[replica]
+        return self._program.unstack_replicas(self._state)[replica]
 
     def _elapsed(self) -> float:
         """Returns seconds so far, without what was compiled on the way."""
@@ -249,7 +256,7 @@ class Training:
             raise Interrupted(agreed // 2)
 
     def _save(self) -> None:
-        trees = self._program.split((self._state, self._totals))
+        trees = self._program.unstack_replicas((self._state, self._totals))
         for replica, tree in zip(self._replicas, trees, strict=True):
             metrics.check_finite(tree[1], self._steps)
             replica.save(self._step, tree, self._elapsed())

@@ -29,7 +29,7 @@ class Networks:
         teachers: model names of the frozen teachers, by stage.
         num_classes: the data set's.
         image_shape: height, width and channels.
-        copy: tells the student's start apart from an equal network's.
+        init_index: tells the student's start apart from an equal network's.
         dtype: of parameters, BatchNorm's statistics, optimiser and losses.
         compute: of the networks' computation; None: `dtype`.
     """
@@ -39,7 +39,7 @@ class Networks:
     teachers: Mapping[str, str]
     num_classes: int
     image_shape: tuple[int, int, int]
-    copy: int = 0
+    init_index: int = 0
     dtype: jnp.dtype = jnp.float32
     compute: jnp.dtype | None = None
 
@@ -54,17 +54,17 @@ class Networks:
         return self.method.adapters(*self.seen)
 
     @property
-    def target_shapes(self) -> Mapping[str, Any]:
+    def target_specs(self) -> Mapping[str, Any]:
         """Shapes of what is read of each teacher, for two images, by stage."""
         return self.seen[1]
 
-    def read_id(self, teacher: str) -> str:
+    def target_id(self, teacher: str) -> str:
         """Returns a hash of what is read of a teacher: equal where the values are.
 
         It is the traced computation's, so that nobody has to keep it up to date.
         """
         outputs = self._outputs(self.teachers[teacher], 2, train=False)
-        text = str(jax.make_jaxpr(self.method.read)(outputs))
+        text = str(jax.make_jaxpr(self.method.teacher_targets)(outputs))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def shapes(self) -> dict[str, Variables]:
@@ -77,14 +77,14 @@ class Networks:
         Args:
             key: the replica's root key.
         """
-        copies = self.method.copies(self.copy)
+        indices = self.method.init_indices(self.init_index)
         return {
             role: models.init(
                 key,
                 name,
                 self.num_classes,
                 self.image_shape,
-                copies.get(role, 0),
+                indices.get(role, 0),
                 self.dtype,
             )
             for role, name in self.roles.items()
@@ -100,11 +100,11 @@ class Networks:
 
     def prepare(self, batch: Batch) -> Batch:
         """Returns a batch with all views of its images."""
-        views = self.method.views
+        views = self.method.num_views
         if views == 1:
             return batch
         labels, index = (jnp.repeat(x, views) for x in (batch.labels, batch.index))
-        return Batch(self.method.prepare(batch.images), labels, index)
+        return Batch(self.method.make_views(batch.images), labels, index)
 
     def targets(
         self, frozen: Mapping[str, Variables], images: jax.Array
@@ -123,7 +123,7 @@ class Networks:
 
             def read(variables: Variables, model: str = model) -> Any:
                 outputs = self.outputs(model, variables, images)
-                return jax.lax.stop_gradient(self.method.read(outputs))
+                return jax.lax.stop_gradient(self.method.teacher_targets(outputs))
 
             if len(names) > 1 and backend.stack_teachers():
                 stacked = jax.tree.map(
@@ -177,14 +177,14 @@ class Networks:
         Few methods ask for them: a network is traced when its own are looked up.
         """
         images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        images = jax.eval_shape(self.method.prepare, images)
+        images = jax.eval_shape(self.method.make_views, images)
 
         def trained(role: str) -> Outputs:
             return self._outputs(self.roles[role], len(images), train=True)
 
         def read(teacher: str) -> Any:
             found = self._outputs(self.teachers[teacher], len(images), train=False)
-            return jax.eval_shape(self.method.read, found)
+            return jax.eval_shape(self.method.teacher_targets, found)
 
         return _Lazy(self.roles, trained), _Lazy(self.teachers, read)
 

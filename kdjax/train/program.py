@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kdjax import models
-from kdjax.data.device_feed import ResidentFeed
+from kdjax.data.device_feed import DeviceFeed
 from kdjax.data.stream import normalise
 from kdjax.data.streaming.feed import StreamedFeed
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
 from kdjax.train import metrics
-from kdjax.train.step import Given, Said, Step, TrainState
+from kdjax.train.step import Step, StepInputs, TrainLogits, TrainState
 from kdjax.train.teacher_targets import Reader
 
 
-class Tables(NamedTuple):
+class EpochTargets(NamedTuple):
     """What a stage reads of its teachers in one epoch, for every example.
 
     Attributes:
@@ -48,7 +48,7 @@ class Program:
     def __init__(
         self,
         step: Step,
-        feed: ResidentFeed | StreamedFeed,
+        feed: DeviceFeed | StreamedFeed,
         banked: Collection[str] = (),
         *,
         record: bool = False,
@@ -67,10 +67,12 @@ class Program:
             UserError: a batch that does not divide over the devices; networks,
                 features or hyper-parameters that do not fit.
         """
-        parallel.check_batch(feed.mesh, feed.stream.batch_size, step.parts)
+        parallel.check_batch(feed.mesh, feed.stream.batch_size, step.micro_batches)
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
-        self.steps_per_dispatch = min(backend.steps_per_dispatch(), feed.longest)
+        self.steps_per_dispatch = min(
+            backend.steps_per_dispatch(), feed.max_steps_per_dispatch
+        )
         self.reader = Reader(step, feed)
         self._compile_seconds = 0.0
         self._later = [
@@ -119,7 +121,12 @@ class Program:
         labels = jax.ShapeDtypeStruct((self.feed.stream.size,), jnp.int32)
         state = jax.eval_shape(step.init, step.shapes(), frozen, key, labels)
         inputs = self._stacked((self.computed(frozen), self._table_shapes(), key))
-        self._inputs = (*inputs[:2], self.feed.fixed, self.feed.given, inputs[2])
+        self._inputs = (
+            *inputs[:2],
+            self.feed.train_arrays,
+            self.feed.dispatch_specs,
+            inputs[2],
+        )
         traced = self._by_replica(self._step, shared=(3,))
         with jax.set_mesh(self.mesh):
             _, measured, _ = jax.eval_shape(traced, self._stacked(state), *self._inputs)
@@ -133,18 +140,18 @@ class Program:
             totals["said"] = jnp.zeros(size, self.step.dtype)
         return totals
 
-    def _table_shapes(self) -> Tables:
+    def _table_shapes(self) -> EpochTargets:
         size, step = self.feed.stream.size, self.step
         targets = {
             teacher: jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.float16),
-                step.target_shapes[teacher],
+                step.target_specs[teacher],
             )
             for teacher in self.banked
         }
         logits = jax.ShapeDtypeStruct((size, step.num_classes), step.dtype)
         replayed = step.teachers if step.method.replays else ()
-        return Tables(targets, dict.fromkeys(replayed, logits))
+        return EpochTargets(targets, dict.fromkeys(replayed, logits))
 
     def computed(self, frozen: Mapping[str, Variables]) -> dict[str, Variables]:
         """Returns those teachers that run inside the step."""
@@ -172,26 +179,26 @@ class Program:
         start = self.step.start(key)
         return jax.device_get(self.step.init(start, frozen, key, labels))
 
-    def enter(self, state: TrainState) -> TrainState:
+    def start_phase(self, state: TrainState) -> TrainState:
         """Returns one replica's state at the phase's start, on the host.
 
         Args:
             state: at the end of the phase before.
         """
-        return jax.device_get(self.step.enter(state))
+        return jax.device_get(self.step.start_phase(state))
 
-    def empty(self) -> dict[str, Any]:
+    def zero_metrics(self) -> dict[str, Any]:
         """Returns one replica's sums of nothing, on the host."""
         return jax.device_get(self._zeros(self.shapes[1]["sums"]))
 
-    def join(self, trees: Sequence[Any]) -> Any:
+    def stack_replicas(self, trees: Sequence[Any]) -> Any:
         """Returns the replicas' trees as one, on the devices."""
         return jax.tree.map(
             lambda leaf: parallel.place(leaf, parallel.spread(self.mesh, leaf)),
             parallel.stack(trees),
         )
 
-    def split(self, tree: Any) -> list[Any]:
+    def unstack_replicas(self, tree: Any) -> list[Any]:
         """Returns the replicas' own trees, on the host of every process."""
         leaves, structure = jax.tree.flatten(parallel.fetch(tree))
         return [
@@ -233,14 +240,14 @@ class Program:
             out_shardings=parallel.over_replicas(self.mesh),
         )
         with jax.set_mesh(self.mesh):
-            return test.lower(self._stacked(self.shapes[0]), self.feed.tested)
+            return test.lower(self._stacked(self.shapes[0]), self.feed.test_specs)
 
     def train(
         self,
         state: TrainState,
         totals: dict[str, Any],
         frozen: Mapping[str, Variables],
-        tables: Tables,
+        tables: EpochTargets,
         given: Any,
         keys: jax.Array,
         count: int,
@@ -258,7 +265,7 @@ class Program:
         """
         assert self._compiled
         state, totals = self._compiled[0](
-            state, totals, frozen, tables, self.feed.fixed, given, keys, count
+            state, totals, frozen, tables, self.feed.train_arrays, given, keys, count
         )
         return state, totals, state.step + 0  # which is not donated later
 
@@ -269,7 +276,7 @@ class Program:
         """
         assert self._compiled
         sums = [self._compiled[1](state, batches) for batches in self.feed.test()]
-        found = self.split(jax.tree.map(lambda *parts: sum(parts), *sums))
+        found = self.unstack_replicas(jax.tree.map(lambda *parts: sum(parts), *sums))
         sizes = [one.pop("count") for one in found]
         return [
             {name: float(value) / float(size) for name, value in one.items()}
@@ -283,16 +290,16 @@ class Program:
         self,
         state: TrainState,
         frozen: Mapping[str, Variables],
-        tables: Tables,
+        tables: EpochTargets,
         fixed: Any,
         given: Any,
         key: jax.Array,
-    ) -> tuple[TrainState, dict[str, jax.Array], Said]:
+    ) -> tuple[TrainState, dict[str, jax.Array], TrainLogits]:
         """Returns what `Step.train` does, for one replica."""
         step, feed = self.step, self.feed
 
-        def draw(part: Any) -> Given:
-            batch = feed.draw(fixed, given, key, state.step, part, step.parts)
+        def draw(part: Any) -> StepInputs:
+            batch = feed.draw(fixed, given, key, state.step, part, step.micro_batches)
             batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
             batch = step.prepare(batch)
             targets = step.targets(frozen, batch.images)
@@ -302,7 +309,7 @@ class Program:
             recorded = {
                 name: said[batch.index] for name, said in tables.recorded.items()
             }
-            return Given(batch, targets, recorded, frozen)
+            return StepInputs(batch, targets, recorded, frozen)
 
         return step.train(state, draw, key)
 

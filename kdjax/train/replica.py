@@ -174,7 +174,7 @@ class Replica:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
 
-def together(replicas: Sequence[Replica]) -> tuple[int | None, list[Replica]]:
+def resume_group(replicas: Sequence[Replica]) -> tuple[int | None, list[Replica]]:
     """Returns the checkpoint to go on from, and the replicas that can go on there.
 
     None is the start, for those without a checkpoint. Replicas that were trained side

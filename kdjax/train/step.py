@@ -13,19 +13,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kdjax import losses
 from kdjax.data.stream import Batch
-from kdjax.methods import Beginning, Context
+from kdjax.methods import Context, MemoryInit
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
 from kdjax.runtime.rng import fold
 from kdjax.train.networks import Networks
 
 Metrics = dict[str, jax.Array]
-Said = tuple[jax.Array, jax.Array]
+TrainLogits = tuple[jax.Array, jax.Array]
 """Indices of a batch and the student's logits, as recorded for a later stage."""
 
 
 @flax.struct.dataclass
-class Given:
+class StepInputs:
     """What a step, or one of its parts, is given.
 
     Attributes:
@@ -69,7 +69,7 @@ class Step(Networks):
 
     Attributes:
         optimisers: of the method's phases.
-        parts: micro-batches per step. Their gradients are averaged, so that a step
+        micro_batches: per step. Their gradients are averaged, so that a step
             needs the memory of one. BatchNorm and the losses between the examples of a
             batch see one micro-batch at a time, and running statistics move once for
             each, as if it were a smaller step's.
@@ -77,7 +77,7 @@ class Step(Networks):
     """
 
     optimisers: tuple[optax.GradientTransformation, ...] = ()
-    parts: int = 1
+    micro_batches: int = 1
     phase: int = 0
 
     def init(
@@ -111,7 +111,7 @@ class Step(Networks):
         for path in self.method.ties(params):
             del flat[path]
         params = unflatten_dict(flat)
-        beginning = Beginning(
+        init = MemoryInit(
             key=fold(key, "memory"),
             labels=labels,
             num_classes=self.num_classes,
@@ -120,11 +120,11 @@ class Step(Networks):
             models=self.teachers,
             frozen=frozen,
         )
-        memory = self.method.setup(beginning)
+        memory = self.method.init_memory(init)
         zero = jnp.zeros((), jnp.int32)
-        return self.enter(TrainState(zero, params, stats, None, memory, zero))
+        return self.start_phase(TrainState(zero, params, stats, None, memory, zero))
 
-    def enter(self, state: TrainState) -> TrainState:
+    def start_phase(self, state: TrainState) -> TrainState:
         """Returns the state at the start of the phase, from the end of the last one."""
         trained, _ = self._split(state.params)
         return state.replace(  # type: ignore[attr-defined]
@@ -149,8 +149,8 @@ class Step(Networks):
         }
 
     def train(
-        self, state: TrainState, draw: Callable[[Any], Given], key: jax.Array
-    ) -> tuple[TrainState, Metrics, Said]:
+        self, state: TrainState, draw: Callable[[Any], StepInputs], key: jax.Array
+    ) -> tuple[TrainState, Metrics, TrainLogits]:
         """Returns the state after one step, the step's metrics and what was said.
 
         Args:
@@ -163,7 +163,7 @@ class Step(Networks):
             'accuracy/ROLE' of every trained network on this batch; the batch's
             indices and the student's logits in training mode.
         """
-        parts = self.parts
+        parts = self.micro_batches
 
         def part(number: Any, state: TrainState) -> Any:
             return self._gradients(state, draw(number), key)
@@ -193,8 +193,8 @@ class Step(Networks):
         return new, metrics, said
 
     def _gradients(
-        self, state: TrainState, given: Given, key: jax.Array
-    ) -> tuple[tuple[Any, Metrics], TrainState, Said]:
+        self, state: TrainState, given: StepInputs, key: jax.Array
+    ) -> tuple[tuple[Any, Metrics], TrainState, TrainLogits]:
         """Returns gradients and metrics, the state after, and what the student said.
 
         Of the state, statistics and memory have moved.
@@ -239,7 +239,7 @@ class Step(Networks):
                 },
             )
             metrics, loss = {}, jnp.zeros((), self.dtype)
-            terms, memory = self.method.learn(context)
+            terms, memory = self.method.terms_and_memory(context)
             for name, term in terms.items():
                 metrics[name] = jnp.mean(term.value)
                 weight = term.weight
@@ -249,7 +249,7 @@ class Step(Networks):
                     added = jnp.mean(term.value * term.mask)
                 loss += scale * added
             metrics["loss"] = loss
-            views = self.method.views
+            views = self.method.num_views
             for role, output in outputs.items():
                 if role not in trained:
                     continue

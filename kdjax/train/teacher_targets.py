@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.device_feed import ResidentFeed
+from kdjax.data.device_feed import DeviceFeed
 from kdjax.data.streaming.feed import StreamedFeed
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
@@ -20,7 +20,7 @@ _CHUNK = 1024  # images in one call
 class Reader:
     """Runs a stage's teachers outside its train program, for the bank."""
 
-    def __init__(self, step: Step, feed: ResidentFeed | StreamedFeed):
+    def __init__(self, step: Step, feed: DeviceFeed | StreamedFeed):
         """Compiles nothing yet.
 
         Args:
@@ -55,7 +55,11 @@ class Reader:
             epoch: whose images these are.
         """
         mesh = self._feed.mesh
-        args = variables, self._feed.fixed, self._feed.choose(index, stream, epoch)
+        args = (
+            variables,
+            self._feed.train_arrays,
+            self._feed.choose(index, stream, epoch),
+        )
         if teacher not in self._compiled:
 
             def read(variables, fixed, chosen):  # type: ignore[no-untyped-def]

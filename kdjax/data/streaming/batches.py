@@ -29,7 +29,7 @@ class HostBatch:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Views:
+class BatchMaker:
     """Makes batches of positions, in any process; position -1 stands for padding.
 
     Attributes:
@@ -100,5 +100,5 @@ class Views:
     def _view(self, content: bytes, index: int) -> np.ndarray:
         if self.crop is None:
             return crop.evaluation(content, self.size)
-        uniform = crop.draws(self.seed, self.epoch, index)
+        uniform = crop.sample_uniform(self.seed, self.epoch, index)
         return self.crop.training(content, self.size, uniform)

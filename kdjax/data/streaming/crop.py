@@ -67,7 +67,7 @@ class Crop:
         Args:
             width: of the image.
             height: of the image.
-            uniform: from `draws`.
+            uniform: from `sample_uniform`.
         """
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for area, shape in uniform[3:].reshape(_ATTEMPTS, 2):
@@ -90,7 +90,7 @@ class Crop:
         Args:
             content: an encoded image, such as a JPEG file.
             size: height and width of the result.
-            uniform: from `draws`.
+            uniform: from `sample_uniform`.
 
         Returns:
             uint8 `[size, size, 3]`.
@@ -116,7 +116,7 @@ class Crop:
         return pixels[:, ::-1] if self.flip and uniform[2] < 0.5 else pixels
 
 
-def draws(seed: int, epoch: int, index: int) -> np.ndarray:
+def sample_uniform(seed: int, epoch: int, index: int) -> np.ndarray:
     """Returns the numbers in [0, 1) that decide what one example looks like.
 
     Raw bits of a counter-based generator: NumPy promises them for every version.

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from kdjax.data import sources, tfds_files
-from kdjax.data.streaming.batches import HostBatch, Views
+from kdjax.data.streaming.batches import BatchMaker, HostBatch
 from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.encoded import Encoded, content_of
 from kdjax.data.streaming.prefetch import Batches, Made
@@ -106,8 +106,8 @@ class Streamed:
     def test(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> Batches[Arrays]:
         """Returns this process's part of all test images, each once.
 
-        Batches are images, labels and validity, as `train` and `Resident` have them;
-        padding and images that cannot be read are not valid.
+        Batches are images, labels and validity, as `train` and `DeviceDataset` have
+        them; padding and images that cannot be read are not valid.
 
         Args:
             batch_size: images per step, of all processes together.
@@ -119,7 +119,7 @@ class Streamed:
         rows = np.full(-(-self.test_size // batch_size) * batch_size, -1, np.int32)
         rows[: self.test_size] = np.arange(self.test_size)
         part = _share(rows.reshape(-1, batch_size), shard)
-        make = Views(*self._test, self.image_shape[0])
+        make = BatchMaker(*self._test, self.image_shape[0])
         return self._start(make, part, self._checked)
 
     def examples(self, index: np.ndarray, seed: int, epoch: int) -> HostBatch:
@@ -167,10 +167,10 @@ class Streamed:
         """Ends all workers."""
         self.close()
 
-    def _views(self, seed: int, epoch: int) -> Views:
+    def _views(self, seed: int, epoch: int) -> BatchMaker:
         if not 0 <= seed < 2**64:
             raise UserError(f"stream seed {seed} must be from 0 to 2**64 - 1")
-        return Views(*self._train, self.image_shape[0], self.crop, seed, epoch)
+        return BatchMaker(*self._train, self.image_shape[0], self.crop, seed, epoch)
 
     def _positions(self, index: np.ndarray) -> np.ndarray:
         index = np.asarray(index, np.int32)
@@ -182,7 +182,7 @@ class Streamed:
         return index
 
     def _start(
-        self, make: Views, rows: np.ndarray, finish: Callable[[Made], T]
+        self, make: BatchMaker, rows: np.ndarray, finish: Callable[[Made], T]
     ) -> Batches[T]:
         batches = Batches(make, rows, self._workers, finish)
         self._running.add(batches)

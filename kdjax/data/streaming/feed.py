@@ -32,17 +32,17 @@ class StreamedFeed:
         data: the data set.
         stream: which images come when.
         mesh: of the programs; its axis 'replica' is 1 long.
-        parts: micro-batches in a step.
+        micro_batches: in a step.
     """
 
     data: Streamed
     stream: Stream
     mesh: Mesh
-    parts: int = 1
-    longest: ClassVar[int] = 1
+    micro_batches: int = 1
+    max_steps_per_dispatch: ClassVar[int] = 1
     """How many steps one call of a program can make: all that it is given is one's."""
 
-    fixed: ClassVar[Any] = ()
+    train_arrays: ClassVar[Any] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -50,9 +50,9 @@ class StreamedFeed:
         return self.data.labels
 
     @property
-    def given(self) -> Any:
+    def dispatch_specs(self) -> Any:
         """The shapes of what `epoch` gives: images, labels and positions of a step."""
-        shape = 1, self.parts, self.stream.batch_size // self.parts
+        shape = 1, self.micro_batches, self.stream.batch_size // self.micro_batches
         sharding = NamedSharding(self.mesh, P("replica", None, "data"))
         return tuple(
             jax.ShapeDtypeStruct((*shape, *rest), dtype, sharding=sharding)
@@ -80,8 +80,8 @@ class StreamedFeed:
         )
         rows = order[: self.stream.steps * self.stream.batch_size]
         # A process's slice of a batch holds its slice of every part.
-        size = self.stream.batch_size // (self.parts * count)
-        rows = rows.reshape(self.stream.steps, self.parts, count, size)
+        size = self.stream.batch_size // (self.micro_batches * count)
+        rows = rows.reshape(self.stream.steps, self.micro_batches, count, size)
         batches = self.data.train(
             rows.swapaxes(1, 2).reshape(-1),
             seed,
@@ -98,25 +98,29 @@ class StreamedFeed:
                     tuple(
                         jax.make_array_from_process_local_data(
                             shape.sharding,
-                            array.reshape(1, self.parts, size, *array.shape[1:]),
+                            array.reshape(
+                                1, self.micro_batches, size, *array.shape[1:]
+                            ),
                             shape.shape,
                         )
-                        for array, shape in zip(arrays, self.given, strict=True)
+                        for array, shape in zip(
+                            arrays, self.dispatch_specs, strict=True
+                        )
                     ),
                 )
 
     def draw(
         self,
-        fixed: Any,
-        given: Any,
+        train_arrays: Any,
+        dispatch_inputs: Any,
         key: jax.Array,
         step: jax.Array,
         part: jax.Array | int,
         parts: int,
     ) -> Batch:
         """Returns a part of a step's batch, inside the program."""
-        del fixed, key, step, parts
-        images, labels, index = (array[part] for array in given)
+        del train_arrays, key, step, parts
+        images, labels, index = (array[part] for array in dispatch_inputs)
         return Batch(self._normalised(images), labels, index)
 
     def _normalised(self, images: jax.Array) -> jax.Array:
@@ -134,13 +138,13 @@ class StreamedFeed:
         images = self.data.examples(index, seed, epoch).images
         return parallel.place(images, parallel.over_devices(self.mesh))
 
-    def pick(self, fixed: Any, chosen: Any) -> jax.Array:
+    def pick(self, train_arrays: Any, chosen: Any) -> jax.Array:
         """Returns the chosen images, inside a program."""
-        del fixed
+        del train_arrays
         return self._normalised(chosen)
 
     @property
-    def tested(self) -> Any:
+    def test_specs(self) -> Any:
         """The shapes of what `test` yields."""
         devices = self.mesh.size
         batch = math.ceil(min(_EVAL_BATCH, self.data.test_size) / devices) * devices
@@ -156,7 +160,7 @@ class StreamedFeed:
 
     def test(self) -> Iterator[Any]:
         """Yields images, labels and validity of test images, `[1, batch, ...]`."""
-        tested = self.tested
+        tested = self.test_specs
         shard = jax.process_index(), jax.process_count()
         with contextlib.closing(self.data.test(tested[0].shape[1], shard)) as batches:
             for arrays in batches:

@@ -58,7 +58,9 @@ def prepare(method: str, own: bool) -> Callable[[], float]:
 
     def train(state: Any, frozen: Any, batch: Batch, key: jax.Array) -> Any:
         targets = step.targets(frozen, batch.images)
-        return step.train(state, lambda part: StepInputs(batch, targets), key)[:2]
+        inputs = StepInputs(batch, targets)
+        gradients, state, _ = step.gradients(state, inputs, key)
+        return step.apply_gradients(state, gradients.params), gradients.metrics
 
     jitted = jax.jit(
         train, donate_argnums=0, compiler_options=backend.compiler_options()

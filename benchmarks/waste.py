@@ -110,13 +110,13 @@ class _Behind:
 
     def __init__(self, program: Program, rows: int):
         self._step, self._rows = program.step, rows
-        self._state, _ = program.shapes
+        self._state, _ = program.specs
         self._outputs, self._targets = (
             jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype),
                 dict(shapes),
             )
-            for shapes in program.step.seen
+            for shapes in (program.step.output_specs, program.step.target_specs)
         )
 
     def flops(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from kdjax.data.augment import Augment
 from kdjax.experiment import bank as bank_module
 from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import BankEntry, Plan
+from kdjax.experiment.load_targets import TargetLoader
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 
@@ -44,31 +45,32 @@ class FakeStore:
         return {} if (name, seed) in self.done else None
 
 
-def make(folder, store=None, *, varies=True, interrupt=None):
+def make(folder, store=None, *, varies=True):
     """A bank of two stages, each of one seed, that read both teachers."""
     prog = program(varies=varies)
-    tables = {
+    entries = {
         (stage, 0, teacher): BankEntry(
             teacher, 0, 0 if varies else None, prog.step.target_id(teacher)
         )
         for stage in STAGES
         for teacher in TEACHERS
     }
-    sizes = dict.fromkeys(tables.values(), 2 * tiny.CLASSES * tiny.SIZE)
+    sizes = dict.fromkeys(entries.values(), 2 * tiny.CLASSES * tiny.SIZE)
     plan = Plan(
         banked=dict.fromkeys(STAGES, TEACHERS),
-        tables=tables,
+        entries=entries,
         epochs=dict.fromkeys(sizes, 2),
         bytes_per_epoch=sizes,
         too_large=(),
     )
-    return Bank(folder, plan, store or FakeStore(), tiny.SIZE, interrupt or Interrupt())
+    return Bank(folder, plan, store or FakeStore())
 
 
-def reader(bank, stage="first", *, varies=True):
+def reader(bank, stage="first", *, varies=True, interrupt=None):
     prog = program(varies=varies)
     replica = types.SimpleNamespace(seed=0, frozen=tiny.frozen(TEACHERS))
-    return bank.reader(stage, prog, [replica])
+    interrupt = interrupt or Interrupt()
+    return TargetLoader(bank, None, stage, prog, [replica], interrupt)
 
 
 def files(folder):
@@ -168,7 +170,7 @@ def test_a_bank_of_other_data_is_refused(tmp_path):
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     bank = make(tmp_path / "bank")
     prog = program()
-    whole = tiny.training(prog, tmp_path / "whole", tables=reader(bank)).run()
+    whole = tiny.training(prog, tmp_path / "whole", load_targets=reader(bank)).run()
 
     def full(file, *leaves):
         file.write(b"half")
@@ -183,44 +185,46 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
                 patch.setattr(bank_module.np, "savez", full)
             return read(epoch)
 
-        cut = tiny.training(prog, tmp_path / "cut", tables=second_epoch_fails)
+        cut = tiny.training(prog, tmp_path / "cut", load_targets=second_epoch_fails)
         with pytest.raises(UserError, match=r"No space left.*bank\.max_gb"):
             cut.run()
     assert {name.split("/")[1] for name in files(tmp_path / "other")} == {
         "epoch-0000.npz"
     }
     # The same command again goes on from the end of the first epoch.
-    resumed = tiny.training(prog, tmp_path / "cut", tables=reader(fresh))
+    resumed = tiny.training(prog, tmp_path / "cut", load_targets=reader(fresh))
     assert resumed.training._step == prog.feed.stream.steps
     assert resumed.run()["digest"] == whole["digest"]
 
 
 def test_a_signal_while_the_bank_computes_saves_a_checkpoint(tmp_path):
     prog = program()
-    whole = tiny.training(prog, tmp_path / "whole", tables=reader(make(tmp_path))).run()
+    whole = tiny.training(
+        prog, tmp_path / "whole", load_targets=reader(make(tmp_path))
+    ).run()
     interrupt = tiny.InterruptAfter(15, 0)
-    bank = make(tmp_path / "bank", interrupt=interrupt)
+    load = reader(make(tmp_path / "bank"), interrupt=interrupt)
     with pytest.raises(Interrupted):
         tiny.training(
-            prog, tmp_path / "cut", tables=reader(bank), interrupt=interrupt
+            prog, tmp_path / "cut", load_targets=load, interrupt=interrupt
         ).run()
     assert not files(tmp_path / "bank")
     bank = make(tmp_path / "bank")
-    resumed = tiny.training(prog, tmp_path / "cut", tables=reader(bank)).run()
+    resumed = tiny.training(prog, tmp_path / "cut", load_targets=reader(bank)).run()
     assert resumed["digest"] == whole["digest"]
 
 
 def test_a_replica_reads_its_own_stream(tmp_path):
     bank = make(tmp_path)
     one = reader(bank)(0)
-    other = dataclasses.replace(next(iter(bank._plan.tables.values())), stream=1)
+    other = dataclasses.replace(next(iter(bank._plan.entries.values())), stream=1)
     plan = dataclasses.replace(
-        bank._plan, tables={("first", 0, "large"): other, **_second(bank)}
+        bank._plan, entries={("first", 0, "large"): other, **_second(bank)}
     )
-    two = Bank(tmp_path, plan, FakeStore(), tiny.SIZE, Interrupt())
+    two = Bank(tmp_path, plan, FakeStore())
     large = reader(two)(0).targets["large"]
     assert np.any(np.asarray(large) != np.asarray(one.targets["large"]))
 
 
 def _second(bank):
-    return {k: v for k, v in bank._plan.tables.items() if k[2] == "middle"}
+    return {k: v for k, v in bank._plan.entries.items() if k[2] == "middle"}

@@ -64,12 +64,10 @@ def test_a_new_method_is_one_class():
     frozen = {"expert": step.shapes()["student"]}
     batch = Batch(image, label, label)
     targets = jax.eval_shape(step.targets, frozen, image)
-    _, measured, _ = jax.eval_shape(
-        lambda state, given, key: step.train(state, lambda part: given, key),
-        state,
-        StepInputs(batch, targets),
-        key,
-    )
+    inputs = StepInputs(batch, targets)
+    gradients, state, _ = jax.eval_shape(step.gradients, state, inputs, key)
+    measured = gradients.metrics
+    jax.eval_shape(step.apply_gradients, state, gradients.params)
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
 
 

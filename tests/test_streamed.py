@@ -78,7 +78,6 @@ def program(data, devices=1, parts=1):
         data.image_shape,
         optimisers=(recipe.optimiser(6),),
         dtype=dtype,
-        micro_batches=parts,
     )
     return Program(step, StreamedFeed(data, stream, mesh, parts))
 

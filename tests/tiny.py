@@ -77,6 +77,7 @@ def program(
     banked=(),
     replicas=1,
     record=False,
+    micro_batches=1,
     **fields,
 ) -> Program:
     """Returns a stage's program on the first devices.
@@ -107,7 +108,8 @@ def program(
         dtype=dtype,
         **fields,
     )
-    feed = device_feed.DeviceFeed(device_feed.place(data, mesh), stream, mesh)
+    placed = device_feed.place(data, mesh)
+    feed = device_feed.DeviceFeed(placed, stream, mesh, micro_batches)
     return Program(step, feed, banked, record=record)
 
 
@@ -118,7 +120,7 @@ def training(
     recipe=RECIPE,
     seed=0,
     interrupt=None,
-    tables=lambda epoch: EpochTargets(),
+    load_targets=lambda epoch: EpochTargets(),
     **saving,
 ) -> "One":
     """Returns a replica of a program in training, in a folder that is made."""
@@ -133,7 +135,7 @@ def training(
             group,
             step=step,
             interrupt=interrupt or Interrupt(),
-            tables=tables,
+            load_targets=load_targets,
         )
     except BaseException:
         one.close()
@@ -201,11 +203,13 @@ def steps(prog: Program, count: int, seed: int = 0, after=None):
     return many_steps(prog, count, [seed], teachers, states=states)[0]
 
 
-def many_steps(prog: Program, count: int, seeds, teachers, tables=None, states=None):
+def many_steps(
+    prog: Program, count: int, seeds, teachers, load_targets=None, states=None
+):
     """Returns states and last sums of replicas that are taught by the same teachers.
 
-    `tables` takes an epoch and returns what all replicas read; `states` are where to go
-    on from.
+    `load_targets` takes an epoch and returns what all replicas have of their teachers;
+    `states` are where to resume from.
     """
     prog.compile()
     width = len(seeds)
@@ -214,13 +218,13 @@ def many_steps(prog: Program, count: int, seeds, teachers, tables=None, states=N
     state, totals = prog.stack_replicas(
         [(state, prog.zero_metrics()) for state in states]
     )
-    inside = prog.stack_replicas([prog.computed(teachers)] * width)
+    inside = prog.stack_replicas([prog.inside(teachers)] * width)
     keys = prog.stack_replicas([jax.random.key(seed) for seed in seeds])
     for step in range(begin, begin + count):
         epoch, first = divmod(step, prog.feed.stream.steps)
-        _, given = next(prog.feed.epoch(seeds, epoch, first, 1))
-        read = tables(epoch) if tables else EpochTargets()
-        state, totals, _ = prog.train(state, totals, inside, read, given, keys, 1)
+        targets = load_targets(epoch) if load_targets else EpochTargets()
+        _, inputs = next(prog.feed.epoch(seeds, epoch, first, 1))
+        state, totals, _ = prog.train(state, totals, inside, targets, inputs, keys, 1)
     return prog.unstack_replicas((state, totals))
 
 

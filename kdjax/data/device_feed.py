@@ -1,8 +1,7 @@
-"""A data set that lives on the devices, as uint8, for all stages.
+"""A data set that lives on the devices, as uint8, for all stages, and its `Feed`.
 
-It feeds the compiled programs without any work of the host: batches are gathered and
-varied on the device. What a program asks of it is the feeds' common interface; a data
-set that does not fit is fed by `kdjax.data.streaming.feed`.
+Batches are gathered and augmented on the device, without any work of the host in a
+step. A data set that does not fit there is fed by `kdjax.data.streaming.feed`.
 """
 
 import dataclasses
@@ -92,23 +91,25 @@ def _in_batches(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeviceFeed:
-    """Feeds a stage's programs from the devices' own copy of the data set.
+    """A `Feed` from the devices' own copy of the data set.
 
     Attributes:
         data: the data set on the devices.
         stream: which images come when, and how they are varied.
         mesh: of the programs.
+        micro_batches: into how many micro-batches a step's batch is cut.
     """
 
     data: DeviceDataset
     stream: Stream
     mesh: Mesh
+    micro_batches: int = 1
     max_steps_per_dispatch: ClassVar[int] = 1_000_000
-    """How many steps one call of a program can make."""
+    """No limit: the steps of an epoch share its dispatch inputs."""
 
     @property
-    def train_arrays(self) -> Any:
-        """What every call of the train program is given: images and labels."""
+    def train_arrays(self) -> tuple[Any, Any]:
+        """All training images and labels, on every device."""
         return self.data.train
 
     @property
@@ -117,8 +118,8 @@ class DeviceFeed:
         return parallel.fetch(self.data.train[1])
 
     @property
-    def dispatch_specs(self) -> Any:
-        """The shapes of what `epoch` gives: orders by replica."""
+    def dispatch_specs(self) -> jax.ShapeDtypeStruct:
+        """The shape of the dispatch inputs: the epoch's order, by replica."""
         return jax.ShapeDtypeStruct(
             (self.mesh.shape["replica"], self.stream.size),
             jnp.int32,
@@ -127,71 +128,52 @@ class DeviceFeed:
 
     def epoch(
         self, seeds: Sequence[int], epoch: int, first: int, width: int
-    ) -> Generator[tuple[int, Any]]:
-        """Yields how many steps come next, and what the program is given for them.
-
-        Args:
-            seeds: of the replicas that are trained side by side.
-            epoch: counted from 0.
-            first: the step within the epoch to begin with.
-            width: how many steps one call of the program may make.
-        """
+    ) -> Generator[tuple[int, jax.Array]]:
+        """Yields how many steps come next, and the epoch's order by replica."""
         orders = [
             self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
             for seed in seeds
         ]
-        dispatch_inputs = parallel.stack(orders)
-        dispatch_inputs = parallel.place(
-            dispatch_inputs, parallel.over_replicas(self.mesh)
-        )
+        by_replica = parallel.over_replicas(self.mesh)
+        placed = parallel.place(parallel.stack(orders), by_replica)
         while first < self.stream.steps:
             count = min(width, self.stream.steps - first)
-            yield count, dispatch_inputs
+            yield count, placed
             first += count
 
-    def draw(
+    def micro_batch(
         self,
-        train_arrays: Any,
-        dispatch_inputs: Any,
+        dispatch_inputs: jax.Array,
         key: jax.Array,
         step: jax.Array,
-        part: jax.Array | int,
-        parts: int,
-    ) -> Batch:
-        """Returns a part of a step's batch, inside the program, for one replica.
-
-        Args:
-            train_arrays: `train_arrays`, inside the program.
-            dispatch_inputs: one replica's of what `epoch` yields.
-            key: the replica's root key.
-            step: the step's number in the stage.
-            part: which part.
-            parts: of how many.
-        """
-        return self.stream.batch(
-            train_arrays, dispatch_inputs, fold(key, "stream"), step, part, parts
+        number: jax.Array | int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns positions in the training set and the augmentation's key."""
+        key = fold(key, "stream")
+        return self.stream.select(
+            dispatch_inputs, key, step, number, self.micro_batches
         )
 
-    def choose(self, index: np.ndarray, seed: int, epoch: int) -> Any:
-        """Returns what `pick` is given for examples as they look in an epoch.
-
-        Args:
-            index: `[batch]` positions in the training set.
-            seed: of the stream.
-            epoch: counted from 0.
-        """
+    def example_inputs(
+        self, index: np.ndarray, seed: int, epoch: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the positions and the augmentation's key, on all devices."""
         key = fold(jax.random.key(seed), "stream", epoch, "augment")
         return parallel.place((index, key), parallel.replicated(self.mesh))
 
-    def pick(self, train_arrays: Any, chosen: Any) -> jax.Array:
-        """Returns the chosen images, inside a program."""
-        return self.stream.examples(train_arrays, *chosen).images
+    def gather_examples(
+        self,
+        train_arrays: tuple[jax.Array, jax.Array],
+        example_inputs: tuple[jax.Array, jax.Array],
+    ) -> Batch:
+        """Returns the examples, gathered, augmented and normalised on the device."""
+        return self.stream.examples(train_arrays, *example_inputs)
 
     @property
-    def test_specs(self) -> Any:
-        """The shapes of what `test` yields."""
+    def test_specs(self) -> tuple[Any, Any, Any]:
+        """The test images, labels and validity themselves."""
         return self.data.test
 
-    def test(self) -> Iterator[Any]:
-        """Yields images, labels and validity of test images, `[count, batch, ...]`."""
-        yield self.test_specs
+    def test(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yields all test batches at once, `[count, batch, ...]`."""
+        yield self.data.test

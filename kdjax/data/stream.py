@@ -97,29 +97,54 @@ class Stream:
         order: jax.Array,
         key: jax.Array,
         step: jax.Array,
-        part: jax.Array | int = 0,
-        parts: int = 1,
     ) -> Batch:
-        """Returns the batch of a step, or a part of it, made on the device.
+        """Returns the batch of a step, made on the device.
 
         Args:
             data: all training images (uint8) and labels.
             order: the epoch's order.
             key: the stream's key.
             step: the step's number in the stage.
-            part: which of the parts.
-            parts: into how many equal parts the batch is cut.
+        """
+        return self.examples(data, *self.select(order, key, step))
+
+    def select(
+        self,
+        order: jax.Array,
+        key: jax.Array,
+        step: jax.Array,
+        micro_batch: jax.Array | int = 0,
+        micro_batches: int = 1,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns which examples a step has, and the key of their augmentation.
+
+        Args:
+            order: the epoch's order.
+            key: the stream's key.
+            step: the step's number in the stage.
+            micro_batch: which of the micro-batches.
+            micro_batches: into how many the step's batch is cut.
+
+        Returns:
+            What `examples` takes: positions in the training set, `[micro-batch]`, and
+            the key of the epoch.
         """
         epoch, position = step // self.steps, step % self.steps
-        size = self.batch_size // parts
-        start = position * self.batch_size + part * size
+        size = self.batch_size // micro_batches
+        start = position * self.batch_size + micro_batch * size
         index = jax.lax.dynamic_slice_in_dim(order, start, size)
-        return self.examples(data, index, fold(key, epoch, "augment"))
+        return index, fold(key, epoch, "augment")
 
     def examples(
         self, data: tuple[jax.Array, jax.Array], index: jax.Array, key: jax.Array
     ) -> Batch:
-        """Returns given examples as they look in the epoch that `key` belongs to."""
+        """Returns examples as they look in an epoch.
+
+        Args:
+            data: all training images (uint8) and labels.
+            index: `[batch]` positions in the training set.
+            key: of the epoch's augmentation; every example folds its position in.
+        """
         images, labels = data
         keys = jax.vmap(fold, in_axes=(None, 0))(key, index)
         varied = self.augment.apply(images[index], keys)

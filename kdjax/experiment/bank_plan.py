@@ -1,7 +1,7 @@
-"""The bank's plan: whose outputs are stored, for which stages, and how large that is.
+"""The bank's plan: whose targets are stored, for which stages, and how large that is.
 
 A plan depends on the experiment alone, not on what is trained already: a run that was
-killed and goes on reads the same teachers from the bank as one that was not.
+killed and started again reads the same teachers from the bank as one that was not.
 """
 
 import dataclasses
@@ -14,23 +14,30 @@ import jax
 from kdjax.experiment.config import Experiment
 from kdjax.train.step import Step
 
+Reader = tuple[str, int, str]
+"""Who reads an entry: stage, seed and teacher."""
+
 
 @dataclasses.dataclass(frozen=True)
 class BankEntry:
-    """What one replica of a teacher says over one stream of images.
+    """The targets of one replica of a teacher over one stream of images.
 
     Attributes:
         teacher: its stage.
         replica: its seed.
         stream: the seed of the stream, None if images look the same in every epoch:
-            then one table serves all epochs and seeds.
-        read: identifies what is read of its outputs.
+            then one entry serves all epochs and seeds.
+        target_id: tells how the targets are computed from the teacher's outputs.
     """
 
     teacher: str
     replica: int
     stream: int | None
-    read: str
+    target_id: str
+
+    def stored_epoch(self, epoch: int) -> int:
+        """Returns which of the entry's epochs holds the targets of an epoch."""
+        return 0 if self.stream is None else epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +46,15 @@ class Plan:
 
     Attributes:
         banked: by stage, the teachers that it reads from the bank.
-        tables: the table that (stage, seed, teacher) reads.
-        epochs: by table, how many epochs are stored.
-        bytes_per_epoch: by table.
+        entries: the entry that (stage, seed, teacher) reads.
+        epochs: by entry, how many epochs are stored.
+        bytes_per_epoch: by entry.
         too_large: teachers that are computed in the step because of the limit.
         uncacheable: stages whose method needs its teachers in the step.
     """
 
     banked: Mapping[str, tuple[str, ...]]
-    tables: Mapping[tuple[str, int, str], BankEntry]
+    entries: Mapping[Reader, BankEntry]
     epochs: Mapping[BankEntry, int]
     bytes_per_epoch: Mapping[BankEntry, int]
     too_large: tuple[str, ...]
@@ -55,10 +62,10 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Bytes of the largest stream's tables: seeds are trained one after another."""
+        """Bytes of the largest stream: seeds are trained one after another."""
         sizes: Counter[int | None] = Counter()
-        for table, width in self.bytes_per_epoch.items():
-            sizes[table.stream] += self.epochs[table] * width
+        for entry, width in self.bytes_per_epoch.items():
+            sizes[entry.stream] += self.epochs[entry] * width
         return max(sizes.values(), default=0)
 
     def passes(self, experiment: Experiment) -> int:
@@ -82,73 +89,118 @@ def without_bank(experiment: Experiment) -> int:
 def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
     """Returns the plan of an experiment.
 
-    A teacher is banked where a table is read more than once: by several stages or, if
-    images are not varied, in several epochs.
+    A teacher is banked where an entry is read more than once: by several stages or, if
+    images are not augmented, in several epochs.
 
     Args:
         experiment: the graph of stages and the bank's settings.
         steps: every stage's step.
         size: the number of training images.
     """
-    varies, stages = experiment.augment.varies, experiment.stages
-    tables: dict[tuple[str, int, str], BankEntry] = {}
-    uses: dict[BankEntry, int] = {}
-    epochs: dict[BankEntry, int] = {}
-    widths: dict[BankEntry, int] = {}
+    stages = experiment.stages
+    candidates = _Candidates()
     uncacheable = []
     for name, stage in stages.items():
         if not experiment.bank.use:
             break
         if stage.method.num_views > 1 or stage.method.call_teachers:
             uncacheable.append(name)
-            continue
-        for teacher in stage.teachers:
-            width = _bytes_per_example(steps[name], teacher)
-            if not width:
-                continue
-            read = steps[name].target_id(teacher)
-            for seed in range(stage.seeds):
-                replica = seed % stages[teacher].seeds
-                table = BankEntry(teacher, replica, seed if varies else None, read)
-                tables[name, seed, teacher] = table
-                uses[table] = uses.get(table, 0) + (1 if varies else 2)
-                wanted = stage.epochs if varies else 1
-                epochs[table] = max(epochs.get(table, 0), wanted)
-                widths[table] = width * size
-    worth = {(name, teacher) for (name, _, teacher), t in tables.items() if uses[t] > 1}
-    kept, too_large = set(), []
-    sizes: Counter[int | None] = Counter()
-    for candidate in stages:
-        cost = sizes.copy()
-        for table in {
-            table
-            for (name, _, teacher), table in tables.items()
-            if teacher == candidate and (name, teacher) in worth
-        }:
-            cost[table.stream] += epochs[table] * widths[table]
-        if max(cost.values(), default=0) > experiment.bank.max_gb * 1e9:
-            too_large.append(candidate)
         else:
-            kept.add(candidate)
-            sizes = cost
+            candidates.add_stage(experiment, name, steps[name], size)
+    kept, too_large = candidates.within(experiment.bank.max_gb * 1e9, stages)
+    shared = candidates.shared()
     banked = {
         name: tuple(
             teacher
             for teacher in stage.teachers
-            if teacher in kept and (name, teacher) in worth
+            if teacher in kept and (name, teacher) in shared
         )
         for name, stage in stages.items()
     }
-    tables = {key: table for key, table in tables.items() if key[2] in banked[key[0]]}
-    used = set(tables.values())
+    entries = {
+        reader: entry
+        for reader, entry in candidates.entries.items()
+        if reader[2] in banked[reader[0]]
+    }
+    used = set(entries.values())
     return Plan(
         banked=banked,
-        tables=tables,
-        epochs={table: epochs[table] for table in epochs if table in used},
-        bytes_per_epoch={table: widths[table] for table in widths if table in used},
-        too_large=tuple(too_large),
+        entries=entries,
+        epochs={e: n for e, n in candidates.epochs.items() if e in used},
+        bytes_per_epoch={e: n for e, n in candidates.widths.items() if e in used},
+        too_large=too_large,
         uncacheable=tuple(uncacheable),
     )
+
+
+@dataclasses.dataclass
+class _Candidates:
+    """Entries that could be banked, before it is known which are worth it.
+
+    Attributes:
+        entries: by who reads them.
+        num_reads: by entry, how often it would be read: once by a stage whose images
+            are augmented, else in every epoch, counted as two.
+        epochs: by entry, how many would be stored.
+        widths: by entry, bytes of one epoch.
+    """
+
+    entries: dict[Reader, BankEntry] = dataclasses.field(default_factory=dict)
+    num_reads: Counter[BankEntry] = dataclasses.field(default_factory=Counter)
+    epochs: dict[BankEntry, int] = dataclasses.field(default_factory=dict)
+    widths: dict[BankEntry, int] = dataclasses.field(default_factory=dict)
+
+    def add_stage(
+        self, experiment: Experiment, name: str, step: Step, size: int
+    ) -> None:
+        """Adds what one stage would read of its teachers."""
+        varies, stage = experiment.augment.varies, experiment.stages[name]
+        for teacher in stage.teachers:
+            width = _bytes_per_example(step, teacher)
+            if not width:
+                continue
+            target_id = step.target_id(teacher)
+            for seed in range(stage.seeds):
+                replica = seed % experiment.stages[teacher].seeds
+                stream = seed if varies else None
+                entry = BankEntry(teacher, replica, stream, target_id)
+                self.entries[name, seed, teacher] = entry
+                self.num_reads[entry] += 1 if varies else 2
+                epochs = stage.epochs if varies else 1
+                self.epochs[entry] = max(self.epochs.get(entry, 0), epochs)
+                self.widths[entry] = width * size
+
+    def shared(self) -> set[tuple[str, str]]:
+        """Returns the stages and teachers whose entries are read more than once."""
+        return {
+            (name, teacher)
+            for (name, _, teacher), entry in self.entries.items()
+            if self.num_reads[entry] > 1
+        }
+
+    def within(
+        self, limit: float, stages: Mapping[str, object]
+    ) -> tuple[set[str], tuple[str, ...]]:
+        """Returns the teachers that fit into so many bytes, and those that do not.
+
+        They are taken in the order of the stages; what is too large is passed over.
+        """
+        kept, too_large, shared = set(), [], self.shared()
+        sizes: Counter[int | None] = Counter()
+        for candidate in stages:
+            cost = sizes.copy()
+            for entry in {
+                entry
+                for (name, _, teacher), entry in self.entries.items()
+                if teacher == candidate and (name, teacher) in shared
+            }:
+                cost[entry.stream] += self.epochs[entry] * self.widths[entry]
+            if max(cost.values(), default=0) > limit:
+                too_large.append(candidate)
+            else:
+                kept.add(candidate)
+                sizes = cost
+        return kept, tuple(too_large)
 
 
 def _bytes_per_example(step: Step, teacher: str) -> int:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from kdjax.data import sources
 from kdjax.data.augment import Augment
 from kdjax.data.device_feed import DeviceDataset, DeviceFeed
+from kdjax.data.feed import Feed
 from kdjax.data.sources import Source
 from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop
@@ -44,7 +45,7 @@ def naming(stage: Stage) -> Iterator[None]:
 
 def make_feed(
     experiment: Experiment, stage: Stage, data: DeviceDataset | Streamed, mesh: Mesh
-) -> DeviceFeed | StreamedFeed:
+) -> Feed:
     """Returns what feeds a stage's programs.
 
     Raises:
@@ -62,7 +63,7 @@ def make_feed(
     )
     if isinstance(data, Streamed):
         return StreamedFeed(data, stream, mesh, stage.recipe.accumulate)
-    return DeviceFeed(data, stream, mesh)
+    return DeviceFeed(data, stream, mesh, stage.recipe.accumulate)
 
 
 def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Step]:
@@ -96,7 +97,6 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
                 init_index=stage.init_index,
                 dtype=experiment.dtype,
                 compute=PRECISIONS[experiment.precision].compute,
-                micro_batches=stage.recipe.accumulate,
             )
             step.shapes()
     return steps

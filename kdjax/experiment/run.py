@@ -17,6 +17,7 @@ from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import plan
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
 from kdjax.experiment.config import Experiment, Stage, ancestry
+from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.report import plot_curves, print_table, summarise
 from kdjax.experiment.store import Store
 from kdjax.runtime import parallel
@@ -71,9 +72,8 @@ class Run:
         # Every seed has a stream of its own, and the workers of one are all busy.
         self._devices = 1 if isinstance(dataset, Streamed) else jax.device_count()
         self._steps = make_steps(experiment, dataset)
-        size = dataset.train_size
-        self._plan = plan(experiment, self._steps, size)
-        self._bank = Bank(workdir / "bank", self._plan, self._store, size, interrupt)
+        self._plan = plan(experiment, self._steps, dataset.train_size)
+        self._bank = Bank(workdir / "bank", self._plan, self._store)
         self._programs: dict[tuple[str, int], Program] = {}
 
     def run(self, only: Collection[str] = ()) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Run:
         return [store.result(name, seed) or {} for seed in seeds]
 
     def _train(self, name: str, seeds: Sequence[int]) -> None:
-        """Trains the first of some replicas: as many as go on side by side."""
+        """Trains the first of some replicas: as many as can run side by side."""
         store, stage = self._store, self._experiment.stages[name]
         saving = self._experiment.saving
         passes = self._bank.passes
@@ -209,13 +209,15 @@ class Run:
                 group,
                 step=step,
                 interrupt=self._interrupt,
-                tables=self._bank.reader(name, program, group),
+                load_targets=TargetLoader(
+                    self._bank, store, name, program, group, self._interrupt
+                ),
             )
-            found = training.run()
+            results = training.run()
             # Over the training images: for the bank, and inside the steps.
             in_steps = len(stage.teachers) - len(program.banked)
             in_bank = (self._bank.passes - passes) / len(group)
-            for replica, result in zip(group, found, strict=True):
+            for replica, result in zip(group, results, strict=True):
                 result |= {
                     "fingerprint": replica.fingerprint,
                     "seed": replica.seed,

@@ -234,7 +234,7 @@ def _too_large(
         )
     # Activations, which are nearly all of the rest, go with the images of a part.
     shrink = math.ceil((needed - fixed) / (limit - fixed))
-    batch, parts = program.feed.stream.batch_size, program.step.micro_batches
+    batch, parts = program.feed.stream.batch_size, program.feed.micro_batches
     devices = program.mesh.shape["data"]
     images = batch // devices
     fitting = [str(n) for n in range(parts * shrink, images + 1) if images % n == 0]

@@ -62,9 +62,9 @@ class Training:
         *,
         step: int | None,
         interrupt: Interrupt,
-        tables: Callable[[int], EpochTargets] = lambda epoch: EpochTargets(),
+        load_targets: Callable[[int], EpochTargets] = lambda epoch: EpochTargets(),
     ):
-        """Starts, or goes on from checkpoints of one step.
+        """Starts, or resumes from checkpoints of one step.
 
         Args:
             program: the stage's, for so many replicas.
@@ -73,15 +73,15 @@ class Training:
             replicas: as `resume_group` gives them.
             step: as `resume_group` gives it.
             interrupt: asked between steps.
-            tables: returns what is read of teachers in an epoch, counted from 0, with
-                a leading axis of replicas.
+            load_targets: returns the teachers' targets of an epoch, counted from 0,
+                with a leading axis of replicas.
 
         Raises:
             UserError: a checkpoint that is damaged or of another config.
         """
         self._recipes, self._saving = recipes, saving
         self._replicas, self._step = replicas, step or 0
-        self._interrupt, self._tables = interrupt, tables
+        self._interrupt, self._load_targets = interrupt, load_targets
         self._steps = program.feed.stream.steps
         # Where the phases end; the step there is the next one's first.
         epochs = itertools.accumulate(recipe.epochs for recipe in recipes)
@@ -95,11 +95,11 @@ class Training:
                 for replica in replicas
             ]
         else:
-            trees = [replica.restore(step, program.shapes) for replica in replicas]
+            trees = [replica.restore(step, program.specs) for replica in replicas]
         self._state, self._totals = program.stack_replicas(trees)
         self._keys = program.stack_replicas([jax.random.key(r.seed) for r in replicas])
         self._frozen = program.stack_replicas(
-            [program.computed(r.frozen) for r in replicas]
+            [program.inside(r.frozen) for r in replicas]
         )
         program.compile()
 
@@ -108,7 +108,7 @@ class Training:
         return min(bisect.bisect_right(self._ends, self._step), len(self._ends) - 1)
 
     def _enter_phase(self) -> None:
-        """Goes on to the next phase where the last one has ended."""
+        """Starts the next phase where the last one has ended."""
         program = self._phases[self._phase]
         if program is self._program:
             return
@@ -166,7 +166,7 @@ class Training:
         epoch, first = divmod(self._step, steps)
         begin = self._elapsed()
         try:
-            tables = self._tables(epoch)
+            targets = self._load_targets(epoch)
         except (Interrupted, UserError):
             self._save()
             raise
@@ -183,13 +183,13 @@ class Training:
             program.steps_per_dispatch,
         )
         with contextlib.closing(feed):
-            for count, given in feed:
+            for count, dispatch_inputs in feed:
                 self._state, self._totals, done = program.train(
                     self._state,
                     self._totals,
                     self._frozen,
-                    tables,
-                    given,
+                    targets,
+                    dispatch_inputs,
                     self._keys,
                     count,
                 )
@@ -226,7 +226,7 @@ class Training:
                 "seconds": self._elapsed(),
             }
             if program.record:
-                replica.keep_said(epoch, totals[i]["said"])
+                replica.keep_recording(epoch, program.recorded_logits(totals[i]))
             replica.add(record, program.step, lambda i=i: self._state_of(i))  # type: ignore[misc]
             epochs = self._total // steps
             progress.line(f"{replica.label}  {describe(record, epochs)}")

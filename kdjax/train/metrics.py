@@ -13,6 +13,10 @@ import jax.numpy as jnp
 from kdjax.runtime.errors import NotFiniteError
 
 Record = dict[str, float]
+"""One epoch's figures by name, such as 'test/accuracy/student'."""
+
+Metrics = dict[str, jax.Array]
+"""One step's figures by name: scalars on the device."""
 
 
 def zeros(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The networks of one stage: which they are, how they start, what they say."""
+"""The networks of one stage: which they are, how they start, what they output."""
 
 import dataclasses
 import functools
@@ -51,17 +51,13 @@ class Networks:
     @functools.cached_property
     def adapters(self) -> dict[str, nn.Module]:
         """The method's further trained modules, by name."""
-        return self.method.adapters(*self.seen)
-
-    @property
-    def target_specs(self) -> Mapping[str, Any]:
-        """Shapes of what is read of each teacher, for two images, by stage."""
-        return self.seen[1]
+        return self.method.adapters(self.output_specs, self.target_specs)
 
     def target_id(self, teacher: str) -> str:
-        """Returns a hash of what is read of a teacher: equal where the values are.
+        """Returns a hash of how a teacher's targets are computed from its outputs.
 
-        It is the traced computation's, so that nobody has to keep it up to date.
+        Methods with equal ids share the bank's entries. It is made from the traced
+        computation, so that nobody has to keep it up to date.
         """
         outputs = self._outputs(self.teachers[teacher], 2, train=False)
         text = str(jax.make_jaxpr(self.method.teacher_targets)(outputs))
@@ -98,7 +94,7 @@ class Networks:
             flat[path] = flat[owner]
         return unflatten_dict(flat)
 
-    def prepare(self, batch: Batch) -> Batch:
+    def with_views(self, batch: Batch) -> Batch:
         """Returns a batch with all views of its images."""
         views = self.method.num_views
         if views == 1:
@@ -109,7 +105,7 @@ class Networks:
     def targets(
         self, frozen: Mapping[str, Variables], images: jax.Array
     ) -> dict[str, Any]:
-        """Returns what the method reads of teachers, blocked to gradients, by stage.
+        """Returns the teachers' targets, blocked to gradients, by stage.
 
         Args:
             frozen: variables of some teachers or all, by stage.
@@ -118,33 +114,39 @@ class Networks:
         groups: dict[str, list[str]] = {}
         for teacher in frozen:
             groups.setdefault(self.teachers[teacher], []).append(teacher)
-        found = {}
+        targets = {}
         for model, names in groups.items():
 
-            def read(variables: Variables, model: str = model) -> Any:
+            def compute(variables: Variables, model: str = model) -> Any:
                 outputs = self.outputs(model, variables, images)
                 return jax.lax.stop_gradient(self.method.teacher_targets(outputs))
 
             if len(names) > 1 and backend.stack_teachers():
-                stacked = jax.tree.map(
+                variables = jax.tree.map(
                     lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
                 )
-                together = jax.vmap(read)(stacked)
+                stacked = jax.vmap(compute)(variables)
                 for i, name in enumerate(names):
-                    found[name] = jax.tree.map(operator.itemgetter(i), together)
+                    targets[name] = jax.tree.map(operator.itemgetter(i), stacked)
             else:
-                found |= {name: read(frozen[name]) for name in names}
-        return found
+                targets |= {name: compute(frozen[name]) for name in names}
+        return targets
 
     def outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
-        """Returns what a network says in evaluation mode."""
+        """Returns a network's outputs in evaluation mode.
+
+        Args:
+            name: the model's.
+            variables: the network's.
+            images: `[batch, height, width, channels]`, normalised.
+        """
         compute = self.compute or self.dtype
-        return _say(name, self.num_classes, compute, False, variables, images)[0]
+        return apply_model(name, self.num_classes, compute, False, variables, images)[0]
 
     def apply_roles(
         self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
     ) -> tuple[dict[str, Outputs], dict[str, Any]]:
-        """Returns what the trained networks say in training mode, and new statistics.
+        """Returns the trained networks' outputs in training mode, and new statistics.
 
         Args:
             params: by role, complete.
@@ -165,28 +167,38 @@ class Networks:
         stats: Mapping[str, Any],
         images: jax.Array,
     ) -> tuple[Outputs, dict[str, Any]]:
-        """Returns what one of them says in training mode, and its new statistics."""
+        """Returns one trained network's outputs, as `apply_roles` does all."""
         variables = {"params": params[role], "batch_stats": stats[role]}
         name, compute = self.roles[role], self.compute or self.dtype
-        return _say(name, self.num_classes, compute, True, variables, images)
+        return apply_model(name, self.num_classes, compute, True, variables, images)
 
     @functools.cached_property
-    def seen(self) -> tuple[Mapping[str, Outputs], Mapping[str, Any]]:
-        """Shapes of the trained networks' outputs and of what is read of teachers.
+    def output_specs(self) -> Mapping[str, Outputs]:
+        """Shapes of the trained networks' outputs for two images, by role.
 
         Few methods ask for them: a network is traced when its own are looked up.
         """
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        images = jax.eval_shape(self.method.make_views, images)
 
         def trained(role: str) -> Outputs:
-            return self._outputs(self.roles[role], len(images), train=True)
+            return self._outputs(self.roles[role], self._num_rows, train=True)
 
-        def read(teacher: str) -> Any:
-            found = self._outputs(self.teachers[teacher], len(images), train=False)
-            return jax.eval_shape(self.method.teacher_targets, found)
+        return _Lazy(self.roles, trained)
 
-        return _Lazy(self.roles, trained), _Lazy(self.teachers, read)
+    @functools.cached_property
+    def target_specs(self) -> Mapping[str, Any]:
+        """Shapes of the teachers' targets for two images, by stage; lazy as well."""
+
+        def target(teacher: str) -> Any:
+            outputs = self._outputs(self.teachers[teacher], self._num_rows, train=False)
+            return jax.eval_shape(self.method.teacher_targets, outputs)
+
+        return _Lazy(self.teachers, target)
+
+    @functools.cached_property
+    def _num_rows(self) -> int:
+        """How many rows a batch of two images has, with all their views."""
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
+        return len(jax.eval_shape(self.method.make_views, images))
 
     def _outputs(self, name: str, batch: int, train: bool) -> Outputs:
         compute = self.compute or self.dtype
@@ -211,7 +223,7 @@ def _cast(tree: Any, dtype: jnp.dtype) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def _say(
+def apply_model(
     name: str,
     num_classes: int,
     compute: jnp.dtype,
@@ -219,7 +231,16 @@ def _say(
     variables: Variables,
     images: jax.Array,
 ) -> tuple[Outputs, dict[str, Any]]:
-    """Returns what a network says, computed in a dtype, and its new statistics."""
+    """Returns a network's outputs and its new BatchNorm statistics.
+
+    Args:
+        name: the model's.
+        num_classes: the data set's.
+        compute: dtype of the computation; statistics keep their own.
+        train: whether BatchNorm normalises by the batch, and its statistics move.
+        variables: the network's.
+        images: `[batch, height, width, channels]`, normalised.
+    """
     model = models.create(name, num_classes)
     variables = {**variables, "params": _cast(variables["params"], compute)}
     images = _cast(images, compute)
@@ -240,10 +261,10 @@ def _outputs(
     compute: jnp.dtype,
     train: bool,
 ) -> Outputs:
-    """Returns the shapes of what a network says to images of a shape and dtype."""
+    """Returns the shapes of a network's outputs for images of a shape and dtype."""
     variables = models.shapes(name, num_classes, shape[1:], dtype)
     images = jax.ShapeDtypeStruct(shape, dtype)
-    how = functools.partial(_say, name, num_classes, compute, train)
+    how = functools.partial(apply_model, name, num_classes, compute, train)
     return jax.eval_shape(how, variables, images)[0]
 
 

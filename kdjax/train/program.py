@@ -1,13 +1,13 @@
 """The compiled programs of one stage, made once and run by every replica.
 
-State, sums, keys, frozen teachers and tables have a leading axis of replicas, the seeds
-that are trained side by side: it lies along the mesh's axis 'replica', and nothing
-passes between them.
+State, metrics' sums, keys, frozen teachers and epoch targets have a leading axis of
+replicas, the seeds that are trained side by side: it lies along the mesh's axis
+'replica', and nothing passes between them.
 """
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,23 +15,29 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kdjax import models
-from kdjax.data.device_feed import DeviceFeed
+from kdjax.data.feed import Feed
 from kdjax.data.stream import normalise
-from kdjax.data.streaming.feed import StreamedFeed
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
 from kdjax.train import metrics
-from kdjax.train.step import Step, StepInputs, TrainLogits, TrainState
-from kdjax.train.teacher_targets import Reader
+from kdjax.train.metrics import Metrics
+from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
+from kdjax.train.teacher_targets import TeacherTargets
+
+Totals = dict[str, Any]
+"""An epoch's sums so far: `metrics.zeros`, and with a recording its logits."""
+
+_RECORDING = "said"
+"""The recorded logits' key in `Totals`, and so in checkpoints: it keeps its name."""
 
 
 class EpochTargets(NamedTuple):
-    """What a stage reads of its teachers in one epoch, for every example.
+    """What a stage has of its teachers for one epoch, for every training image.
 
     Attributes:
-        targets: by banked teacher, what the method reads of it, float16.
-        recorded: by replayed teacher, its logits when it learned.
+        targets: by banked teacher, its targets, float16 `[N, ...]`.
+        recorded: by replayed teacher, its logits when it learned, `[N, classes]`.
     """
 
     targets: Mapping[str, Any] = {}
@@ -48,7 +54,7 @@ class Program:
     def __init__(
         self,
         step: Step,
-        feed: DeviceFeed | StreamedFeed,
+        feed: Feed,
         banked: Collection[str] = (),
         *,
         record: bool = False,
@@ -59,31 +65,31 @@ class Program:
             step: the stage's step.
             feed: makes batches, on a mesh; as many replicas are trained side by side
                 as its axis 'replica' is long.
-            banked: teachers whose outputs come from tables, not from the networks.
-            record: whether what the student says in an epoch is kept, for a stage that
-                replays it.
+            banked: teachers whose targets come from the bank, not from the networks.
+            record: whether the student's training-mode logits of every epoch are kept,
+                for a stage that replays them.
 
         Raises:
             UserError: a batch that does not divide over the devices; networks,
                 features or hyper-parameters that do not fit.
         """
-        parallel.check_batch(feed.mesh, feed.stream.batch_size, step.micro_batches)
+        parallel.check_batch(feed.mesh, feed.stream.batch_size, feed.micro_batches)
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
         self.steps_per_dispatch = min(
             backend.steps_per_dispatch(), feed.max_steps_per_dispatch
         )
-        self.reader = Reader(step, feed)
+        self.teacher_targets = TeacherTargets(step, feed)
         self._compile_seconds = 0.0
         self._later = [
             Program(dataclasses.replace(step, phase=phase), feed, banked, record=record)
             for phase in range(1, 0 if step.phase else len(step.optimisers))
         ]
-        self._compiled: tuple[Any, Any] | None = None
+        self._compiled: tuple[jax.stages.Compiled, jax.stages.Compiled] | None = None
         # Inside jit, so that tracing it for its shapes serves the program as well.
-        self._step = jax.jit(self._draw_and_train, inline=True)
+        self._train_step = jax.jit(self._one_step, inline=True)
         try:
-            self.shapes = self._trace()
+            self.specs = self._trace()
         except UserError:
             raise
         except ValueError as error:  # from a loss: shapes or values it refuses
@@ -102,14 +108,19 @@ class Program:
     @property
     def compile_seconds(self) -> float:
         """How long its programs have taken to compile so far."""
-        return self._compile_seconds + self.reader.compile_seconds
+        return self._compile_seconds + self.teacher_targets.compile_seconds
 
     @property
     def replicas(self) -> int:
         """How many replicas are trained side by side."""
         return self.mesh.shape["replica"]
 
-    def _trace(self) -> tuple[TrainState, dict[str, Any]]:
+    @property
+    def replayed(self) -> tuple[str, ...]:
+        """The teachers whose recorded logits stand in for a network's."""
+        return tuple(self.step.teachers) if self.step.method.replays else ()
+
+    def _trace(self) -> tuple[TrainState, Totals]:
         """Returns the shapes of one replica's state and of its metrics' sums."""
         step, key = self.step, jax.eval_shape(lambda: jax.random.key(0))
         frozen = {
@@ -120,27 +131,30 @@ class Program:
         }
         labels = jax.ShapeDtypeStruct((self.feed.stream.size,), jnp.int32)
         state = jax.eval_shape(step.init, step.shapes(), frozen, key, labels)
-        inputs = self._stacked((self.computed(frozen), self._table_shapes(), key))
+        inside, targets, keys = self._stacked(
+            (self.inside(frozen), self._epoch_specs(), key)
+        )
         self._inputs = (
-            *inputs[:2],
+            inside,
+            targets,
             self.feed.train_arrays,
             self.feed.dispatch_specs,
-            inputs[2],
+            keys,
         )
-        traced = self._by_replica(self._step, shared=(3,))
+        traced = parallel.by_replica(self._train_step, self.mesh, shared=(3,))
         with jax.set_mesh(self.mesh):
             _, measured, _ = jax.eval_shape(traced, self._stacked(state), *self._inputs)
         return state, jax.eval_shape(lambda: self._zeros(measured))
 
-    def _zeros(self, measured: dict[str, Any]) -> dict[str, Any]:
-        """Returns the sums of nothing, for one replica."""
+    def _zeros(self, measured: Metrics) -> Totals:
+        """Returns one replica's sums before the first step of an epoch."""
         totals = metrics.zeros(measured)
         if self.record:
             size = self.feed.stream.size, self.step.num_classes
-            totals["said"] = jnp.zeros(size, self.step.dtype)
+            totals[_RECORDING] = jnp.zeros(size, self.step.dtype)
         return totals
 
-    def _table_shapes(self) -> EpochTargets:
+    def _epoch_specs(self) -> EpochTargets:
         size, step = self.feed.stream.size, self.step
         targets = {
             teacher: jax.tree.map(
@@ -150,21 +164,23 @@ class Program:
             for teacher in self.banked
         }
         logits = jax.ShapeDtypeStruct((size, step.num_classes), step.dtype)
-        replayed = step.teachers if step.method.replays else ()
-        return EpochTargets(targets, dict.fromkeys(replayed, logits))
+        return EpochTargets(targets, dict.fromkeys(self.replayed, logits))
 
-    def computed(self, frozen: Mapping[str, Variables]) -> dict[str, Variables]:
-        """Returns those teachers that run inside the step."""
+    def inside(self, frozen: Mapping[str, Variables]) -> dict[str, Variables]:
+        """Returns the variables of those teachers that run inside the step."""
         return {name: frozen[name] for name in frozen if name not in self.banked}
 
-    def _stacked(self, shapes: Any) -> Any:
+    def _stacked(self, specs: Any) -> Any:
         """Returns one replica's shapes as those of all, with their shardings."""
 
-        def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
-            found = jax.ShapeDtypeStruct((self.replicas, *leaf.shape), leaf.dtype)
-            return found.update(sharding=parallel.spread(self.mesh, found))
+        def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            all_replicas = jax.ShapeDtypeStruct(
+                (self.replicas, *leaf.shape), leaf.dtype
+            )
+            sharding = parallel.spread(self.mesh, all_replicas)
+            return all_replicas.update(sharding=sharding)
 
-        return jax.tree.map(stacked, shapes)
+        return jax.tree.map(stacked, specs)
 
     def start(self, seed: int, frozen: Mapping[str, Variables]) -> TrainState:
         """Returns one replica's state before the first step, on the host.
@@ -174,7 +190,8 @@ class Program:
             frozen: all its teachers' variables.
         """
         key, labels = jax.random.key(seed), jnp.zeros(self.feed.stream.size, jnp.int32)
-        if jax.tree.leaves(self.shapes[0].memory):  # nothing else is made of them
+        # Labels are read for a memory alone: streamed ones take a pass over the files.
+        if jax.tree.leaves(self.specs[0].memory):
             labels = jnp.asarray(self.feed.labels)
         start = self.step.start(key)
         return jax.device_get(self.step.init(start, frozen, key, labels))
@@ -187,9 +204,9 @@ class Program:
         """
         return jax.device_get(self.step.start_phase(state))
 
-    def zero_metrics(self) -> dict[str, Any]:
-        """Returns one replica's sums of nothing, on the host."""
-        return jax.device_get(self._zeros(self.shapes[1]["sums"]))
+    def zero_metrics(self) -> Totals:
+        """Returns one replica's sums before the first step of an epoch, on the host."""
+        return jax.device_get(self._zeros(self.specs[1]["sums"]))
 
     def stack_replicas(self, trees: Sequence[Any]) -> Any:
         """Returns the replicas' trees as one, on the devices."""
@@ -219,16 +236,16 @@ class Program:
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """The shapes of what the train program is given, but the number of steps."""
-        return (*self._stacked(self.shapes), *self._inputs)
+        """The shapes of the train program's arguments, but the number of steps."""
+        return (*self._stacked(self.specs), *self._inputs)
 
     def lower_train(self) -> jax.stages.Lowered:
         """Returns the train program before it is compiled."""
         train = jax.jit(
-            self._by_replica(self._dispatch, shared=(4, 7)),
+            parallel.by_replica(self._dispatch, self.mesh, shared=(4, 7)),
             donate_argnums=(0, 1),
             out_shardings=jax.tree.map(
-                lambda leaf: leaf.sharding, self._stacked(self.shapes)
+                lambda leaf: leaf.sharding, self._stacked(self.specs)
             ),
         )
         with jax.set_mesh(self.mesh):
@@ -236,38 +253,50 @@ class Program:
 
     def _lower_test(self) -> jax.stages.Lowered:
         test = jax.jit(
-            self._by_replica(self._test, shared=(1,)),
+            parallel.by_replica(self._test, self.mesh, shared=(1,)),
             out_shardings=parallel.over_replicas(self.mesh),
         )
         with jax.set_mesh(self.mesh):
-            return test.lower(self._stacked(self.shapes[0]), self.feed.test_specs)
+            return test.lower(self._stacked(self.specs[0]), self.feed.test_specs)
 
     def train(
         self,
         state: TrainState,
-        totals: dict[str, Any],
+        totals: Totals,
         frozen: Mapping[str, Variables],
-        tables: EpochTargets,
-        given: Any,
+        targets: EpochTargets,
+        dispatch_inputs: Any,
         keys: jax.Array,
         count: int,
-    ) -> tuple[TrainState, dict[str, Any], jax.Array]:
+    ) -> tuple[TrainState, Totals, jax.Array]:
         """Returns state and metrics' sums after some steps, and a number to wait for.
 
         Args:
             state: before them; donated.
             totals: before them; donated.
             frozen: variables of the teachers in the step.
-            tables: the other teachers' outputs in this epoch.
-            given: by the feed.
+            targets: the other teachers' in this epoch.
+            dispatch_inputs: from the feed.
             keys: the replicas'.
             count: number of steps, `steps_per_dispatch` at the most.
         """
         assert self._compiled
         state, totals = self._compiled[0](
-            state, totals, frozen, tables, self.feed.train_arrays, given, keys, count
+            state,
+            totals,
+            frozen,
+            targets,
+            self.feed.train_arrays,
+            dispatch_inputs,
+            keys,
+            count,
         )
-        return state, totals, state.step + 0  # which is not donated later
+        # Not state.step itself, which the next call donates.
+        return state, totals, state.step + 0
+
+    def recorded_logits(self, totals: Totals) -> Any:
+        """Returns the student's logits of an epoch, `[N, classes]`, from its sums."""
+        return totals[_RECORDING]
 
     def evaluate(self, state: TrainState) -> list[dict[str, float]]:
         """Returns 'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE' on all test images.
@@ -276,67 +305,132 @@ class Program:
         """
         assert self._compiled
         sums = [self._compiled[1](state, batches) for batches in self.feed.test()]
-        found = self.unstack_replicas(jax.tree.map(lambda *parts: sum(parts), *sums))
-        sizes = [one.pop("count") for one in found]
+        totals = self.unstack_replicas(jax.tree.map(lambda *leaves: sum(leaves), *sums))
+        sizes = [total.pop("count") for total in totals]
         return [
-            {name: float(value) / float(size) for name, value in one.items()}
-            for one, size in zip(found, sizes, strict=True)
+            {name: float(value) / float(size) for name, value in total.items()}
+            for total, size in zip(totals, sizes, strict=True)
         ]
 
-    def _by_replica(self, function: Any, shared: tuple[int, ...]) -> Any:
-        return parallel.by_replica(function, self.mesh, shared)
-
-    def _draw_and_train(
+    def _one_step(
         self,
         state: TrainState,
         frozen: Mapping[str, Variables],
-        tables: EpochTargets,
-        fixed: Any,
-        given: Any,
+        targets: EpochTargets,
+        train_arrays: Any,
+        dispatch_inputs: Any,
         key: jax.Array,
-    ) -> tuple[TrainState, dict[str, jax.Array], TrainLogits]:
-        """Returns what `Step.train` does, for one replica."""
+    ) -> tuple[TrainState, Metrics, TrainLogits]:
+        """Returns one replica's state after a step, its metrics and its logits."""
         step, feed = self.step, self.feed
 
-        def draw(part: Any) -> StepInputs:
-            batch = feed.draw(fixed, given, key, state.step, part, step.micro_batches)
-            batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
-            batch = step.prepare(batch)
-            targets = step.targets(frozen, batch.images)
-            targets |= jax.tree.map(
-                lambda leaf: leaf[batch.index].astype(step.dtype), dict(tables.targets)
-            )
-            recorded = {
-                name: said[batch.index] for name, said in tables.recorded.items()
-            }
-            return StepInputs(batch, targets, recorded, frozen)
+        def micro_batch(
+            state: TrainState, number: jax.Array | int
+        ) -> tuple[Gradients, TrainState, TrainLogits]:
+            examples = feed.micro_batch(dispatch_inputs, key, state.step, number)
+            batch = feed.gather_examples(train_arrays, examples)
+            inputs = self._step_inputs(batch, frozen, targets)
+            return step.gradients(state, inputs, key)
 
-        return step.train(state, draw, key)
+        gradients, state, train_logits = _over_micro_batches(
+            micro_batch, state, feed.micro_batches
+        )
+        state = step.apply_gradients(state, gradients.params)
+        return state, gradients.metrics, train_logits
 
-    def _dispatch(self, state, totals, frozen, tables, fixed, given, key, count):  # type: ignore[no-untyped-def]
-        def one(_, carry):  # type: ignore[no-untyped-def]
+    def _step_inputs(
+        self, batch: Any, frozen: Mapping[str, Variables], targets: EpochTargets
+    ) -> StepInputs:
+        """Returns a micro-batch with its views and all teachers' targets on it."""
+        step = self.step
+        batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
+        batch = step.with_views(batch)
+        batch_targets = step.targets(frozen, batch.images)
+        batch_targets |= jax.tree.map(
+            lambda leaf: leaf[batch.index].astype(step.dtype), dict(targets.targets)
+        )
+        recorded = {
+            name: logits[batch.index] for name, logits in targets.recorded.items()
+        }
+        return StepInputs(batch, batch_targets, recorded, frozen)
+
+    def _dispatch(
+        self,
+        state: TrainState,
+        totals: Totals,
+        frozen: Mapping[str, Variables],
+        targets: EpochTargets,
+        train_arrays: Any,
+        dispatch_inputs: Any,
+        key: jax.Array,
+        count: jax.Array,
+    ) -> tuple[TrainState, Totals]:
+        """Returns one replica's state and sums after `count` steps."""
+
+        def one(_: Any, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
             state, totals = carry
-            new, measured, said = self._step(state, frozen, tables, fixed, given, key)
+            new, measured, (index, logits) = self._train_step(
+                state, frozen, targets, train_arrays, dispatch_inputs, key
+            )
             sums = metrics.add(totals, measured, state.step)
             if self.record:
-                index, logits = said
-                sums["said"] = totals["said"].at[index].set(logits)
+                sums[_RECORDING] = totals[_RECORDING].at[index].set(logits)
             return new, sums
 
         if self.steps_per_dispatch == 1:
             return one(0, (state, totals))
         return jax.lax.fori_loop(0, count, one, (state, totals))
 
-    def _test(self, state, test):  # type: ignore[no-untyped-def]
+    def _test(self, state: TrainState, test: Any) -> dict[str, jax.Array]:
+        """Returns one replica's sums over test batches, `[count, batch, ...]`."""
         stream = self.feed.stream
 
-        def one(batch):  # type: ignore[no-untyped-def]
+        def one(batch: Any) -> dict[str, jax.Array]:
             images, labels, valid = jax.lax.with_sharding_constraint(
                 batch, parallel.DATA
             )
             images = normalise(images, stream.mean, stream.std, stream.dtype)
-            found = self.step.evaluate(state, images, labels, valid)
-            return {**found, "count": jnp.sum(valid)}
+            sums = self.step.evaluate(state, images, labels, valid)
+            return {**sums, "count": jnp.sum(valid)}
 
         sums = jax.lax.map(one, test)
         return {name: jnp.sum(value) for name, value in sums.items()}
+
+
+def _over_micro_batches(
+    micro_batch: Callable[
+        [TrainState, jax.Array | int], tuple[Gradients, TrainState, TrainLogits]
+    ],
+    state: TrainState,
+    count: int,
+) -> tuple[Gradients, TrainState, TrainLogits]:
+    """Returns what a step's micro-batches do, one after the other.
+
+    Gradients and metrics are averaged, so that a step needs the memory of one
+    micro-batch. BatchNorm and the losses between the examples of a batch see one
+    micro-batch at a time; running statistics and the memory move once for each.
+
+    Args:
+        micro_batch: of a state and the micro-batch's number.
+        state: before the step.
+        count: how many micro-batches the step has.
+    """
+    if count == 1:
+        return micro_batch(state, 0)
+    specs = jax.eval_shape(micro_batch, state, 0)[0]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), specs)
+
+    def add(
+        carry: tuple[Gradients, TrainState], number: jax.Array | int
+    ) -> tuple[tuple[Gradients, TrainState], TrainLogits]:
+        sums, state = carry
+        gradients, state, train_logits = micro_batch(state, number)
+        return (jax.tree.map(jnp.add, sums, gradients), state), train_logits
+
+    (sums, state), train_logits = backend.loop(add, (zeros, state), count)
+    gradients = jax.tree.map(lambda leaf: leaf / count, sums)
+    # [micro-batches, rows, ...] -> [batch, ...]
+    train_logits = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), train_logits
+    )
+    return gradients, state, train_logits

@@ -1,4 +1,4 @@
-"""What a network said while it learned: its training-mode logits, epoch by epoch.
+"""Recordings: a network's training-mode logits while it learned, epoch by epoch.
 
 CTKD's scratch teacher retraces the expert: same start, same stream, same recipe, and no
 gradient from the student. So the expert's recorded logits can stand in for training it
@@ -19,19 +19,19 @@ def path(folder: Path, epoch: int) -> Path:
     return folder / "recording" / f"epoch-{epoch:04d}.npy"
 
 
-def write(folder: Path, epoch: int, said: np.ndarray) -> None:
+def write(folder: Path, epoch: int, logits: np.ndarray) -> None:
     """Writes an epoch's logits.
 
     Args:
-        folder: of the replica that said them.
+        folder: of the replica whose logits they are.
         epoch: counted from 0.
-        said: `[N, classes]`; of examples that were left out of the epoch, anything.
+        logits: `[N, classes]`; anything for images that the epoch left out.
     """
     if parallel.is_first():
         file = path(folder, epoch)
         file.parent.mkdir(exist_ok=True)
         with replace_whole(file) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, said)
+            np.save(stream, logits)
 
 
 def read(folder: Path, epoch: int, shape: tuple[int, int]) -> np.ndarray:
@@ -42,12 +42,12 @@ def read(folder: Path, epoch: int, shape: tuple[int, int]) -> np.ndarray:
     """
     file = path(folder, epoch)
     try:
-        said = np.load(file)
+        logits = np.load(file)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"the recording {file} cannot be read ({error}); train that stage again in "
             "another workdir, or use scratch=joint"
         ) from error
-    if said.shape != shape:
-        raise UserError(f"the recording {file} has shape {said.shape}, not {shape}")
-    return said
+    if logits.shape != shape:
+        raise UserError(f"the recording {file} has shape {logits.shape}, not {shape}")
+    return logits

@@ -119,9 +119,9 @@ class Replica:
         if self._writer:
             self._writer.write(record)
 
-    def keep_said(self, epoch: int, said: np.ndarray) -> None:
-        """Keeps what the student said in an epoch, counted from 0."""
-        recordings.write(self.folder, epoch, said)
+    def keep_recording(self, epoch: int, logits: np.ndarray) -> None:
+        """Keeps the student's training-mode logits of an epoch, counted from 0."""
+        recordings.write(self.folder, epoch, logits)
 
     def finish(self, step: Step, state: TrainState) -> dict[str, Any]:
         """Saves the networks and returns the result.

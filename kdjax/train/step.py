@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,24 +15,37 @@ from kdjax import losses
 from kdjax.data.stream import Batch
 from kdjax.methods import Context, MemoryInit
 from kdjax.models import Outputs, Variables
-from kdjax.runtime import backend
 from kdjax.runtime.rng import fold
+from kdjax.train.metrics import Metrics
 from kdjax.train.networks import Networks
 
-Metrics = dict[str, jax.Array]
 TrainLogits = tuple[jax.Array, jax.Array]
-"""Indices of a batch and the student's logits, as recorded for a later stage."""
+"""A batch's positions in the training set and the student's logits on it, in training
+mode: what is recorded for a stage that replays them."""
+
+
+class Gradients(NamedTuple):
+    """What a micro-batch says about the step: averaged over the micro-batches.
+
+    Attributes:
+        params: gradients of the total loss, of what the phase trains.
+        metrics: scalars: the total 'loss', every raw term by name, and 'accuracy/ROLE'
+            of every trained network.
+    """
+
+    params: dict[str, Any]
+    metrics: Metrics
 
 
 @flax.struct.dataclass
 class StepInputs:
-    """What a step, or one of its parts, is given.
+    """What one micro-batch of a step is computed from, besides the state.
 
     Attributes:
-        batch: images, labels and indices.
-        targets: what was read of every teacher on this batch, by stage.
-        recorded: what teachers said at this step of their own training, by stage:
-            logits, of those that the method replays.
+        batch: images, with all views of each, labels and positions.
+        targets: every teacher's targets on this batch, by stage.
+        recorded: logits that teachers had at this step of their own training, by stage;
+            of those that the method replays.
         frozen: variables of the teachers that run in the step, by stage.
     """
 
@@ -69,15 +82,10 @@ class Step(Networks):
 
     Attributes:
         optimisers: of the method's phases.
-        micro_batches: per step. Their gradients are averaged, so that a step
-            needs the memory of one. BatchNorm and the losses between the examples of a
-            batch see one micro-batch at a time, and running statistics move once for
-            each, as if it were a smaller step's.
         phase: the number of the method's phase.
     """
 
     optimisers: tuple[optax.GradientTransformation, ...] = ()
-    micro_batches: int = 1
     phase: int = 0
 
     def init(
@@ -98,7 +106,7 @@ class Step(Networks):
         variables = self.method.initial(variables, frozen)
         params = {name: part["params"] for name, part in variables.items()}
         stats = {name: part["batch_stats"] for name, part in variables.items()}
-        outputs, targets = self.seen
+        outputs, targets = self.output_specs, self.target_specs
         for name, adapter in self.adapters.items():
             # Adapters see shapes only: their start does not depend on the networks.
             part = adapter.lazy_init(
@@ -148,60 +156,23 @@ class Step(Networks):
             for role in self.roles
         }
 
-    def train(
-        self, state: TrainState, draw: Callable[[Any], StepInputs], key: jax.Array
-    ) -> tuple[TrainState, Metrics, TrainLogits]:
-        """Returns the state after one step, the step's metrics and what was said.
+    def gradients(
+        self, state: TrainState, inputs: StepInputs, key: jax.Array
+    ) -> tuple[Gradients, TrainState, TrainLogits]:
+        """Returns the gradients of one micro-batch; parameters do not change yet.
 
         Args:
-            state: before the step.
-            draw: returns what a part of the step is given, by its number.
+            state: before the step; of several micro-batches, after the one before.
+            inputs: of the micro-batch.
             key: the replica's root key; the step's number is folded in here.
 
         Returns:
-            The new state; scalars: the total 'loss', every raw term by name, and
-            'accuracy/ROLE' of every trained network on this batch; the batch's
-            indices and the student's logits in training mode.
+            Gradients and metrics; the state, of which BatchNorm's statistics and the
+            memory have moved; positions and the student's logits in training mode.
         """
-        parts = self.micro_batches
-
-        def part(number: Any, state: TrainState) -> Any:
-            return self._gradients(state, draw(number), key)
-
-        if parts == 1:
-            (grads, metrics), moved, said = part(0, state)
-        else:
-            shapes = jax.eval_shape(part, 0, state)[0]
-            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-            def add(carry: Any, number: Any) -> Any:
-                sums, moved = carry
-                found, moved, said = part(number, moved)
-                return (jax.tree.map(jnp.add, sums, found), moved), said
-
-            (sums, moved), said = backend.loop(add, (start, state), parts)
-            grads, metrics = jax.tree.map(lambda leaf: leaf / parts, sums)
-            said = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
-        trained, rest = self._split(state.params)
-        tx = self.optimisers[self.phase]
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        new = moved.replace(
-            step=state.step + 1,
-            params=_merge(optax.apply_updates(trained, updates), rest),
-            opt_state=opt_state,
-        )
-        return new, metrics, said
-
-    def _gradients(
-        self, state: TrainState, given: StepInputs, key: jax.Array
-    ) -> tuple[tuple[Any, Metrics], TrainState, TrainLogits]:
-        """Returns gradients and metrics, the state after, and what the student said.
-
-        Of the state, statistics and memory have moved.
-        """
-        batch, step, stats = given.batch, state.step, state.batch_stats
+        batch, step, stats = inputs.batch, state.step, state.batch_stats
         # In the stage's order: a pytree comes back from jit in the alphabet's.
-        targets = {teacher: given.targets[teacher] for teacher in self.teachers}
+        targets = {teacher: inputs.targets[teacher] for teacher in self.teachers}
 
         trained, rest = self._split(state.params)
 
@@ -225,7 +196,7 @@ class Step(Networks):
                 index=batch.index,
                 outputs=outputs,
                 targets=targets,
-                recorded=given.recorded,
+                recorded=inputs.recorded,
                 adapted=adapted,
                 step=step,
                 key=fold(key, "step", step),
@@ -235,7 +206,7 @@ class Step(Networks):
                 call_role={role: functools.partial(call, role) for role in self.roles},
                 call_teacher={
                     name: functools.partial(self.outputs, self.teachers[name], values)
-                    for name, values in given.frozen.items()
+                    for name, values in inputs.frozen.items()
                 },
             )
             metrics, loss = {}, jnp.zeros((), self.dtype)
@@ -256,13 +227,30 @@ class Step(Networks):
                 hits = jnp.argmax(output.logits, axis=-1) == batch.labels
                 metrics[f"accuracy/{role}"] = jnp.mean(hits[::views], dtype=self.dtype)
             logits = outputs["student"].logits.astype(self.dtype)
-            said = batch.index[::views], logits[::views]
-            return loss, (metrics, new_stats, memory, said)
+            train_logits = batch.index[::views], logits[::views]
+            return loss, (metrics, new_stats, memory, train_logits)
 
-        grads, (metrics, new, memory, said) = jax.grad(loss_fn, has_aux=True)(trained)
+        grads, aux = jax.grad(loss_fn, has_aux=True)(trained)
+        metrics, new, memory, train_logits = aux
         new_stats = _merge(self._split(new)[0], self._split(stats)[1])
         moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
-        return (grads, metrics), moved, said
+        return Gradients(grads, metrics), moved, train_logits
+
+    def apply_gradients(self, state: TrainState, grads: dict[str, Any]) -> TrainState:
+        """Returns the state after the optimiser's update, at the next step.
+
+        Args:
+            state: after all micro-batches of the step.
+            grads: of what the phase trains, averaged over the micro-batches.
+        """
+        trained, rest = self._split(state.params)
+        tx = self.optimisers[self.phase]
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        return state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1,
+            params=_merge(optax.apply_updates(trained, updates), rest),
+            opt_state=opt_state,
+        )
 
     def evaluate(
         self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array

@@ -1,77 +1,106 @@
-"""What a method reads of frozen teachers, over the training images."""
+"""The targets of frozen teachers over all training images, for the bank."""
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.device_feed import DeviceFeed
-from kdjax.data.streaming.feed import StreamedFeed
+from kdjax.data.feed import Feed
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
-from kdjax.train.step import Step
+from kdjax.train.networks import Networks
 
 _CHUNK = 1024  # images in one call
 
 
-class Reader:
-    """Runs a stage's teachers outside its train program, for the bank."""
+class TeacherTargets:
+    """Runs a stage's teachers outside of its train program.
 
-    def __init__(self, step: Step, feed: DeviceFeed | StreamedFeed):
+    Attributes:
+        compile_seconds: how long its programs have taken to compile so far.
+    """
+
+    def __init__(self, networks: Networks, feed: Feed):
         """Compiles nothing yet.
 
         Args:
-            step: the stage's step: says what its method reads.
-            feed: makes the images, on the mesh.
+            networks: the stage's: what its method wants of every teacher.
+            feed: makes the images, on its mesh.
         """
-        self._step, self._feed = step, feed
-        self._compiled: dict[str, Any] = {}
+        self._networks, self._feed = networks, feed
+        self._compiled: dict[str, jax.stages.Compiled] = {}
         self.compile_seconds = 0.0
 
     @property
     def chunk(self) -> int:
-        """How many images one call takes."""
+        """How many images one call takes: the same number on every device."""
         devices = self._feed.mesh.size
         return math.ceil(min(_CHUNK, self._feed.stream.size) / devices) * devices
 
-    def __call__(
+    def shapes(self, teacher: str) -> list[tuple[int, ...]]:
+        """Returns the shapes of the arrays that `over_epoch` returns."""
+        leaves = jax.tree.leaves(self._networks.target_specs[teacher])
+        return [(self._feed.stream.size, *leaf.shape[1:]) for leaf in leaves]
+
+    def over_epoch(
         self,
         teacher: str,
         variables: Variables,
-        index: np.ndarray,
         stream: int,
         epoch: int,
+        before_chunk: Callable[[], None] = lambda: None,
     ) -> list[np.ndarray]:
-        """Returns what the method reads of a teacher, in float16: a list of leaves.
+        """Returns a teacher's targets on all training images of an epoch.
 
         Args:
             teacher: its stage.
-            variables: of the teacher, on all devices.
-            index: `[chunk]` positions of training images.
+            variables: of the teacher, on the host.
             stream: the seed of the stream.
-            epoch: whose images these are.
+            epoch: counted from 0.
+            before_chunk: called before every program call; what it raises ends the
+                computation.
+
+        Returns:
+            The leaves of the targets, float16 `[N, ...]`, on the host.
         """
-        mesh = self._feed.mesh
-        args = (
-            variables,
-            self._feed.train_arrays,
-            self._feed.choose(index, stream, epoch),
-        )
+        size, chunks = self._feed.stream.size, []
+        variables = parallel.place(variables, parallel.replicated(self._feed.mesh))
+        for start in range(0, size, self.chunk):
+            before_chunk()
+            # The last chunk is filled up with the first images, which are cut off.
+            index = np.arange(start, start + self.chunk, dtype=np.int32) % size
+            example_inputs = self._feed.example_inputs(index, stream, epoch)
+            leaves = self._run(teacher, variables, example_inputs)
+            chunks.append([leaf[: size - start] for leaf in leaves])
+        return [np.concatenate(leaf) for leaf in zip(*chunks, strict=True)]
+
+    def _run(
+        self, teacher: str, variables: Variables, example_inputs: Any
+    ) -> list[np.ndarray]:
+        args = variables, self._feed.train_arrays, example_inputs
         if teacher not in self._compiled:
-
-            def read(variables, fixed, chosen):  # type: ignore[no-untyped-def]
-                images = jax.lax.with_sharding_constraint(
-                    self._feed.pick(fixed, chosen), parallel.over_devices(mesh)
-                )
-                found = self._step.targets({teacher: variables}, images)
-                return [leaf.astype(jnp.float16) for leaf in jax.tree.leaves(found)]
-
             begin = time.perf_counter()
-            everywhere = parallel.replicated(mesh)
-            lowered = jax.jit(read, out_shardings=everywhere).lower(*args)
-            self._compiled[teacher] = lowered.compile(backend.compiler_options())
+            everywhere = parallel.replicated(self._feed.mesh)
+            targets = jax.jit(self._targets_of(teacher), out_shardings=everywhere)
+            self._compiled[teacher] = targets.lower(*args).compile(
+                backend.compiler_options()
+            )
             self.compile_seconds += time.perf_counter() - begin
         return parallel.fetch(self._compiled[teacher](*args))
+
+    def _targets_of(self, teacher: str) -> Callable[..., list[jax.Array]]:
+        over_devices = parallel.over_devices(self._feed.mesh)
+
+        def targets(
+            variables: Variables, train_arrays: Any, example_inputs: Any
+        ) -> list[jax.Array]:
+            batch = self._feed.gather_examples(train_arrays, example_inputs)
+            images = jax.lax.with_sharding_constraint(batch.images, over_devices)
+            by_teacher = self._networks.targets({teacher: variables}, images)
+            return [leaf.astype(jnp.float16) for leaf in jax.tree.leaves(by_teacher)]
+
+        return targets

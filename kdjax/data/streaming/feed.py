@@ -1,14 +1,14 @@
 """Feeds a stage's programs from a data set that is read as it is used.
 
-The counterpart of `kdjax.data.device_feed`: every step is given its images by worker
-processes, which decode the next ones while the devices compute.
+Worker processes give every step its images, and decode the next ones while the devices
+compute. Data sets that fit on the devices are fed by `kdjax.data.device_feed`.
 """
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ _EVAL_BATCH = 256
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedFeed:
-    """Feeds the programs of one replica, step by step.
+    """A `Feed` of one replica from a streamed data set, step by step.
 
     Attributes:
         data: the data set.
         stream: which images come when.
         mesh: of the programs; its axis 'replica' is 1 long.
-        micro_batches: in a step.
+        micro_batches: into how many micro-batches a step's batch is cut.
     """
 
     data: Streamed
@@ -40,9 +40,9 @@ class StreamedFeed:
     mesh: Mesh
     micro_batches: int = 1
     max_steps_per_dispatch: ClassVar[int] = 1
-    """How many steps one call of a program can make: all that it is given is one's."""
+    """One: the dispatch inputs are the images of a single step."""
 
-    train_arrays: ClassVar[Any] = ()
+    train_arrays: ClassVar[tuple[()]] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -50,9 +50,10 @@ class StreamedFeed:
         return self.data.labels
 
     @property
-    def dispatch_specs(self) -> Any:
-        """The shapes of what `epoch` gives: images, labels and positions of a step."""
-        shape = 1, self.micro_batches, self.stream.batch_size // self.micro_batches
+    def dispatch_specs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shapes of a step's images, labels and positions, by micro-batch."""
+        micro_batch = self.stream.batch_size // self.micro_batches
+        shape = 1, self.micro_batches, micro_batch
         sharding = NamedSharding(self.mesh, P("replica", None, "data"))
         return tuple(
             jax.ShapeDtypeStruct((*shape, *rest), dtype, sharding=sharding)
@@ -65,15 +66,8 @@ class StreamedFeed:
 
     def epoch(
         self, seeds: Sequence[int], epoch: int, first: int, width: int
-    ) -> Generator[tuple[int, Any]]:
-        """Yields 1, and what the program is given for the next step.
-
-        Args:
-            seeds: the replica's, as the only one.
-            epoch: counted from 0.
-            first: the step within the epoch to begin with.
-            width: 1.
-        """
+    ) -> Generator[tuple[int, tuple[jax.Array, ...]]]:
+        """Yields 1, and the next step's images, labels and positions on the devices."""
         (seed,), count = seeds, jax.process_count()
         order = np.asarray(
             self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
@@ -109,42 +103,37 @@ class StreamedFeed:
                     ),
                 )
 
-    def draw(
+    def micro_batch(
         self,
-        train_arrays: Any,
-        dispatch_inputs: Any,
+        dispatch_inputs: tuple[jax.Array, ...],
         key: jax.Array,
         step: jax.Array,
-        part: jax.Array | int,
-        parts: int,
+        number: jax.Array | int,
+    ) -> tuple[jax.Array, ...]:
+        """Returns the micro-batch's images, uint8, labels and positions."""
+        del key, step
+        return tuple(array[number] for array in dispatch_inputs)
+
+    def example_inputs(
+        self, index: np.ndarray, seed: int, epoch: int
+    ) -> tuple[jax.Array, ...]:
+        """Returns images, labels and positions, read now, over all devices."""
+        batch = self.data.examples(index, seed, epoch)
+        arrays = batch.images, batch.labels, batch.index
+        return parallel.place(arrays, parallel.over_devices(self.mesh))
+
+    def gather_examples(
+        self, train_arrays: tuple[()], example_inputs: tuple[jax.Array, ...]
     ) -> Batch:
-        """Returns a part of a step's batch, inside the program."""
-        del train_arrays, key, step, parts
-        images, labels, index = (array[part] for array in dispatch_inputs)
-        return Batch(self._normalised(images), labels, index)
-
-    def _normalised(self, images: jax.Array) -> jax.Array:
-        stream = self.stream
-        return normalise(images, stream.mean, stream.std, stream.dtype)
-
-    def choose(self, index: np.ndarray, seed: int, epoch: int) -> Any:
-        """Returns the images of examples as they look in an epoch, on the devices.
-
-        Args:
-            index: `[batch]` positions in the training set.
-            seed: of the stream.
-            epoch: counted from 0.
-        """
-        images = self.data.examples(index, seed, epoch).images
-        return parallel.place(images, parallel.over_devices(self.mesh))
-
-    def pick(self, train_arrays: Any, chosen: Any) -> jax.Array:
-        """Returns the chosen images, inside a program."""
+        """Returns the images, normalised, with labels and positions."""
         del train_arrays
-        return self._normalised(chosen)
+        images, labels, index = example_inputs
+        stream = self.stream
+        images = normalise(images, stream.mean, stream.std, stream.dtype)
+        return Batch(images, labels, index)
 
     @property
-    def test_specs(self) -> Any:
+    def test_specs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shapes of what `test` yields."""
         devices = self.mesh.size
         batch = math.ceil(min(_EVAL_BATCH, self.data.test_size) / devices) * devices
@@ -158,7 +147,7 @@ class StreamedFeed:
             )
         )
 
-    def test(self) -> Iterator[Any]:
+    def test(self) -> Iterator[tuple[jax.Array, ...]]:
         """Yields images, labels and validity of test images, `[1, batch, ...]`."""
         tested = self.test_specs
         shard = jax.process_index(), jax.process_count()

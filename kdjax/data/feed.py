@@ -1,0 +1,101 @@
+"""What feeds a stage's compiled programs: the interface that both kinds of feed have.
+
+`DeviceFeed` gathers from a data set that lies on the devices; `StreamedFeed` passes on
+what worker processes have read and decoded. A program does not know which it has.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kdjax.data.stream import Batch, Stream
+
+
+class Feed(Protocol):
+    """Makes the training batches, the bank's examples and the test batches of a stage.
+
+    An example is made in one way: `gather_examples` turns example inputs into a batch,
+    inside a program. Example inputs come from `micro_batch`, inside the train program,
+    or from `example_inputs`, on the host.
+    """
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices of the programs."""
+
+    @property
+    def stream(self) -> Stream:
+        """Which images come when, and how they are varied."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Into how many micro-batches a step's batch is cut."""
+
+    @property
+    def max_steps_per_dispatch(self) -> int:
+        """How many steps one call of the train program may make."""
+
+    @property
+    def train_arrays(self) -> Any:
+        """What every call of a program is given: a tree of arrays, or of their shapes.
+
+        All replicas share it.
+        """
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The training labels, `[N]`."""
+
+    @property
+    def dispatch_specs(self) -> Any:
+        """Shapes and shardings of the dispatch inputs that `epoch` yields."""
+
+    def epoch(
+        self, seeds: Sequence[int], epoch: int, first: int, width: int
+    ) -> Generator[tuple[int, Any]]:
+        """Yields how many steps come next, and the dispatch inputs of these steps.
+
+        Args:
+            seeds: of the replicas that are trained side by side.
+            epoch: counted from 0.
+            first: the step within the epoch to begin with.
+            width: how many steps one call of the program may make.
+        """
+
+    def micro_batch(
+        self,
+        dispatch_inputs: Any,
+        key: jax.Array,
+        step: jax.Array,
+        number: jax.Array | int,
+    ) -> Any:
+        """Returns a micro-batch's example inputs, inside the program, for one replica.
+
+        Args:
+            dispatch_inputs: one replica's.
+            key: the replica's root key.
+            step: the step's number in the stage.
+            number: of the micro-batch.
+        """
+
+    def example_inputs(self, index: np.ndarray, seed: int, epoch: int) -> Any:
+        """Returns example inputs on the devices, for examples as an epoch has them.
+
+        Args:
+            index: `[batch]` positions in the training set.
+            seed: of the stream.
+            epoch: counted from 0.
+        """
+
+    def gather_examples(self, train_arrays: Any, example_inputs: Any) -> Batch:
+        """Returns the batch that example inputs describe, inside a program."""
+
+    @property
+    def test_specs(self) -> Any:
+        """Shapes and shardings of what `test` yields."""
+
+    def test(self) -> Iterator[Any]:
+        """Yields images, labels and validity of test images, `[count, batch, ...]`."""

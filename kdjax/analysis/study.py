@@ -98,16 +98,16 @@ class Study:
         replicas = self._replicas(names)
         predictions, pooled = {}, {}
         for name, seed in replicas:
-            found = evaluate(
+            predicted, features_of_all = evaluate(
                 stages[name].model,
                 self._store.network(name, seed),
                 self._dataset,
                 self._experiment.dtype,
             )
-            predictions[name, seed] = found[0]
+            predictions[name, seed] = predicted
             if shown is not None and seed == 0 and name in names:
-                pooled[name] = found[1][shown]
-            accuracy = 100 * np.mean(found[0] == labels)
+                pooled[name] = features_of_all[shown]
+            accuracy = 100 * np.mean(predicted == labels)
             console.print(f"{name} seed {seed}  {accuracy:.2f} %", markup=False)
         self._report_overlaps(names, predictions)
         if shown is not None:
@@ -137,14 +137,14 @@ class Study:
         Its own teachers come first: where paths lead to several replicas of a stage,
         the shortest path counts.
         """
-        found: dict[str, int] = {}
+        guides: dict[str, int] = {}
         queue = [(name, seed)]
         for below, replica in queue:  # grows meanwhile
             for teacher in self._experiment.stages[below].teachers:
-                if teacher not in found:
-                    found[teacher] = self._store.replica_of(teacher, replica)
-                    queue.append((teacher, found[teacher]))
-        return found
+                if teacher not in guides:
+                    guides[teacher] = self._store.replica_of(teacher, replica)
+                    queue.append((teacher, guides[teacher]))
+        return guides
 
     def _parameters(self, name: str) -> int:
         dataset = self._dataset

@@ -49,7 +49,7 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
     table.add_column("seeds there", justify="right")
     table.add_column("to run", justify="right")
     for name, stage in stages.items():
-        found = sum(
+        finished = sum(
             store is not None and store.result(name, seed) is not None
             for seed in range(stage.seeds)
         )
@@ -64,8 +64,8 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
                 f"{sum(leaf.size for leaf in leaves):,}",
             ]
             if student:
-                row += [" ".join(taught), stage.epochs, found]
-                row.append(stage.seeds - found)
+                row += [" ".join(taught), stage.epochs, finished]
+                row.append(stage.seeds - finished)
             table.add_row(*map(str, row))
     console.print(table)
     with_bank, without = planned.passes(experiment), without_bank(experiment)

@@ -104,8 +104,8 @@ class Store:
     def folder(self, name: str, seed: int) -> Path:
         """Returns a replica's folder, which may bear the name of another config."""
         fingerprint = self.fingerprint(name, seed)
-        found = sorted(self._stages.glob(f"*-{fingerprint}"))
-        return found[0] if found else self._stages / f"{name}-{fingerprint}"
+        folders = sorted(self._stages.glob(f"*-{fingerprint}"))
+        return folders[0] if folders else self._stages / f"{name}-{fingerprint}"
 
     @contextlib.contextmanager
     def open(self, name: str, seed: int) -> Iterator[Path]:

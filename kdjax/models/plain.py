@@ -100,13 +100,13 @@ class Plain(nn.Module):
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns the last BatchNorm before a level's activation: path by feature."""
-        found: dict[str, tuple[str, ...]] = {}
+        norms: dict[str, tuple[str, ...]] = {}
         stage, conv = 1, 0
         for kind, _ in self.layers:
             conv, stage = conv + (kind == "C"), stage + (kind == "P")
             if kind == "C":
-                found[f"stage{stage}_pre"] = (f"bn{conv}",)
-        return found
+                norms[f"stage{stage}_pre"] = (f"bn{conv}",)
+        return norms
 
 
 def create(name: str, num_classes: int) -> Plain:

@@ -72,10 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed.precision == "float64":
             jax.config.update("jax_enable_x64", True)
         chosen = target.find(options.topology)
-        found = compiling.compile_stage(parsed, chosen, options.stage, options.replicas)
-        report.show(found)
+        compiled = compiling.compile_stage(
+            parsed, chosen, options.stage, options.replicas
+        )
+        report.show(compiled)
         if options.out:
-            write_json(options.out, {"config": options.config, **report.figures(found)})
+            write_json(
+                options.out, {"config": options.config, **report.figures(compiled)}
+            )
     except UserError as error:
         print(f"kdjax: {error}", file=sys.stderr)
         return 2

@@ -55,11 +55,11 @@ class BatchMaker:
         valid = np.zeros(len(index), bool)
         broken: list[tuple[str, str]] = []
         rows = np.flatnonzero(index >= 0)
-        found = self.examples.read(self.numbers[index[rows]])
-        for row, example in zip(rows, found, strict=True):
-            seen = self._fill(images[row], int(index[row]), example, broken)
-            if seen is not None:
-                labels[row], valid[row] = seen.label, True
+        examples = self.examples.read(self.numbers[index[rows]])
+        for row, example in zip(rows, examples, strict=True):
+            used = self._fill(images[row], int(index[row]), example, broken)
+            if used is not None:
+                labels[row], valid[row] = used.label, True
         third = valid if self.crop is None else index.astype(np.int32)
         return images, labels, third, tuple(broken)
 
@@ -67,10 +67,10 @@ class BatchMaker:
         self,
         image: np.ndarray,
         index: int,
-        found: Example | Exception,
+        example: Example | Exception,
         broken: list[tuple[str, str]],
     ) -> Example | None:
-        """Writes the view of an example into `image` and returns whose it is.
+        """Writes an example into `image` and returns the example that was used.
 
         A training example that cannot be read is replaced by the next in the set that
         can, cut as the first would have been: a function of the files alone.
@@ -78,19 +78,19 @@ class BatchMaker:
         position = index
         for _ in range(min(_PATIENCE, len(self.numbers))):
             try:
-                if isinstance(found, Exception):
-                    raise found
-                image[:] = self._view(found.content, index)
-                return found
+                if isinstance(example, Exception):
+                    raise example
+                image[:] = self._view(example.content, index)
+                return example
             except Exception as error:  # PIL raises many kinds for damaged files
-                name = "" if isinstance(found, Exception) else f" ({found.name})"
+                name = "" if isinstance(example, Exception) else f" ({example.name})"
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 record = f"{self.examples.split} record {self.numbers[position]}{name}"
                 broken.append((record, reason))
             if self.crop is None:
                 return None
             position = (position + 1) % len(self.numbers)
-            (found,) = self.examples.read(self.numbers[[position]])
+            (example,) = self.examples.read(self.numbers[[position]])
         prepared = self.examples.prepared
         what = "; ".join(map(": ".join, broken[-1:]))
         raise tfds_files.damaged(

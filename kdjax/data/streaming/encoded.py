@@ -68,7 +68,7 @@ class Encoded:
         keys = [int(number) for number in numbers]
         try:
             # In parallel, and all or none.
-            return [self._example(found) for found in self._source.__getitems__(keys)]
+            return [self._example(record) for record in self._source.__getitems__(keys)]
         except Exception:  # array_record and protobuf raise many kinds
             return [self._one(key) for key in keys]
 
@@ -97,9 +97,9 @@ class Encoded:
         labels = np.full(size, -1, np.int32)
         for start in range(0, size, _CHUNK):
             numbers = range(start, min(start + _CHUNK, size))
-            for number, found in zip(numbers, self.read(numbers), strict=True):
-                if isinstance(found, Example):
-                    labels[number] = found.label
+            for number, record in zip(numbers, self.read(numbers), strict=True):
+                if isinstance(record, Example):
+                    labels[number] = record.label
         with contextlib.suppress(OSError):  # the cache only saves time
             tfds_files.write_arrays(cached, {"labels": labels})
         return labels
@@ -129,10 +129,10 @@ class Encoded:
             return error
 
     @staticmethod
-    def _example(found: dict[str, Any]) -> Example:
-        name = found.get("file_name", b"?")
+    def _example(record: dict[str, Any]) -> Example:
+        name = record.get("file_name", b"?")
         name = name.decode() if isinstance(name, bytes) else str(name)
-        return Example(name, found["image"], int(found["label"]))
+        return Example(name, record["image"], int(record["label"]))
 
 
 def content_of(prepared: tfds_files.Prepared, splits: Sequence[str]) -> str:

@@ -65,14 +65,14 @@ def collectives(text: str, *, unknown: int = 1) -> list[Collective]:
         ValueError: groups that are written in an unknown way.
     """
     module = Module.parse(text)
-    found = []
+    collected = []
     for instruction, times, computation in module.instructions(unknown):
         # An asynchronous one's end moves nothing more.
         kind = instruction.kind.removesuffix("-start")
         if kind in KINDS:
             size = sum(array.bytes for array in module.read(computation, instruction))
-            found.append(Collective(kind, times, size, _groups(instruction.rest)))
-    return found
+            collected.append(Collective(kind, times, size, _groups(instruction.rest)))
+    return collected
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:

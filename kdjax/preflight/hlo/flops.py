@@ -41,14 +41,14 @@ def flops(text: str, *, unknown: int | None = None) -> int:
     """
     module = Module.parse(text)
     of = {
-        (name, instruction.name): found
+        (name, instruction.name): product
         for instruction, _, name in module.instructions()
-        if (found := _products(module, name, instruction))
+        if (product := _products(module, name, instruction))
     }
 
     def total(unknown: int) -> int:
         runs = module.runs(unknown)
-        return sum(runs[name] * found for (name, _), found in of.items())
+        return sum(runs[name] * product for (name, _), product in of.items())
 
     if unknown is None:
         if total(0) != total(1):
@@ -72,10 +72,10 @@ def _products(module: Module, computation: str, instruction: Instruction) -> int
     if kind == "convolution":
         return _convolution(operands[0], operands[1], result, rest)
     if kind == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
-        return _dot(result, operands[0], found[1] if found else "")
-    found = _TARGET.search(rest)
-    target = found[1] if found else ""
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
+        return _dot(result, operands[0], match[1] if match else "")
+    match = _TARGET.search(rest)
+    target = match[1] if match else ""
     if target in _CUDNN:
         lhs, rhs, out = (
             result if at is None else operands[at] for at in _CUDNN[target]

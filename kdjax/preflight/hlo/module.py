@@ -35,8 +35,8 @@ class Array:
     @property
     def bytes(self) -> int:
         """Without padding."""
-        found = _BITS.search(self.dtype)
-        bits = int(found[0]) if found else 8 if self.dtype == "pred" else 0
+        match = _BITS.search(self.dtype)
+        bits = int(match[0]) if match else 8 if self.dtype == "pred" else 0
         return math.ceil(math.prod(self.shape) * bits / 8)
 
 
@@ -69,18 +69,18 @@ class Instruction:
     @property
     def callees(self) -> list[str]:
         """Names of the computations that it calls."""
-        found = _CALLEE.findall(self.rest)
+        callees = _CALLEE.findall(self.rest)
         for listed in _LISTED.findall(self.rest):
-            found += [name.strip().lstrip("%") for name in listed.split(",")]
-        return found
+            callees += [name.strip().lstrip("%") for name in listed.split(",")]
+        return callees
 
     @property
     def trips(self) -> int | None:
         """How often it calls them; None: a loop that does not tell."""
         if self.kind != "while":
             return 1
-        found = _TRIPS.search(self.rest)
-        return int(found[1]) if found else None
+        match = _TRIPS.search(self.rest)
+        return int(match[1]) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Module:
                 current = computations[name] = {}
                 if line.startswith("ENTRY "):
                     entry = name
-            elif found := _LINE.match(line):
-                name, result, kind, rest = found.groups()
+            elif match := _LINE.match(line):
+                name, result, kind, rest = match.groups()
                 current[name] = Instruction(name, arrays(result), kind, rest)
         if entry is None:
             raise ValueError("no ENTRY computation: is this the text of a module?")
@@ -172,9 +172,9 @@ class Module:
 
 def arrays(text: str) -> tuple[Array, ...]:
     """Returns the arrays of a type, such as '(f32[2,3]{1,0}, pred[])'."""
-    found = []
+    arrays = []
     for dtype, shape, layout in _ARRAY.findall(text):
         space = _SPACE.search(layout)
         sizes = tuple(int(size.strip(" <=")) for size in shape.split(",") if size)
-        found.append(Array(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        arrays.append(Array(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(arrays)

@@ -50,15 +50,15 @@ def traffic(text: str, *, unknown: int = 1) -> int:
 
 def _kernels(module: Module) -> set[str]:
     """Returns the computations whose instructions are kernels."""
-    found, waiting = set(), [module.entry]
+    reached, waiting = set(), [module.entry]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             for instruction in module.computations[name].values():
                 if instruction.kind in _CALLS or instruction.kind in _ASYNC:
                     waiting += instruction.callees
-    return found
+    return reached
 
 
 def _moved(module: Module, computation: str, instruction: Instruction) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 from absl import flags
 
 from kdjax.experiment.flags import parse_flags
-from kdjax.runtime.errors import UserError, one_line
-from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.runtime import command
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt
 
 _RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
 _USAGE = f"""\
@@ -69,15 +70,15 @@ class Sweep:
         """
         config = f"--config={self.line(params)}"
         argv = ["kdjax", config, *self.overrides, f"--workdir={self.workdir}"]
-        command = parse_flags(argv)
-        if command is None or command.stages or command.dry_run:
+        options = parse_flags(argv)
+        if options is None or options.stages or options.dry_run:
             raise UserError("a sweep takes no --stages and no --dry-run; see --help")
-        data = command.config["data"]
+        data = options.config["data"]
         if data.get("validation"):
             raise UserError("data.validation is what --validation sets; see --help")
         # The size of the test set is none for the images in its place.
         changes = {"validation": self.validation, "test_size": None}
-        return {**command.config, "data": {**data, **changes}}
+        return {**options.config, "data": {**data, **changes}}
 
     def command(self, params: Mapping[str, float]) -> str:
         """Returns the command that trains with parameters on all training images."""
@@ -182,7 +183,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     """Runs trials until so many are finished, and prints the best setting.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can correct.
         Interrupted: after a signal.
     """
     try:
@@ -223,27 +224,20 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sweep and returns the exit code."""
-    try:
-        parsed = parse(sys.argv if argv is None else argv)
-        if parsed is None:
-            print(_USAGE)
-            return 0
-        from kdjax.runtime import backend
+    return command.run(lambda: _main(sys.argv if argv is None else argv))
 
-        signals = Interrupt()
-        signals.install()
-        backend.use_compilation_cache()
-        search(*parsed, signals)
-    except Interrupted as interruption:
-        print(f"kdjax: {interruption}", file=sys.stderr)
-        return interruption.exit_code
-    except Exception as error:
-        line = one_line(error)
-        if line is None:
-            raise
-        print(f"kdjax: {line}", file=sys.stderr)
-        return 2
-    return 0
+
+def _main(argv: Sequence[str]) -> None:
+    parsed = parse(argv)
+    if parsed is None:
+        print(_USAGE)
+        return
+    from kdjax.runtime import backend
+
+    interrupt = Interrupt()
+    interrupt.install()
+    backend.use_compilation_cache()
+    search(*parsed, interrupt)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,11 @@ ARGUMENTS: builders.Arguments = {
 
 
 def setting(variant: str, values: builders.Values) -> builders.Setting:
-    """Returns a variant's setting, with what the arguments change."""
+    """Returns a variant's setting, with what the arguments change.
+
+    Raises:
+        UserError: an unknown value.
+    """
     chosen = SETTINGS[variant][1]
     models = chains.networks(values.get("path", SETTINGS[variant][0]))
     recipe, normalise = chosen.recipe, chosen.normalise

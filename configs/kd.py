@@ -67,7 +67,11 @@ _REVIEW_WEIGHT = {
 
 
 def setting(dataset: str) -> builders.Setting:
-    """Returns the benchmark's recipe and augmentation for a data set."""
+    """Returns the benchmark's recipe and augmentation for a data set.
+
+    Raises:
+        UserError: none of `DATASETS`.
+    """
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
     crop = 1 if dataset == "digits" else 4
@@ -105,6 +109,9 @@ def hyper(
         epochs: of the stage.
         steps: of an epoch.
         dataset: its name.
+
+    Raises:
+        UserError: an unknown method or model.
     """
     beta = common.attention_weight(dataset)
     pair = teachers[0], student
@@ -160,6 +167,9 @@ def stage(
         epochs: of the stage.
         steps: of an epoch.
         dataset: its name.
+
+    Raises:
+        UserError: an unknown method or model.
     """
     networks = tuple(teachers.values()) or (student,)
     options = hyper(method, networks, student, epochs, steps, dataset)

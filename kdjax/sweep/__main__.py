@@ -87,7 +87,7 @@ class Sweep:
         return shlex.join(("python", "-m", "kdjax.main", *config, *folder))
 
     def identity(self) -> dict[str, Any]:
-        """Returns what must be the same for a study to go on."""
+        """Returns what must be the same for a study to continue."""
         ranges = (f"{name}={a:g}:{b:g}" for name, (a, b) in self.ranges.items())
         return {
             "config": shlex.join((self.line({}), *self.overrides)),
@@ -174,9 +174,10 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     folder = Path(values.workdir).expanduser()
     sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
     data = parse_config(sweep.config({})).data
-    held = values.validation or sources.SOURCES[data["name"]].train_size // 10
+    validation = values.validation or sources.SOURCES[data["name"]].train_size // 10
     ranges = open_ranges(sweep, values.search)
-    return dataclasses.replace(sweep, validation=held, ranges=ranges), values.trials
+    sweep = dataclasses.replace(sweep, validation=validation, ranges=ranges)
+    return sweep, values.trials
 
 
 def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
@@ -213,7 +214,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
                 stages = run.run()["stages"]
             except trials.PRUNED as reason:
                 trials.tell(trial, reason)
-                # What the student would have read on.
+                # Teachers' outputs that the student has not read, and will not.
                 shutil.rmtree(sweep.workdir / "bank", ignore_errors=True)
             else:
                 trials.tell(trial, stages[student.name]["test_accuracy"]["median"])

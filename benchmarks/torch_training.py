@@ -24,6 +24,7 @@ from benchmarks.torch_steps import LAYOUTS, TorchStep, device
 from configs import common, dgkd
 from kdjax.data import sources
 from kdjax.data.sources import Split
+from kdjax.experiment import chains
 
 _WORKERS = 2
 _EVAL_BATCH = 256
@@ -153,7 +154,7 @@ def chain(options: argparse.Namespace) -> dict[str, Any]:
     )
     stages: dict[str, Any] = {}
     done: dict[str, nn.Module] = {}
-    for model in dgkd.networks(options.path):
+    for model in chains.networks(options.path):
         case = Case(
             "dgkd" if done else "supervised",
             model,

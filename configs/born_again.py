@@ -16,24 +16,25 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, kd
+from configs import kd
+from kdjax.experiment import builders
 from kdjax.runtime.errors import UserError
 
-ARGUMENTS = {**common.SHRINK, "dataset": str, "model": str, "generations": int}
+ARGUMENTS = {**builders.SHRINK, "dataset": str, "model": str, "generations": int}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config of some generations, changed by the arguments."""
-    _, values = common.parse_arg(arg, ("",), ARGUMENTS)
-    model = common.network(values.get("model", "resnet20"))
+    _, values = builders.parse_arg(arg, ("",), ARGUMENTS)
+    model = builders.network(values.get("model", "resnet20"))
     generations = values.get("generations", 3)
     if generations < 2:
         raise UserError(f"generations={generations}: a teacher and a student at least")
     hyper: dict[str, Any] = {"form": "added", "alpha": 1.0, "temperature": 1.0}
-    stages = {"generation0": common.stage(model)}
-    for copy in range(1, generations):
-        before = (f"generation{copy - 1}",)
-        taught = common.stage(model, "kd", before, kd=hyper)
-        stages[f"generation{copy}"] = taught | {"copy": copy}
+    stages = {"generation0": builders.stage(model)}
+    for number in range(1, generations):
+        before = (f"generation{number - 1}",)
+        taught = builders.stage(model, "kd", before, kd=hyper)
+        stages[f"generation{number}"] = taught | {"copy": number}
     setting = kd.setting(values.get("dataset", "cifar100"))
-    return common.experiment(setting, values, stages)
+    return builders.experiment(setting, values, stages)

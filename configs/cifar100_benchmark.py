@@ -32,11 +32,11 @@ quotes the benchmark:
 Hardware: a GPU or TPU. Arguments shrink it as in `configs/kd.py`.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from configs import common, dgkd, kd
+from configs import dgkd, kd
+from kdjax.experiment import builders, chains
+from kdjax.experiment.builders import StageConfig
 from kdjax.methods import METHODS
 from kdjax.runtime.errors import unknown
 
@@ -76,7 +76,7 @@ PAIRS = {
 }
 """Teacher and student by variant."""
 
-ARGUMENTS = {**common.SHRINK, "methods": str}
+ARGUMENTS = {**builders.SHRINK, "methods": str}
 
 
 def _name(*words: str) -> str:
@@ -84,9 +84,9 @@ def _name(*words: str) -> str:
     return "-".join(words).replace(".", "_")
 
 
-def _chain(teacher: str, student: str, method: str) -> dict[str, dict[str, Any]]:
+def _chain(teacher: str, student: str, method: str) -> dict[str, StageConfig]:
     """Returns a chain's stages but the teacher; assistants that learn alike are one."""
-    models = dgkd.networks(dgkd.SETTINGS[_PATHS[teacher, student]][0])
+    models = chains.networks(dgkd.SETTINGS[_PATHS[teacher, student]][0])
 
     def name(path: tuple[str, ...], last: bool) -> str:
         if len(path) == 1:
@@ -94,23 +94,23 @@ def _chain(teacher: str, student: str, method: str) -> dict[str, dict[str, Any]]
         taught = method if last or method != "dgkd_stochastic" else "dgkd"
         return _name(taught, *path) if len(path) > 2 else _name("dgkd-kd", *path)
 
-    return dgkd.chain(models, method, dgkd.Teaching.of({}), 0.75, name)
+    return chains.chain(models, method, dgkd.teaching({}), 0.75, name)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config of some pairs and methods, changed by the arguments."""
-    variant, values = common.parse_arg(arg, tuple(PAIRS), ARGUMENTS)
+    variant, values = builders.parse_arg(arg, tuple(PAIRS), ARGUMENTS)
     known = (*METHODS, *_CHAINS)
     methods = TABLE8 if variant == "table8" else (*TABLE8, *_FURTHER)
     if "methods" in values:
         methods = tuple(values["methods"].split("/"))
     setting = kd.setting("cifar100")
     epochs = values.get("epochs", setting.recipe.epochs)
-    steps = kd.steps_per_epoch(setting, values)
-    stages: dict[str, dict[str, Any]] = {}
+    steps = builders.steps_per_epoch(setting, values)
+    stages: dict[str, StageConfig] = {}
     for teacher, student in PAIRS[variant]:
         frozen = {_name(teacher): teacher}
-        stages |= {_name(teacher): common.stage(teacher)}
+        stages |= {_name(teacher): builders.stage(teacher)}
         stages |= {_name(student): kd.stage("supervised", {}, student, epochs, steps)}
         for method in methods:
             if method not in known and "+" not in method:
@@ -120,4 +120,4 @@ def get_config(arg: str = "") -> ConfigDict:
                 stages[_name(method, teacher, student)] = made
             elif (teacher, student) in _PATHS:
                 stages |= _chain(teacher, student, method)
-    return common.experiment(setting, values, stages)
+    return builders.experiment(setting, values, stages)

@@ -19,9 +19,9 @@ Variants, with the paper's accuracies (%, medians of 5 runs) of student and teac
 
 Every variant takes epochs, batch_size, train_size, test_size and seeds as arguments,
 as in `:cifar10,epochs=3,train_size=10000,seeds=1`; milestones scale with the epochs,
-subsets are stratified and fixed. `scratch=replay` reads what the expert said while it
-learned instead of training the scratch teacher, which would retrace it: the same
-student at the price of KD. What the paper leaves open, and the recipes, are in
+subsets are stratified and fixed. `scratch=replay` reads the logits that the expert had
+while it learned instead of training the scratch teacher, which would retrace it: the
+same student at the price of KD. What the paper leaves open, and the recipes, are in
 `configs/common.py`.
 
 Hardware: digits takes a minute or two on two CPU cores; the others are for a GPU or TPU
@@ -31,23 +31,24 @@ Hardware: digits takes a minute or two on two CPU cores; the others are for a GP
 from ml_collections import ConfigDict
 
 from configs import common
+from kdjax.experiment import builders
 from kdjax.runtime.errors import unknown
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config for a variant, shrunk by the argument."""
-    known = {**common.SHRINK, "scratch": str}
-    variant, shrink = common.parse_arg(arg, tuple(common.SETTINGS), known)
-    scratch = shrink.get("scratch", "joint")
+    known = {**builders.SHRINK, "scratch": str}
+    variant, values = builders.parse_arg(arg, tuple(common.SETTINGS), known)
+    scratch = values.get("scratch", "joint")
     if scratch not in ("joint", "replay"):
         raise unknown("scratch", scratch, ("joint", "replay"))
     setting = common.SETTINGS[variant]
-    return common.experiment(
+    return builders.experiment(
         setting,
-        shrink,
+        values,
         {
-            "expert": common.stage(setting.teacher),
-            "student": common.stage(
+            "expert": builders.stage(setting.teacher),
+            "student": builders.stage(
                 setting.student,
                 "ctkd",
                 ("expert",),

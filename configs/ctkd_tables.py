@@ -31,11 +31,11 @@ Hardware: a GPU or TPU, but for digits (six and a half minutes on two CPU cores)
 Arguments shrink it as in `configs/ctkd.py`.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import common
+from kdjax.experiment import builders
+from kdjax.experiment.builders import StageConfig
 
 _COMPARED = ("baseline", "kd", "at", "rlkd", "ctkd")
 _COMBINED = ("rlkd_kd", "scratch_only")
@@ -54,8 +54,8 @@ TABLES = {
 
 
 def _stages(
-    setting: common.Setting, rows: tuple[str, ...], suffix: str
-) -> dict[str, dict[str, Any]]:
+    setting: common.Pair, rows: tuple[str, ...], suffix: str
+) -> dict[str, StageConfig]:
     """Returns the expert and the given rows; the suffix ends every stage's name."""
     student, teacher = setting.student, setting.teacher
     expert = (f"expert{suffix}",)
@@ -64,26 +64,26 @@ def _stages(
     ctkd = {**rocket, "beta": setting.beta}
     weights = {**rocket, "beta": 0.0, "inherit": True}
     stages = {
-        "expert": common.stage(teacher),
-        "baseline": common.stage(student),
-        "kd": common.stage(student, "kd", expert),
-        "at": common.stage(student, "at", expert, at={"beta": setting.beta}),
-        "rlkd": common.stage(student, "rocket", rocket=rocket),
-        "scratch_only": common.stage(student, "rocket", rocket=free),
-        "rlkd_kd": common.stage(student, "rocket+kd", expert, rocket=rocket),
-        "ctkd": common.stage(student, "ctkd", expert, ctkd=ctkd),
-        "fitnet": common.stage(student, "rocket+fitnet", expert, rocket=free),
-        "weights": common.stage(student, "ctkd", expert, ctkd=weights),
+        "expert": builders.stage(teacher),
+        "baseline": builders.stage(student),
+        "kd": builders.stage(student, "kd", expert),
+        "at": builders.stage(student, "at", expert, at={"beta": setting.beta}),
+        "rlkd": builders.stage(student, "rocket", rocket=rocket),
+        "scratch_only": builders.stage(student, "rocket", rocket=free),
+        "rlkd_kd": builders.stage(student, "rocket+kd", expert, rocket=rocket),
+        "ctkd": builders.stage(student, "ctkd", expert, ctkd=ctkd),
+        "fitnet": builders.stage(student, "rocket+fitnet", expert, rocket=free),
+        "weights": builders.stage(student, "ctkd", expert, ctkd=weights),
     }
     return {f"{row}{suffix}": stages[row] for row in ("expert", *rows)}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config of a table, shrunk by the argument."""
-    table, shrink = common.parse_arg(arg, tuple(TABLES))
+    table, values = builders.parse_arg(arg, tuple(TABLES))
     names, rows = TABLES[table]
-    stages: dict[str, dict[str, Any]] = {}
+    stages: dict[str, StageConfig] = {}
     for name in names:
         suffix = "-w2" if name.endswith("-w2") else ""
         stages |= _stages(common.SETTINGS[name], rows, suffix)
-    return common.experiment(common.SETTINGS[names[0]], shrink, stages)
+    return builders.experiment(common.SETTINGS[names[0]], values, stages)

@@ -40,26 +40,23 @@ Hardware: digits takes some minutes on two CPU cores; the others are for a GPU o
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, kd
-from kdjax import methods
+from configs import kd
 from kdjax.data.augment import Augment
 from kdjax.data.streaming.crop import Crop
-from kdjax.methods.dgkd import DGKD
-from kdjax.runtime.errors import UserError, unknown
+from kdjax.experiment import builders, chains
+from kdjax.methods import METHODS
+from kdjax.runtime.errors import unknown
 from kdjax.train.recipe import Recipe
-
-METHODS = ("dgkd", "dgkd_stochastic", "takd", "kd", "supervised")
 
 _STEPPED = Recipe(
     epochs=160,
     nesterov=True,
     weight_decay=1e-4,
-    milestones=common.after(80, 120, of=160),
+    milestones=builders.after(80, 120, of=160),
     decay_factor=0.1,
 )
 # Constant. The paper's text gives 0.1 for all networks, the released code 0.01 for
@@ -71,7 +68,7 @@ _RESNETS: dict[str, Any] = {"recipe": _STEPPED, "augment": _CROP_AND_FLIP}
 SETTINGS = {
     "cifar100-plain": (
         "plain-10/plain-8/plain-6/plain-4/plain-2",
-        common.Setting(
+        builders.Setting(
             dataset="cifar100",
             recipe=_CONSTANT,
             augment=_CROP_AND_FLIP,
@@ -80,24 +77,24 @@ SETTINGS = {
     ),
     "cifar10-resnet": (
         "resnet-26/resnet-20/resnet-14/resnet-8",
-        common.Setting(dataset="cifar10", **_RESNETS),
+        builders.Setting(dataset="cifar10", **_RESNETS),
     ),
     "cifar100-wrn": (
         "wrn-40-2/wrn-34-2/wrn-28-2/wrn-22-2/wrn-16-2",
-        common.Setting(dataset="cifar100", **_RESNETS),
+        builders.Setting(dataset="cifar100", **_RESNETS),
     ),
     "cifar100-resnet": (
         "resnet-56/resnet-44/resnet-32/resnet-20",
-        common.Setting(dataset="cifar100", **_RESNETS),
+        builders.Setting(dataset="cifar100", **_RESNETS),
     ),
     "cifar100-vgg": (
         "vgg-13/vgg-11/vgg-8",
-        common.Setting(dataset="cifar100", **_RESNETS),
+        builders.Setting(dataset="cifar100", **_RESNETS),
     ),
     "imagenet": (
         "imagenet_resnet-34/imagenet_resnet-26/imagenet_resnet-18",
         # The paper says nothing else of it than of the others. Chosen: the batch.
-        common.Setting(
+        builders.Setting(
             dataset="imagenet",
             recipe=dataclasses.replace(_STEPPED, batch_size=256),
             augment=Crop(),
@@ -106,7 +103,7 @@ SETTINGS = {
     ),
     "digits": (
         "resnet-26/resnet-20/resnet-14/resnet-8",
-        common.Setting(
+        builders.Setting(
             dataset="digits",
             recipe=dataclasses.replace(_STEPPED, epochs=12, batch_size=64),
             augment=Augment(crop=1, padding="zero"),
@@ -116,8 +113,8 @@ SETTINGS = {
 }
 """Path and setting by variant."""
 
-ARGUMENTS: dict[str, Callable[[str], Any]] = {
-    **common.SHRINK,
+ARGUMENTS: builders.Arguments = {
+    **builders.SHRINK,
     "path": str,
     "method": str,
     "survival": float,
@@ -133,32 +130,14 @@ ARGUMENTS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def networks(path: str) -> tuple[str, ...]:
-    """Returns the models of a path like 'plain10/plain6/plain2'.
+def setting(variant: str, values: builders.Values) -> builders.Setting:
+    """Returns a variant's setting, with what the arguments change.
 
     Raises:
-        UserError: fewer than two, or one twice.
+        UserError: an unknown value.
     """
-    models = tuple(common.network(word) for word in path.split("/"))
-    if len(models) < 2:
-        raise UserError(f"path {path!r}: a teacher and a student at the least")
-    for model in models:
-        if models.count(model) > 1:
-            raise UserError(
-                f"path {path!r}: {model} comes twice and would teach itself"
-            )
-    return models
-
-
-def size(model: str) -> str:
-    """Returns a model's name without its family: 10, or 40x2 for wrn-40-2."""
-    return "x".join(model.split("-")[1:])
-
-
-def setting(variant: str, values: dict[str, Any]) -> common.Setting:
-    """Returns a variant's setting, with what the arguments change."""
     chosen = SETTINGS[variant][1]
-    models = networks(values.get("path", SETTINGS[variant][0]))
+    models = chains.networks(values.get("path", SETTINGS[variant][0]))
     recipe, normalise = chosen.recipe, chosen.normalise
     if "path" in values and chosen.dataset != "digits":
         plain = all(model.startswith("plain-") for model in models)
@@ -174,122 +153,43 @@ def setting(variant: str, values: dict[str, Any]) -> common.Setting:
     return dataclasses.replace(chosen, recipe=recipe, normalise=normalise)
 
 
-@dataclasses.dataclass(frozen=True)
-class Teaching:
-    """The hyper-parameters of teaching; see the arguments above."""
-
-    alpha: float
-    temperature: float
-    variant: dict[str, Any]
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "Teaching":
-        """Returns those of a config's arguments."""
-        variant = {
-            key: values[key]
-            for key in ("mask", "kl_reduction", "count_guides", "drop")
-            if key in values
-        }
-        if "count_guides" in variant:
-            variant["count_guides"] = bool(variant["count_guides"])
-        return cls(values.get("lambda", 0.7), values.get("temperature", 5.0), variant)
-
-    def stage(
-        self, model: str, guides: tuple[str, ...], survival: float | None = None
-    ) -> dict[str, Any]:
-        """Returns a stage that is taught by guides; none means labels alone."""
-        if not guides:
-            return common.stage(model)
-        hyper: dict[str, Any] = {"alpha": self.alpha, "temperature": self.temperature}
-        dense = {**hyper, **self.variant}
-        if survival is None:
-            # Guides are dropped while the last student learns, and only then.
-            dense |= {"drop": DGKD.drop, "mask": DGKD.mask}
-        elif "drop" not in self.variant:
-            dense["survival"] = survival
-        # With one guide Eq. 7 is KD, and all methods share the stage.
-        if len(guides) == 1 and DGKD(**dense) == DGKD(**hyper):
-            return common.stage(model, "kd", guides, kd=hyper)
-        return common.stage(model, "dgkd", guides, dgkd=dense)
-
-
-def chain(
-    models: tuple[str, ...],
-    method: str,
-    teaching: Teaching,
-    survival: float,
-    name: Callable[[tuple[str, ...], bool], str],
-) -> dict[str, dict[str, Any]]:
-    """Returns the stages of one path taught by one method.
-
-    Args:
-        models: from the teacher to the student.
-        method: one of `METHODS`.
-        teaching: hyper-parameters.
-        survival: of the guides in 'dgkd_stochastic'.
-        name: the stage's name, from the models up to it, and whether it is the last.
-    """
-    if method == "supervised":
-        models = models[-1:]
-    elif method == "kd":
-        models = (models[0], models[-1])
-    stages: dict[str, dict[str, Any]] = {}
-    for k, model in enumerate(models):
-        last = k == len(models) - 1
-        guides = tuple(stages)
-        if method == "takd":
-            guides = guides[-1:]
-        stochastic = survival if last and method == "dgkd_stochastic" else None
-        stages[name(models[: k + 1], last)] = teaching.stage(model, guides, stochastic)
-    return stages
-
-
-def relay(
-    models: tuple[str, ...],
-    method: str,
-    epochs: int,
-    steps: int,
-    dataset: str,
-    name: Callable[[tuple[str, ...], bool], str],
-) -> dict[str, dict[str, Any]]:
-    """Returns the stages of one path on which each network teaches the next one.
-
-    Args:
-        models: from the teacher to the student.
-        method: of `configs/kd.py`.
-        epochs: of every stage.
-        steps: of an epoch.
-        dataset: its name.
-        name: as of `chain`.
-    """
-    stages = {name(models[:1], False): common.stage(models[0])}
-    for k, model in enumerate(models[1:], start=1):
-        before = {tuple(stages)[-1]: models[k - 1]}
-        made = kd.stage(method, before, model, epochs, steps, dataset)
-        stages[name(models[: k + 1], k == len(models) - 1)] = made
-    return stages
+def teaching(values: builders.Values) -> chains.Teaching:
+    """Returns how guides teach: the released code's weights, or what is asked for."""
+    options = {
+        key: values[key]
+        for key in ("mask", "kl_reduction", "count_guides", "drop")
+        if key in values
+    }
+    if "count_guides" in options:
+        options["count_guides"] = bool(options["count_guides"])
+    alpha, temperature = values.get("lambda", 0.7), values.get("temperature", 5.0)
+    return chains.Teaching(alpha, temperature, options)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config for a variant, changed by the arguments."""
-    variant, values = common.parse_arg(arg, tuple(SETTINGS), ARGUMENTS)
-    models = networks(values.get("path", SETTINGS[variant][0]))
+    variant, values = builders.parse_arg(arg, tuple(SETTINGS), ARGUMENTS)
+    models = chains.networks(values.get("path", SETTINGS[variant][0]))
 
     def name(path: tuple[str, ...], last: bool) -> str:
         letter = "S" if last else "A" if len(path) > 1 else "T"
-        return letter + size(path[-1])
+        return letter + chains.size(path[-1])
 
     chosen, method = setting(variant, values), values.get("method", "dgkd")
-    if method in METHODS:
+    if method in chains.CHAINS:
         survival = values.get("survival", 0.75)
-        stages = chain(models, method, Teaching.of(values), survival, name)
-    elif all(part in methods.METHODS for part in method.split("+")):
+        stages = chains.chain(models, method, teaching(values), survival, name)
+    elif all(part in METHODS for part in method.split("+")):
         epochs = values.get("epochs", chosen.recipe.epochs)
-        steps = kd.steps_per_epoch(chosen, values)
-        stages = relay(models, method, epochs, steps, chosen.dataset, name)
+        steps = builders.steps_per_epoch(chosen, values)
+
+        def taught(teacher: dict[str, str], student: str) -> builders.StageConfig:
+            return kd.stage(method, teacher, student, epochs, steps, chosen.dataset)
+
+        stages = chains.relay(models, taught, name)
     else:
-        raise unknown("method", method, (*METHODS, *methods.METHODS))
+        raise unknown("method", method, (*chains.CHAINS, *METHODS))
     if "chain_seeds" in values:
         for stage in list(stages.values())[:-1]:
             stage["seeds"] = values["chain_seeds"]
-    return common.experiment(chosen, values, stages)
+    return builders.experiment(chosen, values, stages)

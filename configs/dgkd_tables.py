@@ -45,11 +45,12 @@ Hardware: a GPU or TPU, but for digits.
 
 import dataclasses
 import itertools
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, dgkd, kd
+from configs import dgkd, kd
+from kdjax.experiment import builders, chains
+from kdjax.experiment.builders import StageConfig
 
 
 def _plain(sizes: str) -> str:
@@ -138,29 +139,29 @@ ARGUMENTS = {
 
 def _name(method: str, path: tuple[str, ...], student: str) -> str:
     if len(path) == 1:
-        return f"{'S' if path[0] == student else 'T'}{dgkd.size(path[0])}"
-    return "-".join(("kd" if len(path) == 2 else method, *map(dgkd.size, path)))
+        return f"{'S' if path[0] == student else 'T'}{chains.size(path[0])}"
+    return "-".join(("kd" if len(path) == 2 else method, *map(chains.size, path)))
 
 
 def _ensembles(
-    teacher: str, student: str, teaching: dgkd.Teaching, form: str
-) -> dict[str, dict[str, Any]]:
+    teacher: str, student: str, teaching: chains.Teaching, form: str
+) -> dict[str, StageConfig]:
     """Returns the students of Table 4's two ensembles, and the ensembles."""
     options = {
         "alpha": teaching.alpha,
         "temperature": teaching.temperature,
         "form": form,
     }
-    large = dgkd.size(teacher)
-    equal = {f"T{large}": common.stage(teacher)}
-    for copy in (1, 2, 3):  # of different seeds
-        equal[f"T{large}-copy{copy}"] = common.stage(teacher) | {"copy": copy}
+    large = chains.size(teacher)
+    equal = {f"T{large}": builders.stage(teacher)}
+    for index in (1, 2, 3):  # of different seeds
+        equal[f"T{large}-copy{index}"] = builders.stage(teacher) | {"copy": index}
     falling = {
-        f"T{dgkd.size(model)}": common.stage(model)
+        f"T{chains.size(model)}": builders.stage(model)
         for model in (teacher, "plain-8", "plain-6", "plain-4")
     }
     taught = {
-        f"ensemble-{name}": common.stage(
+        f"ensemble-{name}": builders.stage(
             student, "ensemble", tuple(teachers), ensemble=options
         )
         for name, teachers in (("equal", equal), ("falling", falling))
@@ -170,15 +171,15 @@ def _ensembles(
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config of a table or figure, changed by the arguments."""
-    chosen, values = common.parse_arg(arg, tuple(TABLES), ARGUMENTS)
-    table, teaching = TABLES[chosen], dgkd.Teaching.of(values)
-    stages: dict[str, dict[str, Any]] = {}
+    chosen, values = builders.parse_arg(arg, tuple(TABLES), ARGUMENTS)
+    table, teaching = TABLES[chosen], dgkd.teaching(values)
+    stages: dict[str, StageConfig] = {}
     own = dgkd.SETTINGS[table.variant][0]
     setting = dgkd.setting(table.variant, values)
     epochs = values.get("epochs", setting.recipe.epochs)
-    steps = kd.steps_per_epoch(setting, values)
+    steps = builders.steps_per_epoch(setting, values)
     for path in table.paths or (own,):
-        models = dgkd.networks(path)
+        models = chains.networks(path)
         teacher, student = models[0], models[-1]
         for method in table.methods:
             stochastic = method == "dgkd_stochastic"
@@ -197,10 +198,10 @@ def get_config(arg: str = "") -> ConfigDict:
                         taught = f"stochastic{100 * survival:g}" if last else "dgkd"
                     return _name(taught, prefix, student)
 
-                stages |= dgkd.chain(models, method, teaching, survival, name)
+                stages |= chains.chain(models, method, teaching, survival, name)
         frozen = {_name("", models[:1], student): teacher}
         for method in table.others:
-            taught = "-".join((method, dgkd.size(teacher), dgkd.size(student)))
+            taught = "-".join((method, chains.size(teacher), chains.size(student)))
             stages[taught] = kd.stage(method, frozen, student, epochs, steps)
     if table.ensembles:
         form = values.get("ensemble", "mean")
@@ -209,4 +210,4 @@ def get_config(arg: str = "") -> ConfigDict:
         for stage in stages.values():
             if stage["model"] != student:
                 stage["seeds"] = values["chain_seeds"]
-    return common.experiment(setting, values, stages)
+    return builders.experiment(setting, values, stages)

@@ -28,29 +28,23 @@ epochs. On digits the attention terms have a sixteenth of their weight, as in
 Hardware: a GPU or TPU, but for digits.
 """
 
-import dataclasses
-import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import common
-from kdjax import models
 from kdjax.data.augment import Augment
-from kdjax.data.sources import SOURCES
+from kdjax.experiment import builders
+from kdjax.experiment.builders import StageConfig
 from kdjax.methods import METHODS
-from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.train.recipe import Recipe
 
 EPOCHS = 240
 DATASETS = ("cifar100", "cifar10", "svhn", "tiny_imagenet", "digits")
 ARGUMENTS = {
-    **common.SHRINK,
+    **builders.SHRINK,
     "teacher": str,
     "teacher_epochs": int,
     "student": str,
@@ -72,18 +66,22 @@ _REVIEW_WEIGHT = {
 """ReviewKD's script; elsewhere 5."""
 
 
-def setting(dataset: str) -> common.Setting:
-    """Returns the benchmark's recipe and augmentation for a data set."""
+def setting(dataset: str) -> builders.Setting:
+    """Returns the benchmark's recipe and augmentation for a data set.
+
+    Raises:
+        UserError: none of `DATASETS`.
+    """
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS)
     crop = 1 if dataset == "digits" else 4
-    return common.Setting(
+    return builders.Setting(
         dataset=dataset,
         recipe=Recipe(
             epochs=EPOCHS,
             batch_size=64,
             learning_rate=0.05,
-            milestones=common.after(150, 180, 210, of=EPOCHS),
+            milestones=builders.after(150, 180, 210, of=EPOCHS),
             decay_factor=0.1,
         ),
         augment=Augment(
@@ -91,51 +89,6 @@ def setting(dataset: str) -> common.Setting:
         ),
         seeds=1 if dataset == "digits" else 5,
     )
-
-
-def steps_per_epoch(chosen: common.Setting, values: Mapping[str, Any]) -> int:
-    """Returns the steps of an epoch, from a setting and a config's arguments."""
-    size = values.get("train_size", SOURCES[chosen.dataset].train_size)
-    return max(1, size // values.get("batch_size", chosen.recipe.batch_size))
-
-
-@functools.cache
-def levels(model: str) -> int:
-    """Returns how many levels a network's features have."""
-    side = 224 if model.startswith("imagenet") else 32
-    module = models.create(model, 10)
-
-    def start() -> Any:
-        images = jnp.zeros((1, side, side, 3))
-        return module.init_with_output(jax.random.key(0), images, train=False)
-
-    # Several processes join later: until then nothing may ask jax for its devices.
-    with backend.compiling_for("cpu"):
-        outputs, _ = jax.eval_shape(start)
-    return sum(bool(re.fullmatch(r"stage\d", name)) for name in outputs.features)
-
-
-def _at_levels(method: str, shared: int) -> dict[str, Any]:
-    """Returns the hyper-parameters that name levels, for networks that share so many.
-
-    The defaults name three levels: the middle one stays, the last follows.
-    """
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(METHODS[method]):
-        if field.name == "levels":
-            first = next(i for i, name in enumerate(field.default) if "stage1" in name)
-            suffix = field.default[first].removeprefix("stage1")
-            stages = (f"stage{i}{suffix}" for i in range(1, shared + 1))
-            found["levels"] = (
-                *field.default[:first],
-                *stages,
-                *field.default[first + 3 :],
-            )
-        elif field.name == "level" and field.default == "stage3":
-            found["level"] = f"stage{shared}"
-        elif field.name == "trunk":
-            found["trunk"] = f"stage{max(1, shared - 1)}"
-    return found
 
 
 def hyper(
@@ -156,6 +109,9 @@ def hyper(
         epochs: of the stage.
         steps: of an epoch.
         dataset: its name.
+
+    Raises:
+        UserError: an unknown method or model.
     """
     beta = common.attention_weight(dataset)
     pair = teachers[0], student
@@ -183,13 +139,14 @@ def hyper(
     parts = method.split("+")
     if parts[0] != "kd":  # added to another method's, its weight is 1
         published["kd"] = {"alpha": 1.0}
-    shared = min(map(levels, pair))
-    found = {}
+    levels = min(map(builders.num_levels, pair))
+    options = {}
     for part in parts:
         if part not in METHODS:
             raise unknown("method", part, METHODS)
-        found[part] = {**_at_levels(part, shared), **published.get(part, {})}
-    return found
+        at_levels = builders.at_levels(part, levels)
+        options[part] = {**at_levels, **published.get(part, {})}
+    return options
 
 
 def stage(
@@ -199,7 +156,7 @@ def stage(
     epochs: int,
     steps: int,
     dataset: str = "cifar100",
-) -> dict[str, Any]:
+) -> StageConfig:
     """Returns the stage of a student.
 
     Args:
@@ -210,12 +167,15 @@ def stage(
         epochs: of the stage.
         steps: of an epoch.
         dataset: its name.
+
+    Raises:
+        UserError: an unknown method or model.
     """
     networks = tuple(teachers.values()) or (student,)
     options = hyper(method, networks, student, epochs, steps, dataset)
     wanted = {METHODS[part].num_teachers for part in options} - {0}
     taught_by = tuple(teachers) if None in wanted else tuple(teachers)[: len(wanted)]
-    made = common.stage(student, method, taught_by, **options)
+    made = builders.stage(student, method, taught_by, **options)
     if student.startswith(("mobilenetv2", "shufflenet")):
         made["recipe"] = {"learning_rate": 0.01}
     return made
@@ -227,24 +187,24 @@ def get_config(arg: str = "") -> ConfigDict:
     if not word or "=" in word:
         word, rest = "kd", arg
     methods = tuple(METHODS) if word == "all" else word.split("/")
-    _, values = common.parse_arg(rest, ("",), ARGUMENTS)
+    _, values = builders.parse_arg(rest, ("",), ARGUMENTS)
     chosen = setting(values.get("dataset", "cifar100"))
-    student = common.network(values.get("student", "resnet20"))
+    student = builders.network(values.get("student", "resnet20"))
     words = values.get("teacher", "resnet56").split("/")
-    models = [common.network(word) for word in words]
+    models = [builders.network(word) for word in words]
     if len(set(models)) < len(models):
         raise UserError(f"teacher={values['teacher']!r}: a network comes twice")
     numbers = range(1, len(models) + 1) if models[1:] else ("",)
     teachers = {f"teacher{i}": m for i, m in zip(numbers, models, strict=True)}
     epochs = values.get("epochs", chosen.recipe.epochs)
-    steps = steps_per_epoch(chosen, values)
+    steps = builders.steps_per_epoch(chosen, values)
     stages = {}
     for method in methods:
         name = method if methods[1:] else "student"
         stages[name] = stage(method, teachers, student, epochs, steps, chosen.dataset)
     wanted = {name for made in stages.values() for name in made["teachers"]}
-    frozen = {name: common.stage(teachers[name]) for name in sorted(wanted)}
+    frozen = {name: builders.stage(teachers[name]) for name in sorted(wanted)}
     if "teacher_epochs" in values:
         for made in frozen.values():
             made["recipe"] = {"epochs": values["teacher_epochs"]}
-    return common.experiment(chosen, values, {**frozen, **stages})
+    return builders.experiment(chosen, values, {**frozen, **stages})

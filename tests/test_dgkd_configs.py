@@ -7,6 +7,7 @@ import pytest
 
 from configs import dgkd, dgkd_tables
 from kdjax.data.sources import SOURCES
+from kdjax.experiment import chains
 from kdjax.experiment.bank_plan import plan, without_bank
 from kdjax.experiment.build import make_steps
 from kdjax.experiment.config import ancestry, parse_config
@@ -116,7 +117,7 @@ def test_stages_of_a_graph_with_all_that_teach_them():
 @pytest.mark.parametrize("table", dgkd_tables.TABLES)
 def test_tables_are_graphs(table):
     stages = experiment(table, dgkd_tables).stages
-    student = dgkd.networks(dgkd.SETTINGS[dgkd_tables.TABLES[table].variant][0])[-1]
+    student = chains.networks(dgkd.SETTINGS[dgkd_tables.TABLES[table].variant][0])[-1]
     ends = [name for name, stage in stages.items() if stage.model == student]
     # The path from teacher to student without assistants is one stage for both methods.
     expected = {"figure6": 2 * 8 - 1, "figure7": 4, "table4": 6, "table5": 2 * 3 + 1}

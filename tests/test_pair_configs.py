@@ -211,7 +211,7 @@ def test_born_again_generations_start_apart():
 def test_no_device_is_asked_for(student):
     """Before several processes have joined, jax may not know its devices."""
     code = (
-        "from kdjax import command_line\n"
+        "from kdjax.experiment.flags import parse_flags\n"
         f"line = '--config=configs/kd.py:all,teacher=resnet20,student={student}'\n"
         "parse_flags(['kdjax', line, '--workdir=w'])\n"
         "from jax._src import xla_bridge\n"

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-import kdjax
+import kdjax.sweep
 from kdjax.data import sources
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.flags import parse_flags
@@ -226,7 +226,7 @@ def test_missing_flags_and_help(capsys):
 def test_optuna_is_an_extra(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "kdjax.sweep.trials")
-    monkeypatch.delattr(kdjax, "trials")
+    monkeypatch.delattr(kdjax.sweep, "trials")
     assert "pip install 'kdjax[sweep]'" in error()
 
 

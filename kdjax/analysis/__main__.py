@@ -17,18 +17,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from kdjax.runtime.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+from kdjax.runtime import command
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = command.Parser(
         prog="python -m kdjax.analysis",
         description="Error overlap and t-SNE of a finished experiment's networks.",
     )
@@ -59,19 +53,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    try:
-        options = _parse(argv)
-        # Only now: wrong arguments are answered at once.
-        from kdjax.analysis.study import Study
-        from kdjax.runtime import backend
+    return command.run(lambda: _main(argv))
 
-        backend.use_compilation_cache()
-        study = Study(options.workdir, options.data_dir)
-        study.run(options.stages, options.examples)
-    except UserError as error:
-        print(f"kdjax: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def _main(argv: Sequence[str] | None) -> None:
+    options = _parse(argv)
+    # Only now: wrong arguments are answered at once.
+    from kdjax.analysis.study import Study
+    from kdjax.runtime import backend
+
+    backend.use_compilation_cache()
+    study = Study(options.workdir, options.data_dir)
+    study.run(options.stages, options.examples)
 
 
 if __name__ == "__main__":

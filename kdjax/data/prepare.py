@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from kdjax.data import sources, tfds_files
+from kdjax.runtime import command
 from kdjax.runtime.errors import UserError, unknown
 
 
@@ -72,18 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder with the published archives (default: download them)",
     )
     options = parser.parse_args(argv)
-    try:
-        print(
-            prepare(
-                options.name,
-                options.data_dir.expanduser(),
-                options.archive_dir and options.archive_dir.expanduser(),
-            )
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    data_dir = options.data_dir.expanduser()
+    archive_dir = options.archive_dir and options.archive_dir.expanduser()
+    return command.run(
+        lambda: print(prepare(options.name, data_dir, archive_dir)), prefix=""
+    )
 
 
 def _build(

@@ -154,7 +154,7 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
 
     Args:
         config: plain nested dictionaries: 'data', 'recipe', 'seeds', 'precision',
-            'saving', 'bank' and 'stages', as `configs/common.py` makes them.
+            'saving', 'bank' and 'stages', as `builders.experiment` makes them.
 
     Raises:
         UserError: an unknown name or a value out of range.

@@ -64,9 +64,8 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
     except flags.Error as error:
         # A config file's own error comes as the last line of a quoted traceback.
         line = str(error).strip().splitlines()[-1]
-        raise UserError(
-            line.removeprefix("kdjax.runtime.errors.UserError: ")
-        ) from error
+        raised = f"{UserError.__module__}.{UserError.__qualname__}: "
+        raise UserError(line.removeprefix(raised)) from error
     # Whatever else a config file raises, or an override of a key that it lacks.
     except Exception as error:
         line = f"config: {type(error).__name__}: {error}".replace("\n", " ")
@@ -80,15 +79,15 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
             raise UserError(f"--{name} is missing; see --help")
     if not isinstance(values.config, ConfigDict):
         path = Path(config_flags.get_config_filename(values["config"]))
-        found = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
-        raise unknown("config", str(path), found)
-    names = ("coordinator", "processes", "process")
-    joins: list[Any] = [values[name].value for name in names]
-    if joins != [None] * 3:
-        if None in joins:
-            raise UserError("--coordinator, --processes and --process go together")
-        launchers.check(*joins)
-    coordinator, processes, process = joins
+        configs = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
+        raise unknown("config", str(path), configs)
+    coordinator: str | None = values.coordinator
+    processes: int | None = values.processes
+    process: int | None = values.process
+    if coordinator is not None and processes is not None and process is not None:
+        launchers.check(coordinator, processes, process)
+    elif (coordinator, processes, process) != (None, None, None):
+        raise UserError("--coordinator, --processes and --process go together")
     return Command(
         values.config.to_dict(),
         Path(values.workdir).expanduser(),
@@ -116,10 +115,10 @@ def _unknown_key(argv: Sequence[str]) -> UserError | None:
     ]
     parsed = parse_flags(kept)
     for arg in overrides:
-        found: Any = parsed.config if parsed else {}
+        part: object = parsed.config if parsed else {}
         for key in arg.removeprefix(prefix).split("=")[0].split("."):
-            if not isinstance(found, Mapping) or key not in found:
-                choices = found if isinstance(found, Mapping) else ()
+            if not isinstance(part, Mapping) or key not in part:
+                choices = part if isinstance(part, Mapping) else ()
                 return unknown(f"key of {arg!r}", key, choices)
-            found = found[key]
+            part = part[key]
     return None

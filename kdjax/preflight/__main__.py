@@ -7,21 +7,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from kdjax.experiment.flags import Command, parse_flags
+from kdjax.experiment.flags import parse_flags
+from kdjax.runtime import command
 from kdjax.runtime.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
 
 
 def _parse(
     argv: Sequence[str] | None,
-) -> tuple[argparse.Namespace, Command]:
-    parser = _Parser(
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Returns the options and the config, as plain dictionaries.
+
+    Raises:
+        UserError: wrong flags or values.
+    """
+    parser = command.Parser(
         prog="python -m kdjax.preflight",
         description=__doc__.splitlines()[0] if __doc__ else None,
         epilog="--config.KEY=VALUE changes the config, as for kdjax.main.",
@@ -52,38 +53,35 @@ def _parse(
     jax.config.update("jax_platforms", "cpu")
     # The folder is not touched.
     line = ["kdjax", f"--config={options.config}", *rest, "--workdir=."]
-    command = parse_flags(line)
-    if command is None or command.stages or command.dry_run or command.coordinator:
+    flags = parse_flags(line)
+    if flags is None or flags.stages or flags.dry_run or flags.coordinator:
         raise UserError("preflight takes flags of the config only; see --help")
-    return options, command
+    return options, flags.config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compiles, prints the report, and returns the exit code."""
-    try:
-        options, command = _parse(argv)
-        import jax
+    return command.run(lambda: _main(argv))
 
-        from kdjax.experiment.config import parse_config
-        from kdjax.preflight import compiling, report, target
-        from kdjax.runtime.files import write_json
 
-        parsed = parse_config(command.config)
-        if parsed.precision == "float64":
-            jax.config.update("jax_enable_x64", True)
-        chosen = target.find(options.topology)
-        compiled = compiling.compile_stage(
-            parsed, chosen, options.stage, options.replicas
-        )
-        report.show(compiled)
-        if options.out:
-            write_json(
-                options.out, {"config": options.config, **report.figures(compiled)}
-            )
-    except UserError as error:
-        print(f"kdjax: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _main(argv: Sequence[str] | None) -> None:
+    options, config = _parse(argv)
+    import jax
+
+    from kdjax.experiment.config import parse_config
+    from kdjax.preflight import compiling, report, target
+    from kdjax.runtime.files import write_json
+
+    parsed = parse_config(config)
+    if parsed.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
+    topology = target.find(options.topology)
+    compiled = compiling.compile_stage(
+        parsed, topology, options.stage, options.replicas
+    )
+    report.show(compiled)
+    if options.out:
+        write_json(options.out, {"config": options.config, **report.figures(compiled)})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What a person sees while a stage trains: a bar on a terminal, lines elsewhere."""
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -11,16 +9,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kdjax.runtime.closing import Closing
+
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 110  # tables in log files are not cut
 
 
-class StageProgress:
+class StageProgress(Closing):
     """The progress of a stage's replicas, in steps."""
 
     def __init__(self, label: str, total: int, done: int):
-        """Starts at `done` of `total` steps."""
+        """Shows a bar at `done` of `total` steps."""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -32,18 +32,9 @@ class StageProgress:
             transient=True,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, speed="")
-
-    def __enter__(self) -> "StageProgress":
-        """Shows the bar."""
         self._bar.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Takes the bar away."""
         self._bar.stop()
 

@@ -3,6 +3,8 @@
 Processes join by flags, or by what Slurm, Open MPI or a Cloud TPU slice tells them. A
 single one, on whatever machine, is left alone. When one ends, the others end too,
 within a minute: nothing can be computed without it.
+
+JAX is imported only where it is needed: commands answer wrong flags before that.
 """
 
 import ctypes
@@ -13,8 +15,6 @@ import socket
 import sys
 import threading
 import time
-
-import jax
 
 from kdjax.runtime import launchers
 from kdjax.runtime.errors import UserError
@@ -58,6 +58,8 @@ def start(
         UserError: the arguments or the environment do not fit, the coordinator's port
             is taken, or the coordinator is not reached in time.
     """
+    import jax
+
     if coordinator is not None and num_processes is not None and process_id is not None:
         launchers.check(coordinator, num_processes, process_id)
         if num_processes == 1:
@@ -66,11 +68,11 @@ def start(
         there = f"at {coordinator} "
         method, devices = "deactivate", None
     else:
-        found = launchers.detect(os.environ) if auto else None
-        if found is None:
+        launcher = launchers.detect(os.environ) if auto else None
+        if launcher is None:
             return
-        there = f"(found by {found}) "
-        method, devices = found, launchers.local_devices(os.environ)
+        there = f"(found by {launcher}) "
+        method, devices = launcher, launchers.local_devices(os.environ)
     _Abort.line = (
         f"the processes did not come together {there}within {wait} s: "
         "is each of them started, with a number of its own?"
@@ -94,15 +96,22 @@ def start(
 
 def several() -> bool:
     """Returns whether this process is one of several that have joined."""
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
     return jax.distributed.is_initialized()
 
 
 def lost_peer(error: BaseException) -> bool:
     """Returns whether an error is what the death of another process looks like."""
+    if not several() or isinstance(error, UserError):
+        return False
+    import jax
+
     # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-    known = known and not isinstance(error, UserError)
-    return several() and known and bool(_DEAD_PEER.search(str(error)))
+    return known and bool(_DEAD_PEER.search(str(error)))
 
 
 def leave(code: int, patience: float = _PATIENCE) -> int:
@@ -120,6 +129,8 @@ def leave(code: int, patience: float = _PATIENCE) -> int:
     """
     if not several():
         return code
+    import jax
+
     sys.stdout.flush()
     sys.stderr.flush()
     _Abort.line, _Abort.code = "", code
@@ -134,7 +145,7 @@ def leave(code: int, patience: float = _PATIENCE) -> int:
 
 
 class _Abort:
-    """What this process says and returns when JAX aborts it.
+    """What this process prints and returns when JAX aborts it.
 
     JAX's coordination client ends a process by abort() when the others do not come, or
     one of them dies. Its own callback cannot be set from Python (jaxlib 0.10.2), and a

@@ -1,4 +1,4 @@
-"""The error for everything that the user of a command can mend."""
+"""The error for everything that the user of a command can correct."""
 
 import errno
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
 
 
 def one_line(error: Exception) -> str | None:
-    """Returns the line for what the user can mend, or None for anything else."""
+    """Returns the line for what the user can correct, or None for anything else."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -16,8 +16,9 @@ from typing import Any
 from absl import flags
 
 from kdjax.experiment.flags import parse_flags
-from kdjax.runtime.errors import UserError, one_line
-from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.runtime import command
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.signals import Interrupt
 
 _RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
 _USAGE = f"""\
@@ -69,15 +70,15 @@ class Sweep:
         """
         config = f"--config={self.line(params)}"
         argv = ["kdjax", config, *self.overrides, f"--workdir={self.workdir}"]
-        command = parse_flags(argv)
-        if command is None or command.stages or command.dry_run:
+        options = parse_flags(argv)
+        if options is None or options.stages or options.dry_run:
             raise UserError("a sweep takes no --stages and no --dry-run; see --help")
-        data = command.config["data"]
+        data = options.config["data"]
         if data.get("validation"):
             raise UserError("data.validation is what --validation sets; see --help")
         # The size of the test set is none for the images in its place.
         changes = {"validation": self.validation, "test_size": None}
-        return {**command.config, "data": {**data, **changes}}
+        return {**options.config, "data": {**data, **changes}}
 
     def command(self, params: Mapping[str, float]) -> str:
         """Returns the command that trains with parameters on all training images."""
@@ -86,7 +87,7 @@ class Sweep:
         return shlex.join(("python", "-m", "kdjax.main", *config, *folder))
 
     def identity(self) -> dict[str, Any]:
-        """Returns what must be the same for a study to go on."""
+        """Returns what must be the same for a study to continue."""
         ranges = (f"{name}={a:g}:{b:g}" for name, (a, b) in self.ranges.items())
         return {
             "config": shlex.join((self.line({}), *self.overrides)),
@@ -173,16 +174,17 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     folder = Path(values.workdir).expanduser()
     sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
     data = parse_config(sweep.config({})).data
-    held = values.validation or sources.SOURCES[data["name"]].train_size // 10
+    validation = values.validation or sources.SOURCES[data["name"]].train_size // 10
     ranges = open_ranges(sweep, values.search)
-    return dataclasses.replace(sweep, validation=held, ranges=ranges), values.trials
+    sweep = dataclasses.replace(sweep, validation=validation, ranges=ranges)
+    return sweep, values.trials
 
 
 def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     """Runs trials until so many are finished, and prints the best setting.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can correct.
         Interrupted: after a signal.
     """
     try:
@@ -212,7 +214,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
                 stages = run.run()["stages"]
             except trials.PRUNED as reason:
                 trials.tell(trial, reason)
-                # What the student would have read on.
+                # Teachers' outputs that the student has not read, and will not.
                 shutil.rmtree(sweep.workdir / "bank", ignore_errors=True)
             else:
                 trials.tell(trial, stages[student.name]["test_accuracy"]["median"])
@@ -223,27 +225,20 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sweep and returns the exit code."""
-    try:
-        parsed = parse(sys.argv if argv is None else argv)
-        if parsed is None:
-            print(_USAGE)
-            return 0
-        from kdjax.runtime import backend
+    return command.run(lambda: _main(sys.argv if argv is None else argv))
 
-        signals = Interrupt()
-        signals.install()
-        backend.use_compilation_cache()
-        search(*parsed, signals)
-    except Interrupted as interruption:
-        print(f"kdjax: {interruption}", file=sys.stderr)
-        return interruption.exit_code
-    except Exception as error:
-        line = one_line(error)
-        if line is None:
-            raise
-        print(f"kdjax: {line}", file=sys.stderr)
-        return 2
-    return 0
+
+def _main(argv: Sequence[str]) -> None:
+    parsed = parse(argv)
+    if parsed is None:
+        print(_USAGE)
+        return
+    from kdjax.runtime import backend
+
+    interrupt = Interrupt()
+    interrupt.install()
+    backend.use_compilation_cache()
+    search(*parsed, interrupt)
 
 
 if __name__ == "__main__":

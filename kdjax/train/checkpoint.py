@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax.runtime import parallel
+from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
 
@@ -55,7 +56,7 @@ def _check_shape(path: Any, target: np.ndarray, found: np.ndarray) -> None:
         raise ValueError(f"{name} has shape {found.shape}, not {target.shape}")
 
 
-class Checkpoints:
+class Checkpoints(Closing):
     """The checkpoints in one folder: the latest ones, saved in the background."""
 
     def __init__(self, folder: Path, keep: int = 1):
@@ -162,14 +163,6 @@ class Checkpoints:
             f"checkpoint {self._folder / str(step)} cannot be read: {reason}; "
             "delete its folder to train again from what is left"
         )
-
-    def __enter__(self) -> "Checkpoints":
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Closes, also after an error."""
-        self.close()
 
     def close(self) -> None:
         """Waits for the last checkpoint to be on disk."""

@@ -4,12 +4,12 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import NotFiniteError
 
 Record = dict[str, float]
@@ -77,7 +77,7 @@ def finite(name: str, value: float) -> float:
     return value
 
 
-class Writer:
+class Writer(Closing):
     """Writes a stage's records as JSON lines and TensorBoard events.
 
     Both are made anew from `history` at the start, so that a resumed stage has every
@@ -103,16 +103,7 @@ class Writer:
         for key, value in record.items():
             self._events.add_scalar(key, value, int(record["epoch"]))
 
-    def __enter__(self) -> "Writer":
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Closes both files."""
         self._lines.close()
         self._events.close()

@@ -13,7 +13,6 @@ import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from kdjax.data.streaming.batches import BatchMaker, HostBatch
 from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.encoded import Encoded, content_of
 from kdjax.data.streaming.prefetch import Batches, Made
+from kdjax.runtime.closing import Closing
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError, unknown
 
@@ -32,7 +32,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 BROKEN = ("skip", "stop")
 
 
-class Streamed:
+class Streamed(Closing):
     """A data set that is read as it is used; `close` or `with` ends its workers.
 
     Attributes:
@@ -153,19 +153,6 @@ class Streamed:
         """Ends all workers; iterators return nothing more."""
         for batches in list(self._running):
             batches.close()
-
-    def __enter__(self) -> "Streamed":
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends all workers."""
-        self.close()
 
     def _views(self, seed: int, epoch: int) -> BatchMaker:
         if not 0 <= seed < 2**64:

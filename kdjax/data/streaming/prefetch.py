@@ -10,12 +10,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import numpy as np
 from absl import flags
 
+from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import UserError
 
 Made = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[str, str], ...]]
@@ -27,7 +27,7 @@ THREADS = 2  # without worker processes: PIL decodes and scales without the GIL
 _running: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
 
-class Batches(Iterator[T], Generic[T]):
+class Batches(Closing, Iterator[T], Generic[T]):
     """An iterator over batches that workers make ahead; `close` ends the workers.
 
     They start when the first batch is asked for, and are at most three batches ahead
@@ -109,19 +109,6 @@ class Batches(Iterator[T], Generic[T]):
             iterator.close()
             del iterator
             _free_shared_memory()
-
-    def __enter__(self) -> "Batches[T]":
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the workers."""
-        self.close()
 
 
 def _free_shared_memory() -> None:

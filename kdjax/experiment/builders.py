@@ -1,0 +1,226 @@
+"""What configs are built with: their arguments, an experiment, its stages.
+
+A config's `get_config` splits its argument by `parse_arg`, makes its stages by `stage`
+(or by `chains`), and returns `experiment`.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, config_dict
+
+from kdjax import models
+from kdjax.data.augment import Augment
+from kdjax.data.sources import SOURCES
+from kdjax.data.streaming.crop import Crop
+from kdjax.methods import METHODS
+from kdjax.models import MODELS, Outputs
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.recipe import Recipe
+
+Arguments = Mapping[str, type[int] | type[float] | type[str]]
+"""What a config takes after the colon: types by name."""
+
+Values = Mapping[str, Any]
+"""The arguments that a config was given: values by name."""
+
+StageConfig = dict[str, Any]
+"""A stage: model, method, teachers, and the hyper-parameters by method."""
+
+SHRINK: Arguments = dict.fromkeys(
+    ("epochs", "batch_size", "train_size", "test_size", "seeds"), int
+)
+"""Arguments that every config takes."""
+
+
+def after(*epochs: int, of: int) -> tuple[float, ...]:
+    """Returns milestones as fractions: they scale with the number of epochs."""
+    return tuple(epoch / of for epoch in epochs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A data set with the recipe that a paper trains on it.
+
+    Attributes:
+        dataset: its name.
+        recipe: of all stages.
+        augment: how training images are varied.
+        normalise: whether images are standardised by channel, or left in 0..1.
+        seeds: the number of replicas.
+    """
+
+    dataset: str
+    recipe: Recipe
+    augment: Augment | Crop
+    normalise: bool = True
+    seeds: int = 5
+
+
+def network(word: str) -> str:
+    """Returns a network's name: 'resnet56' is resnet-56, other words stay."""
+    if word.split("-")[0] in MODELS:  # also a family that ends in a digit
+        return word
+    return re.sub(r"(\d)", r"-\1", word, count=1)
+
+
+def parse_arg(
+    arg: str, variants: tuple[str, ...], known: Arguments = SHRINK
+) -> tuple[str, dict[str, Any]]:
+    """Splits a config's argument, such as 'cifar10,epochs=4,seeds=1'.
+
+    Args:
+        arg: what follows the colon; empty means the first variant.
+        variants: the names that may come first.
+        known: the arguments that may follow.
+
+    Returns:
+        The variant, and the arguments' values.
+
+    Raises:
+        UserError: an unknown variant or key, or a value that is not of its type.
+    """
+    words = [word for word in arg.split(",") if word]
+    variant = variants[0]
+    if words and "=" not in words[0]:
+        variant = words.pop(0)
+    if variant not in variants:
+        raise unknown("variant", variant, variants)
+    values = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in known:
+            raise unknown("argument", key, known)
+        try:
+            values[key] = known[key](value)
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}[known[key]]
+            raise UserError(f"argument {word!r}: not {kind}") from None
+    return variant, values
+
+
+def experiment(
+    setting: Setting, values: Values, stages: Mapping[str, StageConfig]
+) -> ConfigDict:
+    """Returns the config of an experiment.
+
+    Args:
+        setting: data set, recipe and augmentation of all stages.
+        values: from `parse_arg`; those of `SHRINK` replace the setting's.
+        stages: by name.
+    """
+    changes = {key: values[key] for key in ("epochs", "batch_size") if key in values}
+    recipe = dataclasses.replace(setting.recipe, **changes)
+    # One each: an override of a shared placeholder would change both sizes.
+    train_size, test_size = config_dict.placeholder(int), config_dict.placeholder(int)
+    # What decodes and cuts the images of a data set that does not fit into memory.
+    streamed = {"image_size": 224, "workers": 2, "broken": "skip"}
+    return ConfigDict(
+        {
+            "data": {
+                **({} if SOURCES[setting.dataset].in_memory else streamed),
+                "name": setting.dataset,
+                # None: $TFDS_DATA_DIR, or TFDS's own default.
+                "dir": config_dict.placeholder(str),
+                "train_size": values.get("train_size", train_size),
+                "test_size": values.get("test_size", test_size),
+                # So many training images, kept from training, stand in for the test's.
+                "validation": 0,
+                "normalise": setting.normalise,
+                "augment": dataclasses.asdict(setting.augment),
+            },
+            "recipe": dataclasses.asdict(recipe),
+            "seeds": values.get("seeds", setting.seeds),
+            "precision": "float32",
+            "saving": {"every_s": 60.0, "best": False, "evaluate_every": 1},
+            # Whether teachers' outputs are stored rather than computed in every step.
+            "bank": {"use": True, "max_gb": 20.0},
+            "stages": stages,
+        }
+    )
+
+
+def stage(
+    model: str,
+    method: str = "supervised",
+    teachers: tuple[str, ...] = (),
+    **options: Mapping[str, Any],
+) -> StageConfig:
+    """Returns one stage with all hyper-parameters of its method written out.
+
+    Args:
+        model: the network's name.
+        method: a row of `METHODS`, or several joined by '+'.
+        teachers: names of stages.
+        **options: hyper-parameters by method name.
+    """
+    hyper = {
+        part: dataclasses.asdict(METHODS[part](**options.get(part, {})))
+        for part in method.split("+")
+    }
+    return {"model": model, "method": method, "teachers": teachers, **hyper}
+
+
+def steps_per_epoch(setting: Setting, values: Values) -> int:
+    """Returns the steps of an epoch.
+
+    Args:
+        setting: of the experiment.
+        values: from `parse_arg`.
+    """
+    size = values.get("train_size", SOURCES[setting.dataset].train_size)
+    return max(1, size // values.get("batch_size", setting.recipe.batch_size))
+
+
+@functools.cache
+def num_levels(model: str) -> int:
+    """Returns how many levels a network's features have.
+
+    Args:
+        model: its name.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    side = 224 if model.startswith("imagenet") else 32
+    module = models.create(model, 10)
+
+    def apply() -> Outputs:
+        images = jnp.zeros((1, side, side, 3))
+        return module.init_with_output(jax.random.key(0), images, train=False)[0]
+
+    # Several processes join later: until then nothing may ask jax for its devices.
+    with backend.compiling_for("cpu"):
+        outputs = jax.eval_shape(apply)
+    return sum(bool(re.fullmatch(r"stage\d", name)) for name in outputs.features)
+
+
+def at_levels(method: str, levels: int) -> dict[str, Any]:
+    """Returns the hyper-parameters that name levels, for networks that share so many.
+
+    A method's defaults name three levels: what it has before and after them stays.
+
+    Args:
+        method: a row of `METHODS`.
+        levels: how many student and teacher have in common.
+    """
+    defaults = METHODS[method]()
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(defaults):
+        default = getattr(defaults, field.name)
+        if field.name == "levels":
+            first = next(i for i, name in enumerate(default) if "stage1" in name)
+            suffix = default[first].removeprefix("stage1")
+            stages = (f"stage{i}{suffix}" for i in range(1, levels + 1))
+            options["levels"] = (*default[:first], *stages, *default[first + 3 :])
+        elif field.name == "level" and default == "stage3":
+            options["level"] = f"stage{levels}"
+        elif field.name == "trunk":
+            options["trunk"] = f"stage{max(1, levels - 1)}"
+    return options

@@ -1,0 +1,26 @@
+"""What is closed at the end of a `with` block."""
+
+import abc
+from types import TracebackType
+from typing import Self
+
+
+class Closing(abc.ABC):
+    """A context manager that closes itself at the end, also after an error."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends what was begun."""
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes, also after an error."""
+        self.close()

@@ -1,0 +1,54 @@
+"""How a command ends: its exit code, and one line for what its user can correct."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from kdjax.runtime import distributed
+from kdjax.runtime.errors import UserError, one_line
+from kdjax.runtime.signals import Interrupted
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UserError for wrong arguments, instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError with argparse's message."""
+        raise UserError(f"{message}; see --help")
+
+
+def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
+    """Runs a command and returns the exit code.
+
+    It is 0 when all is done, 2 after a mistake of the user, 128 and its number after a
+    signal, and 1 when another process of the run ended. What is not 0 comes with one
+    line on stderr.
+
+    Args:
+        command: reads the arguments and does what they ask for.
+        prefix: of the line.
+
+    Raises:
+        Exception: what is no mistake of the user. One of several processes prints it
+            instead, and ends with 1.
+    """
+    try:
+        command()
+    except Interrupted as interruption:
+        print(f"{prefix}{interruption}", file=sys.stderr)
+        return interruption.exit_code
+    except Exception as error:
+        if distributed.lost_peer(error):
+            print(f"{prefix}{distributed.LOST}", file=sys.stderr)
+            return distributed.leave(1, patience=0)
+        line = one_line(error)
+        if line is not None:
+            print(f"{prefix}{line}", file=sys.stderr)
+            return distributed.leave(2)
+        if not distributed.several():
+            raise
+        traceback.print_exc()
+        return distributed.leave(1)
+    return 0

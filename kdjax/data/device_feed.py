@@ -7,7 +7,7 @@ step. A data set that does not fit there is fed by `kdjax.data.streaming.feed`.
 import dataclasses
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from kdjax.runtime import parallel
 from kdjax.runtime.rng import fold
 
 _EVAL_BATCH = 256
+
+Leaf = jax.Array | jax.ShapeDtypeStruct
+"""An array on the devices, or its shape where no program is run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,8 @@ class DeviceDataset:
     """
 
     dataset: Dataset | Source
-    train: tuple[Any, Any]
-    test: tuple[Any, Any, Any]
+    train: tuple[Leaf, Leaf]
+    test: tuple[Leaf, Leaf, Leaf]
 
 
 def place(dataset: Dataset, mesh: Mesh) -> DeviceDataset:
@@ -57,7 +60,7 @@ def shapes(source: Source, mesh: Mesh) -> DeviceDataset:
     """
     everywhere = parallel.replicated(mesh)
 
-    def arrays(*leading: int) -> tuple[Any, Any]:
+    def arrays(*leading: int) -> tuple[Leaf, Leaf]:
         shapes = (*leading, *source.image_shape), leading
         return (
             jax.ShapeDtypeStruct(shapes[0], jnp.uint8, sharding=everywhere),
@@ -108,7 +111,7 @@ class DeviceFeed:
     """No limit: the steps of an epoch share its dispatch inputs."""
 
     @property
-    def train_arrays(self) -> tuple[Any, Any]:
+    def train_arrays(self) -> tuple[Leaf, Leaf]:
         """All training images and labels, on every device."""
         return self.data.train
 
@@ -170,10 +173,10 @@ class DeviceFeed:
         return self.stream.examples(train_arrays, *example_inputs)
 
     @property
-    def test_specs(self) -> tuple[Any, Any, Any]:
+    def test_specs(self) -> tuple[Leaf, Leaf, Leaf]:
         """The test images, labels and validity themselves."""
         return self.data.test
 
-    def test(self) -> Iterator[tuple[Any, Any, Any]]:
+    def test(self) -> Iterator[tuple[Leaf, Leaf, Leaf]]:
         """Yields all test batches at once, `[count, batch, ...]`."""
         yield self.data.test

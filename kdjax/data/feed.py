@@ -13,6 +13,16 @@ from jax.sharding import Mesh
 
 from kdjax.data.stream import Batch, Stream
 
+# Trees of arrays, or of their shapes. Only the feed that made one knows its structure.
+TrainArrays = Any
+"""What every call of a program is given, the same for all replicas."""
+DispatchInputs = Any
+"""What the steps of one call of the train program are given besides."""
+ExampleInputs = Any
+"""What describes some examples as they look in an epoch."""
+TestBatches = Any
+"""Images, labels and validity of test images, `[count, batch, ...]`."""
+
 
 class Feed(Protocol):
     """Makes the training batches, the bank's examples and the test batches of a stage.
@@ -39,23 +49,20 @@ class Feed(Protocol):
         """How many steps one call of the train program may make."""
 
     @property
-    def train_arrays(self) -> Any:
-        """What every call of a program is given: a tree of arrays, or of their shapes.
-
-        All replicas share it.
-        """
+    def train_arrays(self) -> TrainArrays:
+        """What every call of a program is given."""
 
     @property
     def labels(self) -> np.ndarray:
         """The training labels, `[N]`."""
 
     @property
-    def dispatch_specs(self) -> Any:
+    def dispatch_specs(self) -> DispatchInputs:
         """Shapes and shardings of the dispatch inputs that `epoch` yields."""
 
     def epoch(
         self, seeds: Sequence[int], epoch: int, first: int, width: int
-    ) -> Generator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, DispatchInputs]]:
         """Yields how many steps come next, and the dispatch inputs of these steps.
 
         Args:
@@ -67,11 +74,11 @@ class Feed(Protocol):
 
     def micro_batch(
         self,
-        dispatch_inputs: Any,
+        dispatch_inputs: DispatchInputs,
         key: jax.Array,
         step: jax.Array,
         number: jax.Array | int,
-    ) -> Any:
+    ) -> ExampleInputs:
         """Returns a micro-batch's example inputs, inside the program, for one replica.
 
         Args:
@@ -81,7 +88,7 @@ class Feed(Protocol):
             number: of the micro-batch.
         """
 
-    def example_inputs(self, index: np.ndarray, seed: int, epoch: int) -> Any:
+    def example_inputs(self, index: np.ndarray, seed: int, epoch: int) -> ExampleInputs:
         """Returns example inputs on the devices, for examples as an epoch has them.
 
         Args:
@@ -90,12 +97,14 @@ class Feed(Protocol):
             epoch: counted from 0.
         """
 
-    def gather_examples(self, train_arrays: Any, example_inputs: Any) -> Batch:
+    def gather_examples(
+        self, train_arrays: TrainArrays, example_inputs: ExampleInputs
+    ) -> Batch:
         """Returns the batch that example inputs describe, inside a program."""
 
     @property
-    def test_specs(self) -> Any:
+    def test_specs(self) -> TestBatches:
         """Shapes and shardings of what `test` yields."""
 
-    def test(self) -> Iterator[Any]:
-        """Yields images, labels and validity of test images, `[count, batch, ...]`."""
+    def test(self) -> Iterator[TestBatches]:
+        """Yields all test batches, in one call's portions."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import BankEntry
@@ -91,11 +90,11 @@ class TargetLoader:
         structure = jax.tree.structure(self._program.step.target_specs[teacher])
         return jax.tree.unflatten(structure, leaves)
 
-    def _recorded(self, teacher: str, epoch: int) -> jax.Array:
+    def _recorded(self, teacher: str, epoch: int) -> Any:
         """Returns the logits that the replicas' teachers had in their own training."""
         program = self._program
         shape = program.feed.stream.size, program.step.num_classes
-        recorded: list[np.ndarray] = [
+        recorded = [
             recordings.read(self._store.folder(teacher, r.seed), epoch, shape)
             for r in self._replicas
         ]

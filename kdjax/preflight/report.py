@@ -93,8 +93,8 @@ def show(compiled: Compiled) -> None:
     widths = _rounds(compiled)
     if widths != [compiled.replicas]:
         console.print(
-            f"a run on {compiled.target.name} trains the stage's {compiled.seeds} seeds "
-            f"in rounds of {' + '.join(map(str, widths))} side by side",
+            f"a run on {compiled.target.name} trains the stage's {compiled.seeds} "
+            f"seeds in rounds of {' + '.join(map(str, widths))} side by side",
             markup=False,
         )
     if chip.platform in ("tpu", "gpu"):

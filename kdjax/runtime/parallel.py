@@ -61,7 +61,9 @@ def over_replicas(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("replica"))
 
 
-def spread(mesh: Mesh, leaf: Any) -> NamedSharding:
+def spread(
+    mesh: Mesh, leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct
+) -> NamedSharding:
     """Returns the sharding of one array that has a leading axis of replicas.
 
     Every device of a replica holds a small array whole. The rows of a large one, such
@@ -120,12 +122,16 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
     return mapped
 
 
+# Trees keep their structure; their leaves become arrays of another library: no type
+# says that.
+
+
 def stack(trees: Sequence[Any]) -> Any:
     """Returns replicas' trees as one on the host, with a leading axis of replicas."""
     return jax.tree.map(_stack, *trees)
 
 
-def _stack(*leaves: Any) -> Any:
+def _stack(*leaves: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if _is_key(leaves[0]):
         data = np.stack([np.asarray(jax.random.key_data(leaf)) for leaf in leaves])
         return jax.random.wrap_key_data(jnp.asarray(data))
@@ -137,7 +143,7 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
 
 
-def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _place(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     if _is_key(leaf):
@@ -147,7 +153,7 @@ def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: object) -> bool:
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )

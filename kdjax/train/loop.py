@@ -24,6 +24,7 @@ from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.program import EpochTargets, Program
 from kdjax.train.recipe import Recipe
 from kdjax.train.replica import Replica
+from kdjax.train.step import TrainState
 
 _IN_FLIGHT = 2  # dispatches that may wait: signals and the progress stay prompt
 _ASK_EVERY = 16  # dispatches between questions to other processes, which wait for all
@@ -232,7 +233,7 @@ class Training:
             progress.line(f"{replica.label}  {describe(record, epochs)}")
             replica.observe(record)
 
-    def _state_of(self, replica: int) -> Any:
+    def _state_of(self, replica: int) -> TrainState:
         return self._program.unstack_replicas(self._state)[replica]
 
     def _elapsed(self) -> float:

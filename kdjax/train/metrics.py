@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 """One step's figures by name: scalars on the device."""
 
 
-def zeros(metrics: dict[str, Any]) -> dict[str, Any]:
+def zeros(metrics: Metrics) -> dict[str, Any]:
     """Returns empty sums for metrics of the given names and shapes."""
     return {
         "sums": {name: jnp.zeros((), leaf.dtype) for name, leaf in metrics.items()},
@@ -27,9 +27,7 @@ def zeros(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def add(
-    totals: dict[str, Any], metrics: dict[str, jax.Array], step: jax.Array
-) -> dict[str, Any]:
+def add(totals: dict[str, Any], metrics: Metrics, step: jax.Array) -> dict[str, Any]:
     """Returns the sums with one step's metrics added.
 
     'bad' keeps, for every metric, the first step at which it was not finite, or -1: so

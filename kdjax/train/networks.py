@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,10 @@ from kdjax.data.stream import Batch
 from kdjax.methods import Method
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
+
+Tree = TypeVar("Tree")
+"""A tree of arrays."""
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +218,12 @@ class Networks:
     def _model_shapes(self, name: str) -> Variables:
         return models.shapes(name, self.num_classes, self.image_shape, self.dtype)
 
-    def _lower(self, tree: Any) -> Any:
+    def _lower(self, tree: Tree) -> Tree:
         """Returns parameters or images in the dtype of the networks' computation."""
         return _cast(tree, self.compute or self.dtype)
 
 
-def _cast(tree: Any, dtype: jnp.dtype) -> Any:
+def _cast(tree: Tree, dtype: jnp.dtype) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
@@ -268,13 +272,13 @@ def _outputs(
     return jax.eval_shape(how, variables, images)[0]
 
 
-class _Lazy(Mapping[str, Any]):
+class _Lazy(Mapping[str, Value]):
     """Values by name, each of which is made when it is first asked for."""
 
-    def __init__(self, names: Mapping[str, Any], make: Callable[[str], Any]):
+    def __init__(self, names: Iterable[str], make: Callable[[str], Value]):
         self._names, self._make = tuple(names), functools.cache(make)
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Value:
         if name not in self._names:
             raise KeyError(name)
         return self._make(name)

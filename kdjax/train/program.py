@@ -8,15 +8,16 @@ replicas, the seeds that are trained side by side: it lies along the mesh's axis
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import models
-from kdjax.data.feed import Feed
-from kdjax.data.stream import normalise
+from kdjax.data.feed import DispatchInputs, Feed, TestBatches, TrainArrays
+from kdjax.data.stream import Batch, normalise
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
@@ -25,6 +26,8 @@ from kdjax.train.metrics import Metrics
 from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
 from kdjax.train.teacher_targets import TeacherTargets
 
+Tree = TypeVar("Tree")
+"""A tree of arrays."""
 Totals = dict[str, Any]
 """An epoch's sums so far: `metrics.zeros`, and with a recording its logits."""
 
@@ -170,7 +173,7 @@ class Program:
         """Returns the variables of those teachers that run inside the step."""
         return {name: frozen[name] for name in frozen if name not in self.banked}
 
-    def _stacked(self, specs: Any) -> Any:
+    def _stacked(self, specs: Tree) -> Tree:
         """Returns one replica's shapes as those of all, with their shardings."""
 
         def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -208,14 +211,14 @@ class Program:
         """Returns one replica's sums before the first step of an epoch, on the host."""
         return jax.device_get(self._zeros(self.specs[1]["sums"]))
 
-    def stack_replicas(self, trees: Sequence[Any]) -> Any:
+    def stack_replicas(self, trees: Sequence[Tree]) -> Tree:
         """Returns the replicas' trees as one, on the devices."""
         return jax.tree.map(
             lambda leaf: parallel.place(leaf, parallel.spread(self.mesh, leaf)),
             parallel.stack(trees),
         )
 
-    def unstack_replicas(self, tree: Any) -> list[Any]:
+    def unstack_replicas(self, tree: Tree) -> list[Tree]:
         """Returns the replicas' own trees, on the host of every process."""
         leaves, structure = jax.tree.flatten(parallel.fetch(tree))
         return [
@@ -265,7 +268,7 @@ class Program:
         totals: Totals,
         frozen: Mapping[str, Variables],
         targets: EpochTargets,
-        dispatch_inputs: Any,
+        dispatch_inputs: DispatchInputs,
         keys: jax.Array,
         count: int,
     ) -> tuple[TrainState, Totals, jax.Array]:
@@ -294,7 +297,7 @@ class Program:
         # Not state.step itself, which the next call donates.
         return state, totals, state.step + 0
 
-    def recorded_logits(self, totals: Totals) -> Any:
+    def recorded_logits(self, totals: Totals) -> np.ndarray:
         """Returns the student's logits of an epoch, `[N, classes]`, from its sums."""
         return totals[_RECORDING]
 
@@ -317,8 +320,8 @@ class Program:
         state: TrainState,
         frozen: Mapping[str, Variables],
         targets: EpochTargets,
-        train_arrays: Any,
-        dispatch_inputs: Any,
+        train_arrays: TrainArrays,
+        dispatch_inputs: DispatchInputs,
         key: jax.Array,
     ) -> tuple[TrainState, Metrics, TrainLogits]:
         """Returns one replica's state after a step, its metrics and its logits."""
@@ -339,7 +342,7 @@ class Program:
         return state, gradients.metrics, train_logits
 
     def _step_inputs(
-        self, batch: Any, frozen: Mapping[str, Variables], targets: EpochTargets
+        self, batch: Batch, frozen: Mapping[str, Variables], targets: EpochTargets
     ) -> StepInputs:
         """Returns a micro-batch with its views and all teachers' targets on it."""
         step = self.step
@@ -360,14 +363,16 @@ class Program:
         totals: Totals,
         frozen: Mapping[str, Variables],
         targets: EpochTargets,
-        train_arrays: Any,
-        dispatch_inputs: Any,
+        train_arrays: TrainArrays,
+        dispatch_inputs: DispatchInputs,
         key: jax.Array,
         count: jax.Array,
     ) -> tuple[TrainState, Totals]:
         """Returns one replica's state and sums after `count` steps."""
 
-        def one(_: Any, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
+        def one(
+            _: jax.Array | int, carry: tuple[TrainState, Totals]
+        ) -> tuple[TrainState, Totals]:
             state, totals = carry
             new, measured, (index, logits) = self._train_step(
                 state, frozen, targets, train_arrays, dispatch_inputs, key
@@ -381,11 +386,11 @@ class Program:
             return one(0, (state, totals))
         return jax.lax.fori_loop(0, count, one, (state, totals))
 
-    def _test(self, state: TrainState, test: Any) -> dict[str, jax.Array]:
+    def _test(self, state: TrainState, test: TestBatches) -> dict[str, jax.Array]:
         """Returns one replica's sums over test batches, `[count, batch, ...]`."""
         stream = self.feed.stream
 
-        def one(batch: Any) -> dict[str, jax.Array]:
+        def one(batch: TestBatches) -> dict[str, jax.Array]:
             images, labels, valid = jax.lax.with_sharding_constraint(
                 batch, parallel.DATA
             )

@@ -3,13 +3,12 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.feed import Feed
+from kdjax.data.feed import ExampleInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.train.networks import Networks
@@ -79,7 +78,7 @@ class TeacherTargets:
         return [np.concatenate(leaf) for leaf in zip(*chunks, strict=True)]
 
     def _run(
-        self, teacher: str, variables: Variables, example_inputs: Any
+        self, teacher: str, variables: Variables, example_inputs: ExampleInputs
     ) -> list[np.ndarray]:
         args = variables, self._feed.train_arrays, example_inputs
         if teacher not in self._compiled:
@@ -96,7 +95,9 @@ class TeacherTargets:
         over_devices = parallel.over_devices(self._feed.mesh)
 
         def targets(
-            variables: Variables, train_arrays: Any, example_inputs: Any
+            variables: Variables,
+            train_arrays: TrainArrays,
+            example_inputs: ExampleInputs,
         ) -> list[jax.Array]:
             batch = self._feed.gather_examples(train_arrays, example_inputs)
             images = jax.lax.with_sharding_constraint(batch.images, over_devices)

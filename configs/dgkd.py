@@ -93,7 +93,7 @@ SETTINGS = {
     ),
     "imagenet": (
         "imagenet_resnet-34/imagenet_resnet-26/imagenet_resnet-18",
-        # The paper says nothing else of it than of the others. Chosen: the batch.
+        # The paper has no settings of its own for it. Chosen: the batch.
         builders.Setting(
             dataset="imagenet",
             recipe=dataclasses.replace(_STEPPED, batch_size=256),

@@ -11,7 +11,7 @@ from kdjax.runtime.errors import UserError
 
 PERPLEXITY = 30
 CLASSES = 10
-"""The most classes that a picture tells apart."""
+"""The most classes that a picture shows in colours of their own."""
 
 _SEED = 20200702  # fixed: which images are drawn
 
@@ -71,7 +71,7 @@ class Panel:
     """One network's part of the picture.
 
     Attributes:
-        title: says which network.
+        title: which network it is.
         points: [M, 2].
         labels: [M] true classes.
         wrong: [M] whether the network gets the image wrong.

@@ -68,7 +68,7 @@ class Overlap:
         return float(np.median(known)) if known else None
 
     def summary(self) -> dict[str, Any]:
-        """Returns what `results.json` says of the pair."""
+        """Returns the pair's entry in `results.json`."""
         return {
             "each": list(self.each),
             "median": self.median,

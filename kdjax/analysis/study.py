@@ -68,7 +68,7 @@ class Study:
         """
         self._workdir = workdir
         self._results = read_results(workdir / "results.json")
-        if not os.access(workdir, os.W_OK):  # told before the work, not after it
+        if not os.access(workdir, os.W_OK):  # before the work, not after it
             raise UserError(f"workdir {workdir} cannot be written")
         self._experiment = parse_config(self._results["config"])
         if self._experiment.precision == "float64":
@@ -225,7 +225,7 @@ class Study:
 def evaluate(
     model: str, variables: Variables, dataset: Dataset, dtype: jnp.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a network says of all test images.
+    """Returns a network's predictions and pooled features on all test images.
 
     Args:
         model: the network's name.

@@ -27,7 +27,7 @@ def prepare(
         archive_dir: a folder with the published archives; None downloads them.
 
     Returns:
-        One line that says what there is now.
+        One line about what there is now.
 
     Raises:
         UserError: an unknown name; an archive that is missing, damaged or out of reach;

@@ -54,7 +54,7 @@ class Prepared:
 
 
 def default_data_dir() -> pathlib.Path:
-    """Returns the folder in which TFDS keeps data sets unless it is told another."""
+    """Returns the folder in which TFDS keeps data sets by default."""
     return pathlib.Path(
         os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     ).expanduser()

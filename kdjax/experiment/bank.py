@@ -39,7 +39,7 @@ class Bank:
         Args:
             folder: for the files.
             plan: who reads what.
-            store: tells which replicas are finished, and the teachers' fingerprints.
+            store: knows finished replicas and the teachers' fingerprints.
         """
         self._folder, self._plan, self._store = folder, plan, store
         self._waiting: dict[BankEntry, set[tuple[str, int]]] = {}

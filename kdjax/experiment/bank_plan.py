@@ -27,7 +27,7 @@ class BankEntry:
         replica: its seed.
         stream: the seed of the stream, None if images look the same in every epoch:
             then one entry serves all epochs and seeds.
-        target_id: tells how the targets are computed from the teacher's outputs.
+        target_id: identifies how the targets are computed from the teacher's outputs.
     """
 
     teacher: str

@@ -48,7 +48,7 @@ class Stage:
         teachers: the stages that teach it.
         recipe: how it is optimised.
         seeds: number of replicas.
-        init_index: tells its start apart from that of an equal network.
+        init_index: equal networks of one seed start alike, unless this differs.
     """
 
     name: str

@@ -34,7 +34,7 @@ class TargetLoader:
 
         Args:
             bank: of the run.
-            store: tells where recordings are.
+            store: knows where recordings are.
             stage: of the replicas.
             program: the stage's.
             replicas: in their order on the mesh.

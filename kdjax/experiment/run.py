@@ -84,7 +84,7 @@ class Run:
                 means all.
 
         Raises:
-            UserError: an unknown stage, or what a user can mend while training.
+            UserError: an unknown stage, or a mistake that shows while training.
             Interrupted: after a signal.
         """
         stages = ancestry(self._experiment, only)

@@ -117,7 +117,7 @@ def init(
         name: the model's name.
         num_classes: the number of classes.
         image_shape: height, width and channels of the images.
-        init_index: tells apart networks of one name and seed that must differ.
+        init_index: networks of one name and seed start alike, unless this differs.
         dtype: of the parameters and statistics.
     """
     start = _start(name, num_classes, image_shape, dtype)

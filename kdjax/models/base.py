@@ -8,7 +8,7 @@ import jax
 
 @flax.struct.dataclass
 class Outputs:
-    """The outputs of every network, always all of them; jit drops what nobody reads.
+    """The outputs of every network, always all of them; jit drops what is not used.
 
     Attributes:
         logits: `[batch, classes]`.

@@ -2,7 +2,7 @@
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as torchvision builds
 and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3, of basic blocks,
-and ResNet-50, of bottlenecks. That paper does not say which ResNet-26 it takes. Here it
+and ResNet-50, of bottlenecks. That paper does not define its ResNet-26. Here it
 has three blocks in every stage, as most public code that builds one from basic blocks;
 2, 3, 5 and 2 would be as deep.
 """

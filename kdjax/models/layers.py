@@ -14,7 +14,7 @@ from kdjax.runtime import backend
 # the residual networks and the VGGs draw their convolutions from.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# What PyTorch starts convolutions and dense layers with that nobody initialises:
+# PyTorch's default initialisation of convolutions and dense layers:
 # uniform within 1 / sqrt(fan_in).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

@@ -84,7 +84,7 @@ class ShuffleNetV1(nn.Module):
             for block in range(1, blocks + 1):
                 pre = Unit(
                     channels,
-                    # The stem's 24 channels are too few for groups, says the paper.
+                    # The stem's 24 channels are too few for groups (the paper).
                     groups=1 if stage == block == 1 else GROUPS,
                     strides=2 if block == 1 else 1,
                     name=f"stage{stage}_block{block}",

@@ -18,7 +18,7 @@ class Chip:
             float32 convolutions are bfloat16 passes on TPUs and TF32 on GPUs.
         bandwidth: bytes per second between chip and memory.
         interconnect: bytes per second to other chips, both directions together.
-        usable: the share of the memory that JAX takes unless it is told otherwise.
+        usable: the share of the memory that JAX takes by default.
         shapes: examples of what may follow the name.
         source: of the figures.
     """

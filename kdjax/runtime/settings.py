@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def build(cls: type[T], kind: str, settings: Mapping[str, Any]) -> T:
-    """Returns `cls(**settings)`, where every field's default tells its type.
+    """Returns `cls(**settings)`, where every field's default fixes its type.
 
     Args:
         cls: a dataclass.
@@ -41,6 +41,6 @@ def _cast(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}={value} is not a finite number")
     if isinstance(default, tuple) and default:
-        # The first item of the default tells the type of all.
+        # The first item of the default fixes the type of all.
         value = tuple(_cast(f"{name}[{i}]", v, default[0]) for i, v in enumerate(value))
     return value

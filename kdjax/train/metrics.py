@@ -59,7 +59,7 @@ def check_finite(totals: dict[str, Any], steps_per_epoch: int) -> None:
     if bad:
         first = min(bad.values())
         terms = [name for name, step in bad.items() if step == first]
-        # The total says nothing that its terms do not.
+        # The total adds nothing to the names of its terms.
         terms = [name for name in terms if name != "loss"] or terms
         raise NotFiniteError(
             f"{', '.join(terms)} not finite at step {first} (epoch "

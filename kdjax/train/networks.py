@@ -33,7 +33,7 @@ class Networks:
         teachers: model names of the frozen teachers, by stage.
         num_classes: the data set's.
         image_shape: height, width and channels.
-        init_index: tells the student's start apart from an equal network's.
+        init_index: equal networks of one seed start alike, unless this differs.
         dtype: of parameters, BatchNorm's statistics, optimiser and losses.
         compute: of the networks' computation; None: `dtype`.
     """
@@ -61,7 +61,7 @@ class Networks:
         """Returns a hash of how a teacher's targets are computed from its outputs.
 
         Methods with equal ids share the bank's entries. It is made from the traced
-        computation, so that nobody has to keep it up to date.
+        computation, so that it cannot be out of date.
         """
         outputs = self._outputs(self.teachers[teacher], 2, train=False)
         text = str(jax.make_jaxpr(self.method.teacher_targets)(outputs))

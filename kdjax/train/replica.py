@@ -175,7 +175,7 @@ class Replica:
 
 
 def resume_group(replicas: Sequence[Replica]) -> tuple[int | None, list[Replica]]:
-    """Returns the checkpoint to go on from, and the replicas that can go on there.
+    """Returns the checkpoint to resume from, and the replicas that can resume there.
 
     None is the start, for those without a checkpoint. Replicas that were trained side
     by side share a checkpoint wherever they were stopped.

@@ -25,7 +25,7 @@ mode: what is recorded for a stage that replays them."""
 
 
 class Gradients(NamedTuple):
-    """What a micro-batch says about the step: averaged over the micro-batches.
+    """What a micro-batch adds to the step: averaged over the micro-batches.
 
     Attributes:
         params: gradients of the total loss, of what the phase trains.

@@ -176,12 +176,12 @@ class Streamed(Closing):
         return batches
 
     def _checked(self, made: Made) -> Arrays:
-        """Returns the arrays; tells of each broken record once, or stops."""
+        """Returns the arrays; reports each broken record once, or stops."""
         *arrays, broken = made
         for record, reason in broken:
             line = f"{self.name}: {record} cannot be read: {reason}"
             if self._broken == "stop":
-                raise UserError(f"{line}; broken='skip' goes on without it")
+                raise UserError(f"{line}; broken='skip' continues without it")
             if record not in self._told:
                 self._told.add(record)
                 console.print(f"{line}; skipped", markup=False)
@@ -217,7 +217,7 @@ def open_streamed(
         crop: how training images are varied.
         workers: processes that make batches; 0 takes threads of this one.
         broken: 'skip' takes the next example of the training set for one that cannot be
-            read, marks a test image as not valid, and tells of it; 'stop' stops there.
+            read, marks a test image as not valid, and reports it; 'stop' stops there.
 
     Raises:
         UserError: no such data set, or not prepared, damaged, or a size that is not

@@ -133,7 +133,7 @@ def _close_all() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process: it stops when told to, or when its parent is gone."""
+    """Prepares a worker process: only its parent stops it, or its parent's death."""
     # A signal to the whole group, as from Ctrl-C or Slurm, is the parent's: it finishes
     # a step with the workers' help, saves, and closes them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -37,10 +37,9 @@ def _arrays_in(part: Any) -> Iterator[Any]:
     operation's parameters.
     """
     match part:
-        case ClosedJaxpr():
-            yield from part.consts
-            yield from _arrays_in(part.jaxpr)
-        case Jaxpr():
+        # From jax 0.12 on these are one class; before, the second has no constants.
+        case ClosedJaxpr() | Jaxpr():
+            yield from getattr(part, "consts", ())
             for equation in part.eqns:
                 for operand in equation.invars:
                     # A number is in the text, with all of its digits.

@@ -113,5 +113,5 @@ def test_one_of_several_processes_can_try_alone():
     ]
     out = [process.communicate(timeout=60)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert [lines[-1] for lines in out] == ["[0, 1]"] * 2
+    assert all("[0, 1]" in lines for lines in out)  # beside Gloo's
     assert ["left out" in " ".join(lines) for lines in out] == [False, True]

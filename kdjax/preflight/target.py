@@ -12,12 +12,13 @@ import jax
 from jax.experimental import topologies
 
 from kdjax.preflight.chips import CHIPS, Chip
+from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 _NAME = re.compile(r"([a-z]\w*):([1-9]\d*(?:x[1-9]\d*){0,2})")
 # What libtpu asks a machine about itself, answered: else it looks for TPUs and prints.
 _QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
+    private_names.NO_TPU_METADATA: "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",

@@ -7,7 +7,6 @@ within a minute: nothing can be computed without it.
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import sys
@@ -16,7 +15,7 @@ import time
 
 import jax
 
-from kdjax.runtime import launchers
+from kdjax.runtime import launchers, private_names
 from kdjax.runtime.errors import UserError
 
 LOST = (
@@ -27,11 +26,6 @@ LOST = (
 _HEARTBEAT = 30
 # Seconds that a process which failed waits for the others, who may fail alike.
 _PATIENCE = 5
-_DEAD_PEER = re.compile(
-    r"gloo|nccl|coordination service|coordinationservice|heartbeat"
-    r"|connection (closed|reset) by peer|socket closed",
-    re.IGNORECASE,
-)
 
 
 def start(
@@ -66,11 +60,11 @@ def start(
         there = f"at {coordinator} "
         method, devices = "deactivate", None
     else:
-        found = launchers.detect(os.environ) if auto else None
-        if found is None:
+        launcher = launchers.detect(os.environ) if auto else None
+        if launcher is None:
             return
-        there = f"(found by {found}) "
-        method, devices = found, launchers.local_devices(os.environ)
+        there = f"(found by {launcher}) "
+        method, devices = launcher, launchers.local_devices(os.environ)
     _Abort.line = (
         f"the processes did not come together {there}within {wait} s: "
         "is each of them started, with a number of its own?"
@@ -102,7 +96,7 @@ def lost_peer(error: BaseException) -> bool:
     # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     known = known and not isinstance(error, UserError)
-    return several() and known and bool(_DEAD_PEER.search(str(error)))
+    return several() and known and private_names.is_about_a_lost_peer(str(error))
 
 
 def leave(code: int, patience: float = _PATIENCE) -> int:

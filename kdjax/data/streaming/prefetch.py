@@ -1,12 +1,10 @@
 """Batches made ahead of their use, by Grain, in other processes or in threads."""
 
 import atexit
-import contextlib
 import gc
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from absl import flags
 
+from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 Made = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[str, str], ...]]
@@ -91,7 +90,7 @@ class Batches(Iterator[T], Generic[T]):
             return self._finish((first, second, third, broken))
         except RuntimeError as error:
             self.close()
-            if "terminated unexpectedly" not in str(error):
+            if not private_names.is_about_a_dead_worker(error):
                 raise
             raise UserError(
                 "a process that reads data has died: too little memory, or the main "
@@ -131,12 +130,7 @@ def _free_shared_memory() -> None:
     frame, and Python warns of shared memory that is left when a program ends.
     """
     gc.collect()
-    # Another thread does what the collection asks for; it has no public name.
-    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
-    arrays = getattr(module, "SharedMemoryArray", None)
-    if (thread := getattr(arrays, "_del_thread_pool", None)) is not None:
-        with contextlib.suppress(ValueError):  # it has ended
-            thread.apply(int)  # comes after all that was asked for before
+    private_names.free_memory_of_ended_workers()
 
 
 def _close_all() -> None:

@@ -226,7 +226,7 @@ def test_missing_flags_and_help(capsys):
 def test_optuna_is_an_extra(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "kdjax.sweep.trials")
-    monkeypatch.delattr(kdjax, "trials")
+    monkeypatch.delattr(kdjax.sweep, "trials")
     assert "pip install 'kdjax[sweep]'" in error()
 
 

@@ -72,12 +72,12 @@ class Compiled:
     def seconds_at_peak(self) -> dict[str, float]:
         """Least seconds of a step by what takes them, at the published peaks."""
         chip = self.target.chip
-        found = {}
+        seconds = {}
         if self.precision in chip.peak:
-            found["products"] = self.flops / chip.peak[self.precision]
+            seconds["products"] = self.flops / chip.peak[self.precision]
         if chip.bandwidth:
-            found["memory"] = self.traffic / chip.bandwidth
-        return found
+            seconds["memory"] = self.traffic / chip.bandwidth
+        return seconds
 
 
 def compile_stage(
@@ -166,7 +166,7 @@ def _compile(
         fixed = _bytes(program.inputs) + beside
         raise _too_large(program, target, needed + beside, fixed) from error
     seconds = time.perf_counter() - begin
-    found: Any = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     text = compiled.as_text() or ""
     result = Compiled(
         stage=stage.name,
@@ -178,11 +178,11 @@ def _compile(
         micro_batches=stage.recipe.accumulate,
         banked=program.banked,
         memory={
-            "arguments": found.argument_size_in_bytes,
-            "outputs": found.output_size_in_bytes,
-            "aliased": found.alias_size_in_bytes,
-            "temporaries": found.temp_size_in_bytes,
-            "code": found.generated_code_size_in_bytes,
+            "arguments": memory.argument_size_in_bytes,
+            "outputs": memory.output_size_in_bytes,
+            "aliased": memory.alias_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+            "code": memory.generated_code_size_in_bytes,
             "test images": beside,
         },
         flops=flops(text, unknown=1),

@@ -86,11 +86,11 @@ def find(name: str) -> Target:
     Raises:
         UserError: an unknown topology, or its compiler is not installed.
     """
-    found = _NAME.fullmatch(name)
-    chip = CHIPS.get(found[1]) if found else None
-    if not found or not chip:
+    parsed = _NAME.fullmatch(name)
+    chip = CHIPS.get(parsed[1]) if parsed else None
+    if not parsed or not chip:
         raise _unknown(name)
-    shape = found[2]
+    shape = parsed[2]
     if chip.platform == "cpu":
         return Target(name, chip, _virtual(name, math.prod(map(int, shape.split("x")))))
     if shape.count("x") != chip.shapes[0].count("x"):

@@ -182,7 +182,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     """Runs trials until so many are finished, and prints the best setting.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can put right.
         Interrupted: after a signal.
     """
     try:

@@ -117,7 +117,7 @@ class Networks:
         groups: dict[str, list[str]] = {}
         for teacher in frozen:
             groups.setdefault(self.teachers[teacher], []).append(teacher)
-        found = {}
+        targets = {}
         for model, names in groups.items():
 
             def read(variables: Variables, model: str = model) -> Any:
@@ -128,12 +128,12 @@ class Networks:
                 stacked = jax.tree.map(
                     lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
                 )
-                together = jax.vmap(read)(stacked)
+                of_all = jax.vmap(read)(stacked)
                 for i, name in enumerate(names):
-                    found[name] = jax.tree.map(operator.itemgetter(i), together)
+                    targets[name] = jax.tree.map(operator.itemgetter(i), of_all)
             else:
-                found |= {name: read(frozen[name]) for name in names}
-        return found
+                targets |= {name: read(frozen[name]) for name in names}
+        return targets
 
     def outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
         """Returns what a network says in evaluation mode."""
@@ -182,8 +182,8 @@ class Networks:
             return self._outputs(self.roles[role], len(images), train=True)
 
         def read(teacher: str) -> Any:
-            found = self._outputs(self.teachers[teacher], len(images), train=False)
-            return jax.eval_shape(self.method.teacher_targets, found)
+            outputs = self._outputs(self.teachers[teacher], len(images), train=False)
+            return jax.eval_shape(self.method.teacher_targets, outputs)
 
         return _Lazy(self.roles, trained), _Lazy(self.teachers, read)
 

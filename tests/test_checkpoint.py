@@ -120,6 +120,19 @@ def test_only_the_latest_is_kept(tmp_path):
     assert meta == {"step": 10}
 
 
+def test_as_many_are_kept_as_asked_for(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 10):
+            checkpoints.save(step, tree(step), {"step": step})
+
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.steps() == [2, 10]
+        assert checkpoints.restore(shapes(tree()), 2)[1] == {"step": 2}
+        checkpoints.drop_after(2)
+        assert checkpoints.latest() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
 @pytest.mark.parametrize("step", [2, 3])
 def test_what_is_not_beyond_the_latest_is_not_saved(tmp_path, step):
     save(tmp_path, 3)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from kdjax.data import sources, tfds_files
-from kdjax.runtime import command
+from kdjax.runtime import command, private_names
 from kdjax.runtime.errors import UserError, unknown
 
 
@@ -85,7 +85,6 @@ def _build(
 ) -> None:
     with tfds_files.quiet_tfds():
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import shuffle, utils
 
         from kdjax.data.builders import BUILDERS
 
@@ -98,8 +97,7 @@ def _build(
             raise UserError(
                 f"{builder.data_path} exists but holds no data set: delete it"
             )
-        # Above this size TFDS sorts on disk, which needs TensorFlow.
-        with utils.temporary_assignment(shuffle, "MAX_MEM_BUFFER_SIZE", 64 << 30):
+        with private_names.tfds_sorts_in_memory(64 << 30):
             builder.download_and_prepare()
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +19,9 @@ from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
 from kdjax.preflight.hlo.traffic import traffic
 from kdjax.preflight.target import Target
-from kdjax.runtime import backend, parallel
+from kdjax.runtime import backend, parallel, private_names
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.train.program import Program
-
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,14 +158,13 @@ def _compile(
         compiled = lowered.compile(backend.compiler_options())
     except jax.errors.JaxRuntimeError as error:
         line = str(error).replace("\n", " ")
-        used = _USED.search(line)
-        if not used:
+        needed = private_names.needed_memory(line)
+        if needed is None:
             raise UserError(
                 f"the compiler for {target.chip.name} refuses the program: {line[:300]}"
             ) from error
-        needed = float(used[1]) * _UNITS[used[2]] + beside
         fixed = _bytes(program.inputs) + beside
-        raise _too_large(program, target, needed, fixed) from error
+        raise _too_large(program, target, needed + beside, fixed) from error
     seconds = time.perf_counter() - begin
     memory: Any = compiled.memory_analysis()
     text = compiled.as_text() or ""

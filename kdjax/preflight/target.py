@@ -12,12 +12,13 @@ import jax
 from jax.experimental import topologies
 
 from kdjax.preflight.chips import CHIPS, Chip
+from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 _NAME = re.compile(r"([a-z]\w*):([1-9]\d*(?:x[1-9]\d*){0,2})")
 # What libtpu asks a machine about itself, answered: else it looks for TPUs and prints.
 _QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
+    private_names.NO_TPU_METADATA: "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
@@ -85,11 +86,11 @@ def find(name: str) -> Target:
     Raises:
         UserError: an unknown topology, or its compiler is not installed.
     """
-    match = _NAME.fullmatch(name)
-    chip = CHIPS.get(match[1]) if match else None
-    if not match or not chip:
+    parsed = _NAME.fullmatch(name)
+    chip = CHIPS.get(parsed[1]) if parsed else None
+    if not parsed or not chip:
         raise _unknown(name)
-    shape = match[2]
+    shape = parsed[2]
     if chip.platform == "cpu":
         return Target(name, chip, _virtual(name, math.prod(map(int, shape.split("x")))))
     if shape.count("x") != chip.shapes[0].count("x"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.runtime.files import cache_folder
+
+Options = dict[str, str | bool]
+"""XLA's options, as JAX takes them."""
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "target", default=None
@@ -36,7 +40,7 @@ def use_compilation_cache() -> None:
 
     JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) win where they are given.
     """
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         folder = cache_folder() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     # The many small programs, too: a cached start of CTKD takes 9.0 s instead of 10.0.
@@ -45,7 +49,7 @@ def use_compilation_cache() -> None:
         jax.config.update(shortest, 0.0)
 
 
-def compiler_options() -> dict[str, str | bool]:
+def compiler_options() -> Options:
     """Returns XLA's options for train and evaluation steps.
 
     On CPU the library's fast reductions, but XLA's own convolutions: a supervised step
@@ -55,17 +59,56 @@ def compiler_options() -> dict[str, str | bool]:
     if platform() != "cpu":
         return {}
     option = "xla_cpu_experimental_ynn_fusion_type"
-    return {option: "LIBRARY_FUSION_TYPE_REDUCE"}
+    return _accepted({option: "LIBRARY_FUSION_TYPE_REDUCE"}, platform())
 
 
-def start_options() -> dict[str, str]:
+def start_options() -> Options:
     """Returns XLA's options for programs that run once, such as initial parameters.
 
     On CPU without optimisation: WRN-40-1's start compiles in 4.6 s instead of 13.
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": "0"}
+    return _accepted({"xla_backend_optimization_level": "0"}, "cpu")
+
+
+def _accepted(options: Options, platform: str) -> Options:
+    """Returns the options that the compiler takes; the others only cost speed.
+
+    They come and go with jaxlib. For a platform that this process does not run on all
+    are returned: there they can't be tried, and what is compiled is to be what a run
+    would compile, or the compiler's own refusal.
+    """
+    if platform != jax.default_backend():
+        return dict(options)
+    return {
+        name: value
+        for name, value in options.items()
+        if _is_accepted(platform, name, value)
+    }
+
+
+@functools.cache
+def _is_accepted(platform: str, name: str, value: str | bool) -> bool:
+    """Tries an option, once in a process; says so where the compiler refuses it.
+
+    The program of the trial returns its argument, on one device of this process: others
+    of the same run have no part in it.
+    """
+    program = jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), jnp.float32))
+    try:
+        program.compile({name: value})
+    except jax.errors.JaxRuntimeError as error:
+        from kdjax.runtime.console import console  # models don't need it
+
+        reason = str(error).partition("\n")[0]
+        console.print(
+            f"left out: XLA's option {name}={value}, which the compiler for {platform} "
+            f"refuses ({reason})",
+            markup=False,
+        )
+        return False
+    return True
 
 
 def steps_per_dispatch() -> int:
@@ -88,11 +131,11 @@ def loop(
     """
     if platform() != "cpu":
         return jax.lax.scan(body, carry, jnp.arange(count))
-    found = []
+    results = []
     for number in range(count):
-        carry, said = body(carry, number)
-        found.append(said)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        carry, result = body(carry, number)
+        results.append(result)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def own_batch_norm_gradient() -> bool:

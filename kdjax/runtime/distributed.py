@@ -9,14 +9,13 @@ JAX is imported only where it is needed: commands answer wrong flags before that
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import sys
 import threading
 import time
 
-from kdjax.runtime import launchers
+from kdjax.runtime import launchers, private_names
 from kdjax.runtime.errors import UserError
 
 LOST = (
@@ -27,11 +26,6 @@ LOST = (
 _HEARTBEAT = 30
 # Seconds that a process which failed waits for the others, who may fail alike.
 _PATIENCE = 5
-_DEAD_PEER = re.compile(
-    r"gloo|nccl|coordination service|coordinationservice|heartbeat"
-    r"|connection (closed|reset) by peer|socket closed",
-    re.IGNORECASE,
-)
 
 
 def start(
@@ -111,7 +105,7 @@ def lost_peer(error: BaseException) -> bool:
 
     # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-    return known and bool(_DEAD_PEER.search(str(error)))
+    return known and private_names.is_about_a_lost_peer(str(error))
 
 
 def leave(code: int, patience: float = _PATIENCE) -> int:

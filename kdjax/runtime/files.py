@@ -39,10 +39,10 @@ def digest(tree: Any) -> str:
     import jax  # here: data sets are read before JAX is there
     import numpy as np
 
-    hasher = hashlib.sha256()
+    content = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
-        hasher.update(name.encode())
-        hasher.update(array.tobytes())
-    return hasher.hexdigest()[:16]
+        content.update(name.encode())
+        content.update(array.tobytes())
+    return content.hexdigest()[:16]

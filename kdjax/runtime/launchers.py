@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
+from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 
@@ -46,13 +47,14 @@ def detect(environment: Mapping[str, str]) -> str | None:
     )
     if hosts is not None:
         return "gketpu" if slices * len(hosts.split(",")) > 1 else None
-    # JAX sets this variable when it is imported where no TPU chip is.
-    if "TPU_SKIP_MDS_QUERY" in environment or not importlib.util.find_spec("libtpu"):
+    no_tpu = private_names.jax_met_no_tpu(environment)
+    if no_tpu or not importlib.util.find_spec("libtpu"):
         return None
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     hosts = _metadata(server, "worker-network-endpoints")
-    told = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata(server, "tpu-env"))
-    slices = int(told[1]) if told else slices
+    tpu = _metadata(server, "tpu-env")
+    if of_several := re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", tpu):
+        slices = int(of_several[1])
     return "gcetpu" if slices * len(hosts.split(",")) > 1 else None
 
 

@@ -203,10 +203,11 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     Run(parsed, sweep.workdir, interrupt)
     *_, student = parsed.stages.values()
     warmup = student.epochs // 4
-    with trials.opened(sweep.workdir / "sweep.db", sweep.identity(), warmup) as study:
+    path = sweep.workdir / "sweep.db"
+    with trials.opened(path, sweep.identity(), warmup) as (study, storage):
         while len(trials.finished(study)) < wanted:
             interrupt.raise_if_set()
-            trial = trials.next_trial(study, sweep.ranges, sweep.seed)
+            trial = trials.next_trial(study, storage, sweep.ranges, sweep.seed)
             parsed = parse_config(sweep.config(trial.params))
             observe = trials.observer(trial, student)
             run = Run(parsed, sweep.workdir, interrupt, observe)

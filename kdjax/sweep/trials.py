@@ -1,8 +1,8 @@
 """The trials of a sweep: an Optuna study in an SQLite file, which can be stopped.
 
-What was stopped, by whatever, is a trial that still runs on file: it goes on with the
-same parameters, and its stages from their checkpoints. Only `sweep.py` imports this
-module, because Optuna is an extra.
+What was stopped, by whatever, is a trial that still runs on file: it continues with the
+same parameters, and its stages from their checkpoints. Only `kdjax.sweep` imports this
+module, and late, because Optuna is an extra.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 @contextlib.contextmanager
 def opened(
     path: Path, identity: Mapping[str, Any], warmup: int
-) -> Iterator[optuna.Study]:
-    """Holds a study for this process.
+) -> Iterator[tuple[optuna.Study, optuna.storages.RDBStorage]]:
+    """Holds a study for this process, and gives the storage beside it.
 
     Args:
         path: of the file, which is made if absent.
@@ -66,7 +66,7 @@ def opened(
             )
             study = create()
             if study.user_attrs.get(_IDENTITY) != identity and not finished(study):
-                # None yet, or that of a command that was mended.
+                # None yet, or that of a command that was wrong and is no more.
                 optuna.delete_study(study_name=path.stem, storage=storage)
                 study = create()
                 study.set_user_attr(_IDENTITY, dict(identity))
@@ -76,7 +76,7 @@ def opened(
                         f"{path} is a sweep with {key} {value!r}, not "
                         f"{identity[key]!r}; choose another --workdir"
                     )
-            yield study
+            yield study, storage
         except DBAPIError as error:
             raise UserError(f"{path} cannot be used: {error.orig}") from error
 
@@ -87,24 +87,38 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def next_trial(
-    study: optuna.Study, ranges: Mapping[str, tuple[float, float]], seed: int
+    study: optuna.Study,
+    storage: optuna.storages.RDBStorage,
+    ranges: Mapping[str, tuple[float, float]],
+    seed: int,
 ) -> optuna.Trial:
     """Returns a new trial with its parameters, or the one that was stopped.
 
     Args:
         study: of the trials.
+        storage: of the study.
         ranges: least and greatest value by parameter.
         seed: of the search.
     """
-    # By the number of the trial: a study that was stopped draws what it would have.
+    # By the number of the trial: a study that was stopped chooses what it would have.
     seeds = np.random.SeedSequence([seed, len(finished(study))])
     study.sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]))
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     # Not enqueued as another one, which would lose the epochs reported so far.
-    trial = optuna.Trial(study, stopped[0]._trial_id) if stopped else study.ask()
+    trial = _continued(study, storage, stopped[0]) if stopped else study.ask()
     for name, (low, high) in ranges.items():
         trial.suggest_float(name, low, high)
     return trial
+
+
+def _continued(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, stopped: FrozenTrial
+) -> optuna.Trial:
+    """Returns a trial that still runs on file, as one to report to."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    number = stopped.number
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+    return optuna.Trial(study, trial_id)
 
 
 def observer(trial: optuna.Trial, student: Stage) -> Observer:

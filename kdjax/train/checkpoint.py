@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import LatestN
 
 from kdjax.runtime import parallel
 from kdjax.runtime.closing import Closing
@@ -49,11 +50,13 @@ def _silent_readers() -> Iterator[None]:
         sys.unraisablehook, sys.excepthook = hooks
 
 
-def _check_shape(path: Any, target: np.ndarray, found: np.ndarray) -> None:
+def _check_shape(
+    path: jax.tree_util.KeyPath, target: np.ndarray, restored: np.ndarray
+) -> None:
     """Raises ValueError where orbax read an array as it was, not as it should be."""
-    if target.shape != found.shape:
+    if target.shape != restored.shape:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        raise ValueError(f"{name} has shape {found.shape}, not {target.shape}")
+        raise ValueError(f"{name} has shape {restored.shape}, not {target.shape}")
 
 
 class Checkpoints(Closing):
@@ -80,7 +83,7 @@ class Checkpoints(Closing):
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=LatestN(keep),
                 cleanup_tmp_directories=parallel.is_first(),
                 read_only=not parallel.is_first(),
                 create=not several,
@@ -141,8 +144,8 @@ class Checkpoints(Closing):
         reason = ""
         with _silent_readers():
             try:
-                found = self._manager.restore(step, args=args)
-                tree, meta = found.tree, found.meta
+                restored = self._manager.restore(step, args=args)
+                tree, meta = restored.tree, restored.meta
                 saved = meta.pop("digest")
                 jax.tree.map_with_path(_check_shape, target, tree)
             # Whatever orbax and its storage library raise on damaged files.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from kdjax.data.stream import Batch
 from kdjax.methods import Method
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
+from kdjax.runtime.computation import computation_id
 
 Tree = TypeVar("Tree")
 """A tree of arrays."""
@@ -64,8 +64,7 @@ class Networks:
         computation, so that it cannot be out of date.
         """
         outputs = self._outputs(self.teachers[teacher], 2, train=False)
-        text = str(jax.make_jaxpr(self.method.teacher_targets)(outputs))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return computation_id(self.method.teacher_targets, outputs)
 
     def shapes(self) -> dict[str, Variables]:
         """Returns the shapes of the trained networks' variables, by role."""

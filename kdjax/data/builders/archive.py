@@ -9,14 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
-from tensorflow_datasets.core import utils
-from tensorflow_datasets.core.download import (
-    DownloadError,
-    DownloadManager,
-    download_manager,
-    downloader,
-)
+import tensorflow_datasets as tfds
 
+from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 
@@ -36,7 +31,7 @@ class FromArchive:
         self._archive_dir = archive_dir
         super().__init__(**kwargs)
 
-    def fetch(self, manager: DownloadManager, url: str) -> pathlib.Path:
+    def fetch(self, manager: tfds.download.DownloadManager, url: str) -> pathlib.Path:
         """Returns the path of an archive on this machine.
 
         Args:
@@ -57,11 +52,11 @@ class FromArchive:
             return path
         try:
             # TFDS's ten retries wait more than three minutes for a network that is off.
-            with utils.temporary_assignment(downloader, "MAX_RETRIES", 3):
+            with private_names.tfds_retries(3):
                 return pathlib.Path(manager.download(url))
-        except download_manager.NonMatchingChecksumError as error:
+        except private_names.tfds_checksum_errors() as error:
             raise UserError(f"{url} is not the file that was published") from error
-        except (requests.RequestException, DownloadError) as error:
+        except (requests.RequestException, tfds.download.DownloadError) as error:
             raise UserError(
                 f"cannot download {url} ({type(error).__name__}); get {file_name} by "
                 "other means and name its folder: --archive-dir DIR"

@@ -1,42 +1,65 @@
 """CIFAR-10 and CIFAR-100 from the published binary archives."""
 
+import dataclasses
 import gzip
 import pathlib
 import tarfile
-from collections.abc import Iterator
-from typing import IO, Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import registered
-from tensorflow_datasets.core.download import DownloadManager
-from tensorflow_datasets.image_classification import cifar
 
 from kdjax.data.builders.archive import FromArchive, reading
 
 _PIXELS = 3 * 32 * 32
+# Classes that only TFDS knows.
+_OfficialCifar10: Any = tfds.builder_cls("cifar10")
+_OfficialCifar100: Any = tfds.builder_cls("cifar100")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What an archive holds.
+
+    Attributes:
+        url: where it is published.
+        folder: of all its files.
+        label_files: the classes' names, by kind of label.
+        train_files: with the training images.
+        test_files: with the test images.
+    """
+
+    url: str
+    folder: str
+    label_files: Mapping[str, str]
+    train_files: Sequence[str]
+    test_files: Sequence[str]
 
 
 class _Cifar(FromArchive):
     """Overrides what needs TensorFlow in the official builders."""
 
     info: Any
-    _cifar_info: Any  # the official builder's table of urls, files and labels
+    _layout: ClassVar[_Layout]
 
-    def _split_generators(self, manager: DownloadManager) -> dict[str, Iterator[Any]]:
-        layout = self._cifar_info
+    def _split_generators(
+        self, manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[Any]]:
+        layout = self._layout
         path = self.fetch(manager, layout.url)
-        names = layout.label_files + layout.train_files + layout.test_files
+        names = [*layout.label_files.values(), *layout.train_files, *layout.test_files]
         with reading(path):
-            files = _extract(path, [layout.prefix + name for name in names])
-            for key, name in zip(layout.label_keys, layout.label_files, strict=True):
-                text = files[layout.prefix + name].decode()
+            files = _extract(path, [layout.folder + name for name in names])
+            for key, name in layout.label_files.items():
+                text = files[layout.folder + name].decode()
                 self.info.features[key].names = [
                     line for line in text.split("\n") if line
                 ]
         return {
             split: self._generate_examples(
-                f"{split}_", path, [files[layout.prefix + name] for name in names]
+                f"{split}_", path, [files[layout.folder + name] for name in names]
             )
             for split, names in (
                 ("train", layout.train_files),
@@ -47,7 +70,7 @@ class _Cifar(FromArchive):
     def _generate_examples(
         self, prefix: str, path: pathlib.Path, batches: list[bytes]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        keys = self._cifar_info.label_keys
+        keys = tuple(self._layout.label_files)
         with reading(path):
             # A record: one byte for each label, then the red, green and blue planes.
             records = np.concatenate(
@@ -85,10 +108,28 @@ def _extract(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
 
 
 # The official builders of these names are registered already.
-with registered.skip_registration():
+class Cifar10(_Cifar, _OfficialCifar10, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-10: 50,000 and 10,000 images of 32x32 pixels in 10 classes."""
 
-    class Cifar10(_Cifar, cifar.Cifar10):
-        """CIFAR-10: 50,000 and 10,000 images of 32x32 pixels in 10 classes."""
+    _layout = _Layout(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        folder="cifar-10-batches-bin/",
+        label_files={"label": "batches.meta.txt"},
+        train_files=[f"data_batch_{number}.bin" for number in range(1, 6)],
+        test_files=["test_batch.bin"],
+    )
 
-    class Cifar100(_Cifar, cifar.Cifar100):
-        """CIFAR-100: 50,000 and 10,000 images of 32x32 pixels in 100 classes."""
+
+class Cifar100(_Cifar, _OfficialCifar100, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-100: 50,000 and 10,000 images of 32x32 pixels in 100 classes."""
+
+    _layout = _Layout(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        folder="cifar-100-binary/",
+        label_files={
+            "coarse_label": "coarse_label_names.txt",
+            "label": "fine_label_names.txt",
+        },
+        train_files=["train.bin"],
+        test_files=["test.bin"],
+    )

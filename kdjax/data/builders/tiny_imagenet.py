@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import DownloadManager
 
 from kdjax.data.builders.archive import FromArchive, reading
 
@@ -41,7 +40,9 @@ class TinyImagenet(FromArchive, tfds.core.GeneratorBasedBuilder):
             homepage="http://cs231n.stanford.edu/",
         )
 
-    def _split_generators(self, manager: DownloadManager) -> dict[str, Iterator[Any]]:
+    def _split_generators(
+        self, manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[Any]]:
         path = self.fetch(manager, _URL)
         with reading(path), zipfile.ZipFile(path) as archive:
             self.info.features["label"].names = (

@@ -1,12 +1,10 @@
 """Batches made ahead of their use, by Grain, in other processes or in threads."""
 
 import atexit
-import contextlib
 import gc
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from absl import flags
 
+from kdjax.runtime import private_names
 from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import UserError
 
@@ -91,7 +90,7 @@ class Batches(Closing, Iterator[T], Generic[T]):
             return self._finish((first, second, third, broken))
         except RuntimeError as error:
             self.close()
-            if "terminated unexpectedly" not in str(error):
+            if not private_names.is_about_a_dead_worker(error):
                 raise
             raise UserError(
                 "a process that reads data has died: too little memory, or the main "
@@ -118,12 +117,7 @@ def _free_shared_memory() -> None:
     frame, and Python warns of shared memory that is left when a program ends.
     """
     gc.collect()
-    # Another thread does what the collection asks for; it has no public name.
-    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
-    arrays = getattr(module, "SharedMemoryArray", None)
-    if (thread := getattr(arrays, "_del_thread_pool", None)) is not None:
-        with contextlib.suppress(ValueError):  # it has ended
-            thread.apply(int)  # comes after all that was asked for before
+    private_names.free_memory_of_ended_workers()
 
 
 def _close_all() -> None:

@@ -1,0 +1,64 @@
+"""A hash of what a function computes, taken from its traced form."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from kdjax.runtime.files import digest
+
+
+def computation_id(function: Callable, *args: Any) -> str:
+    """Returns a hash of a traced function: equal where it computes the same.
+
+    A traced function's text shows numbers, but of arrays only shapes and dtypes: their
+    bits are hashed beside it. What Python computes outside of JAX (callbacks) is not.
+
+    Args:
+        function: can be traced by JAX.
+        *args: arrays or their shapes and dtypes.
+    """
+    traced = jax.make_jaxpr(function)(*args)
+    text = str(traced)
+    # Without arrays the text alone is hashed, as in banks written by earlier versions.
+    if arrays := [_comparable(array) for array in _arrays_in(traced)]:
+        text += digest(arrays)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _arrays_in(part: Any) -> Iterator[Any]:
+    """Yields the constant arrays of a traced function, in a fixed order.
+
+    Depending on where a function closes over an array, JAX holds it as a constant of
+    the whole, as one of a function called inside (`jit`), as an operand, or among an
+    operation's parameters.
+    """
+    match part:
+        # From jax 0.12 on these are one class; before, the second has no constants.
+        case ClosedJaxpr() | Jaxpr():
+            yield from getattr(part, "consts", ())
+            for equation in part.eqns:
+                for operand in equation.invars:
+                    # A number is in the text, with all of its digits.
+                    if isinstance(operand, Literal) and np.ndim(operand.val):
+                        yield operand.val
+                for _, value in sorted(equation.params.items()):
+                    yield from _arrays_in(value)
+        case tuple() | list():
+            for inner in part:
+                yield from _arrays_in(inner)
+        case dict():
+            for _, inner in sorted(part.items(), key=lambda item: str(item[0])):
+                yield from _arrays_in(inner)
+        case _ if hasattr(part, "__array__") and np.ndim(part):
+            yield part
+
+
+def _comparable(array: Any) -> Any:
+    """Returns an array whose bits can be read; random keys give theirs as data."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(array)), np.asarray(jax.random.key_data(array))
+    return np.asarray(array)

@@ -1,0 +1,126 @@
+"""What kdjax uses of other libraries beyond their public interfaces.
+
+Each function says which library it is, the version it was last seen with, and what
+happens where the name is gone: nothing worse than a slower or less clear end. A library
+is imported by the functions that need it, so that importing this module imports none.
+"""
+
+import contextlib
+import importlib
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+
+_LOST_PEER = re.compile(
+    r"gloo|nccl|coordination service|coordinationservice|heartbeat"
+    r"|connection (closed|reset) by peer|socket closed",
+    re.IGNORECASE,
+)
+_NEEDED_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+NO_TPU_METADATA = "TPU_SKIP_MDS_QUERY"
+"""The variable that keeps libtpu 0.0.52 from asking a metadata server about TPUs."""
+
+
+def is_about_a_lost_peer(message: str) -> bool:
+    """Returns whether an error's text says that another process is gone.
+
+    jaxlib 0.10.2 and 0.12.0: XLA, Gloo and NCCL have no class of errors for it. With
+    other words the run ends with a traceback instead of one line.
+    """
+    return bool(_LOST_PEER.search(message))
+
+
+def needed_memory(message: str) -> float | None:
+    """Returns the bytes that a program needs, from the refusal of XLA's TPU compiler.
+
+    libtpu 0.0.52: a program that does not fit has no figures but in this text. With
+    other words (None) the compiler's own line is shown.
+    """
+    used = _NEEDED_MEMORY.search(message)
+    return float(used[1]) * _UNITS[used[2]] if used else None
+
+
+def jax_met_no_tpu(environment: Mapping[str, str]) -> bool:
+    """Returns whether JAX looked for TPU chips in this process and there were none.
+
+    jax 0.10.2 and 0.12.0 then set this variable while they are imported. Without it a
+    machine that has libtpu but no TPU waits for a metadata server that does not answer.
+    """
+    return NO_TPU_METADATA in environment
+
+
+def is_about_a_dead_worker(error: RuntimeError) -> bool:
+    """Returns whether Grain says that a worker process has died.
+
+    grain 0.2.18 raises a plain RuntimeError, as it does for other reasons. With other
+    words the error is shown as it is.
+    """
+    return "terminated unexpectedly" in str(error)
+
+
+def free_memory_of_ended_workers() -> None:
+    """Waits for Grain to give back the memory that it shared with workers.
+
+    grain 0.2.18: a thread of its own does it, a little later. Without the thread's name
+    nothing is waited for, and Python may warn of shared memory when the program ends.
+    """
+    module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
+    arrays = getattr(module, "SharedMemoryArray", None)
+    if (threads := getattr(arrays, "_del_thread_pool", None)) is not None:
+        with contextlib.suppress(ValueError):  # it has ended
+            threads.apply(int)  # comes after all that was asked for before
+
+
+def tfds_sorts_in_memory(limit: int) -> contextlib.AbstractContextManager[None]:
+    """Lets TFDS sort up to so many bytes without a file, which would need TensorFlow.
+
+    tensorflow-datasets 4.9.10: above 1 GB it sorts on disk. Without the name a larger
+    data set asks for TensorFlow.
+    """
+    shuffle = _module("tensorflow_datasets.core.shuffle")
+    return _changed(shuffle, "MAX_MEM_BUFFER_SIZE", limit)
+
+
+def tfds_retries(count: int) -> contextlib.AbstractContextManager[None]:
+    """Lets TFDS repeat a failed download so many times.
+
+    tensorflow-datasets 4.9.10: ten times, which takes more than three minutes where the
+    network is off. Without the name it stays at that.
+    """
+    downloader = _module("tensorflow_datasets.core.download.downloader")
+    return _changed(downloader, "MAX_RETRIES", count)
+
+
+def tfds_checksum_errors() -> tuple[type[Exception], ...]:
+    """Returns what TFDS raises for a download whose checksum is not the published one.
+
+    tensorflow-datasets 4.9.10: the class is in no public module. Without the name
+    (nothing) its own message is shown.
+    """
+    manager = _module("tensorflow_datasets.core.download.download_manager")
+    error = getattr(manager, "NonMatchingChecksumError", None)
+    return () if error is None else (error,)
+
+
+def _module(name: str) -> types.ModuleType | None:
+    """Returns a library's module if there still is one of this name."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _changed(module: types.ModuleType | None, name: str, value: int) -> Iterator[None]:
+    """Sets a module's variable for a while, if there is one."""
+    if not hasattr(module, name):
+        yield
+        return
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)

@@ -12,9 +12,11 @@ from jax.test_util import check_grads
 
 from kdjax import losses, methods, models
 from kdjax.methods import Context
+from kdjax.methods.dgkd import DGKD
 from kdjax.models import Outputs
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -176,6 +178,27 @@ def test_masks_multiply_the_divergences_alone_and_logs_are_unmasked():
     np.testing.assert_allclose(
         loss_of(terms), equation_7(keep=masks).mean(), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("mask", ["batch", "example"])
+def test_the_methods_sum_is_the_loss_with_its_masks(mask):
+    method = methods.create("dgkd", {"dgkd": {"survival": 0.5, "mask": mask}})
+    key = fold(jax.random.key(1), "guides")
+    keep = method.guide_masks(key, jnp.arange(BATCH), GUIDES)
+    assert not np.all(keep)
+    loss, _ = methods.weighted_sum(method.terms(context(key=1)), jnp.int32(0))
+    expected = jnp.mean(losses.dgkd(STUDENT, TARGETS, LABELS, keep=keep))
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+def test_masks_can_be_sampled_otherwise():
+    class FirstOnly(DGKD):
+        def guide_masks(self, key, index, num_guides):
+            return jnp.arange(num_guides) == 0
+
+    loss = loss_of(FirstOnly().terms(context()))
+    keep = np.array([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(loss, equation_7(keep=keep).mean(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("drop", [{"survival": 0.5}, {"drop": "fixed:1"}])

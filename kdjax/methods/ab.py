@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +9,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Path, Phase, Targets, only
 from kdjax.methods.connectors import BoundaryConnector
-from kdjax.methods.levels import InitialisedLevels, feature_maps, total
+from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
 from kdjax.methods.ranges import Count, Levels, Positive
 from kdjax.models import Outputs
 
@@ -75,7 +74,7 @@ class AB(InitialisedLevels):
             Phase(trains=lambda path: not path[0].startswith("ab/")),
         )
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the levels, the deepest with weight 1."""
         return total(
             losses.ab(student[level], target[level], margin=self.margin) / 2**i

@@ -1,12 +1,12 @@
 """Attention transfer."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 
-from kdjax.methods.base import Context, Targets
-from kdjax.methods.levels import SeveralLevels, attention_distance, attention_maps
+from kdjax.methods.base import Context
+from kdjax.methods.levels import Maps, SeveralLevels, attention_distance, attention_maps
 from kdjax.methods.ranges import Levels, Range
 from kdjax.models import Outputs
 
@@ -28,6 +28,6 @@ class AT(SeveralLevels):
         """Returns the attention maps."""
         return attention_maps(outputs, self.levels, self.power)
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the distance of the attention maps."""
         return attention_distance(student, target, self.norm)

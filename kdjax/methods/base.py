@@ -24,6 +24,8 @@ Targets = Any
 """What `Method.teacher_targets` returns: a tree of arrays; its form is the method's."""
 Memory = Any
 """What `Method.init_memory` returns: a tree of arrays; its form is the method's."""
+Adapted = Any
+"""What an adapter returns: a tree of arrays; its form is the adapter's."""
 
 
 class Term(NamedTuple):
@@ -94,7 +96,7 @@ class MemoryInit:
         labels: `[N]` of the training set.
         num_classes: the data set's.
         outputs: shapes of the roles' outputs, by role.
-        targets: shapes of what `teacher_targets` takes, by teacher.
+        targets: shapes of the teachers' targets, by teacher.
         models: names of the teachers' networks, by teacher.
         frozen: variables of the teachers.
     """
@@ -119,7 +121,7 @@ class Context:
         labels: `[batch]` integers.
         index: `[batch]` positions in the training set.
         outputs: by trained role.
-        targets: by teacher: what the method's `teacher_targets` took from its outputs.
+        targets: by teacher: the method's `teacher_targets` of its outputs.
         recorded: by teacher: its training-mode logits at this step of its own
             training; of those that the method `replays`.
         adapted: by adapter: its outputs.
@@ -139,7 +141,7 @@ class Context:
     outputs: Mapping[str, Outputs]
     targets: Mapping[str, Targets]
     recorded: Mapping[str, jax.Array]
-    adapted: Mapping[str, Any]
+    adapted: Mapping[str, Adapted]
     step: jax.Array
     key: jax.Array
     phase: int = 0
@@ -163,13 +165,13 @@ class Method:
     VERSION: ClassVar[int] = 1
     """Raised when the method's numbers change; goes into fingerprints."""
     num_teachers: ClassVar[int | None] = 0
-    """How many teachers it takes; None: one or more."""
+    """How many teachers it has; None: one or more."""
     num_views: ClassVar[int] = 1
     """How many images `make_views` makes of each; more than one bypass the bank."""
     call_teachers: ClassVar[bool] = False
     """Whether it runs teachers itself, on other images: they bypass the bank."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "NAME" not in vars(cls):
             cls.NAME = cls.__name__.lower()
@@ -233,14 +235,14 @@ class Method:
     def adapters(
         self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
-        """Returns further trained modules, each `(outputs, targets, train) -> Any`.
+        """Returns further trained modules, each `(outputs, targets, train) -> Adapted`.
 
         Their parameters are optimised, sharded and saved with the roles', under
         their names ('method/teacher').
 
         Args:
             outputs: shapes of the roles' outputs.
-            targets: shapes of what `teacher_targets` takes, by teacher.
+            targets: shapes of the teachers' targets, by teacher.
         """
         del outputs, targets
         return {}
@@ -312,7 +314,7 @@ class Comparison(Method):
     num_teachers: ClassVar[int | None] = 1
     beta: float
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Adapted, target: Targets) -> jax.Array:
         """Returns the distance, `[batch]` or a scalar.
 
         Args:

@@ -1,7 +1,7 @@
 """BSS: adversarial samples that support the teacher's decision boundaries."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def attack(
     """
     start = jnp.argmax(call(images).logits, axis=-1)
 
-    def gap(x: jax.Array) -> tuple[jax.Array, Any]:
+    def gap(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logits = call(x).logits
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         own, other = (
@@ -76,7 +76,7 @@ def attack(
         )
         return jnp.sum(other - own), (own - other, jnp.argmax(logits, axis=-1))
 
-    def move(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+    def move(x: jax.Array, _: object) -> tuple[jax.Array, None]:
         gradient, (distance, now) = jax.grad(gap, has_aux=True)(x)
         norm = jnp.sqrt(jnp.sum(jnp.square(gradient), axis=(1, 2, 3), keepdims=True))
         # Without a gradient there is no direction: the image stays.

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 
 from kdjax.methods.base import (
+    Adapted,
     Context,
+    Memory,
     MemoryInit,
     Method,
     Path,
@@ -19,6 +21,8 @@ from kdjax.methods.base import (
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
+
+T = TypeVar("T")
 
 
 def _join(name: str, parts: list[dict]) -> dict:
@@ -43,7 +47,7 @@ class _PartAdapter(nn.Module):
         outputs: Mapping[str, Outputs],
         targets: Mapping[str, Targets],
         train: bool,
-    ) -> Any:
+    ) -> Adapted:
         """Returns what the part's adapter does."""
         targets = _of_part(self.part, targets)
         return self.adapter(*_every(self.every, (outputs, targets)), train)
@@ -53,7 +57,7 @@ def _of_part(name: str, targets: Mapping[str, Targets]) -> dict[str, Targets]:
     return {teacher: parts[name] for teacher, parts in targets.items() if name in parts}
 
 
-def _every(every: int, tree: Any) -> Any:
+def _every(every: int, tree: T) -> T:
     """Returns every n-th row: of several views of an image, the first."""
     return tree if every == 1 else jax.tree.map(lambda leaf: leaf[::every], tree)
 
@@ -150,7 +154,7 @@ class Combined(Method):
                 images = part.make_views(images)
         return images
 
-    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> dict[str, Memory]:
         """Returns the parts' memories, by name."""
         return {
             name: part.init_memory(
@@ -214,7 +218,7 @@ class Combined(Method):
 
     def terms_and_memory(
         self, context: Context
-    ) -> tuple[dict[str, Term], dict[str, Any]]:
+    ) -> tuple[dict[str, Term], dict[str, Memory]]:
         """Returns the terms of all parts and their memories."""
         whose, number, _ = self._phases()[context.phase]
         memory = dict(context.memory or {})

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,22 @@ from kdjax.models.layers import torch_dense
 from kdjax.runtime.rng import fold
 
 _SIDES = ("student", "teacher")
+
+
+class ContrastiveMemory(TypedDict):
+    """What CRD keeps between the steps.
+
+    Attributes:
+        banks: embeddings of the training set, `[N, dimensions]` by side.
+        log_partition: constants, by side; see `losses.crd_log_partition`.
+        started: whether the first batch has set them.
+        classes: `losses.class_order` of the training set; of mode 'exact'.
+    """
+
+    banks: dict[str, jax.Array]
+    log_partition: dict[str, jax.Array]
+    started: jax.Array
+    classes: NotRequired[tuple[jax.Array, jax.Array]]
 
 
 class Embeddings(nn.Module):
@@ -77,13 +93,13 @@ class CRD(Comparison):
         """Returns both embeddings' layers."""
         return Embeddings(self.dimensions)
 
-    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> ContrastiveMemory:
         """Returns random banks and constants that the first batch will set."""
         shape = len(init.labels), self.dimensions
         _, target = only(init.targets)
         dtype = jnp.promote_types(target.dtype, jnp.float32)
         bound = 1 / math.sqrt(self.dimensions / 3)
-        memory: dict[str, Any] = {
+        memory: ContrastiveMemory = {
             "banks": {
                 side: jax.random.uniform(
                     fold(init.key, side), shape, dtype, -bound, bound
@@ -104,7 +120,7 @@ class CRD(Comparison):
         key: jax.Array,
         index: jax.Array,
         labels: jax.Array,
-        memory: Mapping[str, Any],
+        memory: ContrastiveMemory,
     ) -> jax.Array:
         """Samples which images each embedding is told apart from.
 
@@ -133,10 +149,11 @@ class CRD(Comparison):
 
     def terms_and_memory(
         self, context: Context
-    ) -> tuple[dict[str, Term], dict[str, Any]]:
+    ) -> tuple[dict[str, Term], ContrastiveMemory]:
         """Returns the terms, and the memory with the batch's embeddings in it."""
         teacher, _ = only(context.targets)
-        name, memory = f"crd/{teacher}", context.memory
+        name = f"crd/{teacher}"
+        memory: ContrastiveMemory = context.memory
         embeddings, banks = context.adapted[name], memory["banks"]
         size = len(banks["student"])
         # The first position keeps the micro-batches of one step, which share the step's
@@ -173,5 +190,10 @@ class CRD(Comparison):
             "ce/student": self.label_term(context),
             name: Term(total, self.beta),
         }
-        changed = {"banks": moved, "log_partition": partitions}
-        return terms, {**memory, **changed, "started": jnp.ones((), bool)}
+        started = jnp.ones((), bool)
+        return terms, {
+            **memory,
+            "banks": moved,
+            "log_partition": partitions,
+            "started": started,
+        }

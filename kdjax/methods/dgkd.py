@@ -58,18 +58,14 @@ class DGKD(LogitMethod):
         if kind == "fixed" and self.survival < 1:
             raise UserError(f"dgkd: drop {self.drop!r} leaves no use for survival")
 
-    def label_term(self, context: Context) -> Term:
-        """Returns the cross-entropy, which counts once for every guide."""
-        count = len(context.targets) if self.count_guides else 1
-        return Term(cross_entropy(context, "student"), count * (1 - self.alpha))
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns the cross-entropy and every guide's divergence, logged unmasked.
 
-    def distances(self, context: Context) -> dict[str, Term]:
-        """Returns every guide's divergence, logged unmasked.
-
-        Together with `label_term` they are `losses.dgkd`. That returns the sum alone;
-        here every guide's divergence is logged, kept or not, so that both are made of
+        The sum is `losses.dgkd`. That returns nothing but the sum, and here every
+        guide's divergence is logged, kept or not: both are made of
         `losses.guide_divergences`.
         """
+        # Logits are standardised before they meet the labels: see `DistancesFirst`.
         student = context.outputs["student"].logits
         guides = dict(context.targets)
         if self.standardise:
@@ -78,13 +74,17 @@ class DGKD(LogitMethod):
         weight = self.alpha
         if self.kl_reduction == "mean":
             weight /= student.shape[-1]
-        masks = self.guide_masks(
-            fold(context.key, "guides"), context.index, len(guides)
-        )
+        count = len(guides) if self.count_guides else 1
+        terms = {
+            "ce/student": Term(
+                cross_entropy(context, "student"), count * (1 - self.alpha)
+            )
+        }
+        key = fold(context.key, "guides")
+        masks = self.guide_masks(key, context.index, len(guides))
         divergences = losses.guide_divergences(
             student, guides.values(), temperature=self.temperature
         )
-        terms = {}
         for i, (name, value) in enumerate(zip(guides, divergences, strict=True)):
             mask = None if masks is None else masks[..., i].astype(student.dtype)
             terms[f"kd/{name}"] = Term(value, weight, mask)

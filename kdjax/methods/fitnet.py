@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -51,6 +50,8 @@ class FitNet(OneLevel):
         """Returns the regressor."""
         return Regressor(self.level, target.shape[1:])
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
         """Returns the distance of the regressed map from the hint."""
         return losses.feature_mse(student, target)

@@ -2,13 +2,12 @@
 
 import dataclasses
 from itertools import pairwise
-from typing import Any
 
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Path, Phase, Targets
-from kdjax.methods.levels import InitialisedLevels, feature_maps, total
+from kdjax.methods.base import Context, Path, Phase
+from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
 from kdjax.methods.ranges import Count, LevelPairs
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
@@ -53,7 +52,7 @@ class FSP(InitialisedLevels):
         """Returns the matrices' phase and the labels'."""
         return self.init_phase(), Phase()
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the pairs of levels."""
         for level, matrix in student.items():
             ours, theirs = matrix.shape[1:], target[level].shape[1:]

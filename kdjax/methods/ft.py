@@ -53,7 +53,7 @@ class FT(OneLevel):
     """Factor transfer (Kim et al., 2018): CE + beta FT between factors of the last map.
 
     First phase: the paraphraser learns to reconstruct the teacher's map; the student
-    rests. Second phase: the paraphraser rests; student and translator learn.
+    does not. Second phase: student and translator learn, the paraphraser does not.
 
     Deviations: see `losses.factor_transfer`; weight, level and the first phase's epochs
     and learning rate are RepDistiller's for ResNets.

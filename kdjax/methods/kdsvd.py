@@ -1,13 +1,12 @@
 """KDSVD: singular vectors of consecutive levels."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Targets
-from kdjax.methods.levels import SeveralLevels
+from kdjax.methods.base import Context
+from kdjax.methods.levels import Maps, SeveralLevels
 from kdjax.methods.ranges import Count, LevelPairs
 from kdjax.runtime.errors import UserError
 
@@ -24,7 +23,7 @@ class KDSVD(SeveralLevels):
     levels: LevelPairs = ("stage1", "stage2", "stage3")
     k: Count = 1
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the loss of all pairs of levels."""
         for level in self.levels:
             ours, theirs = student[level].shape[1:], target[level].shape[1:]

@@ -10,6 +10,9 @@ from kdjax.methods.base import Comparison, Context, Path, Phase, Term
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
+Maps = Mapping[str, jax.Array]
+"""Feature or attention maps, or what is made of them, by level."""
+
 
 def feature(outputs: Outputs, name: str) -> jax.Array:
     """Returns a named feature.
@@ -102,9 +105,7 @@ def attention_maps(
     return maps
 
 
-def attention_distance(
-    student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
-) -> jax.Array:
+def attention_distance(student: Maps, teacher: Maps, norm: str) -> jax.Array:
     """Returns the attention term, summed over the levels, `[batch]`.
 
     `losses.attention_transfer` is `attention_map` of both networks and then

@@ -75,17 +75,20 @@ class KD(LogitMethod):
         if self.form == "weighted" and not 0 <= self.alpha <= 1:
             raise UserError(f"kd: alpha {self.alpha} is outside 0..1")
 
-    def label_term(self, context: Context) -> Term:
-        """Returns the cross-entropy with the form's weight."""
-        weight = 1.0 if self.form == "added" else 1 - self.alpha
-        return Term(cross_entropy(context, "student"), weight)
-
-    def distances(self, context: Context) -> dict[str, Term]:
-        """Returns the distillation term."""
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns cross-entropy and distillation term."""
+        # Logits are standardised before they meet the labels: see `DistancesFirst`.
         teacher, student, target = logits_of(context, self.standardise)
-        loss = losses.soft_cross_entropy if self.form == "added" else losses.kd
-        value = loss(student, target, temperature=self.temperature)
-        return {f"kd/{teacher}": Term(value, self.alpha)}
+        added = self.form == "added"
+        loss = losses.soft_cross_entropy if added else losses.kd
+        return {
+            "ce/student": Term(
+                cross_entropy(context, "student"), 1.0 if added else 1 - self.alpha
+            ),
+            f"kd/{teacher}": Term(
+                loss(student, target, temperature=self.temperature), self.alpha
+            ),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """NST: neuron selectivity transfer."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Targets
-from kdjax.methods.levels import SeveralLevels, total
+from kdjax.methods.base import Context
+from kdjax.methods.levels import Maps, SeveralLevels, total
 from kdjax.methods.ranges import Levels
 
 
@@ -22,6 +21,6 @@ class NST(SeveralLevels):
     beta: float = 50.0
     levels: Levels = ("stage1", "stage2", "stage3")
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the levels."""
         return total(losses.nst(student[level], target[level]) for level in self.levels)

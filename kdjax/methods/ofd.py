@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +9,7 @@ import jax
 from kdjax import losses, models
 from kdjax.methods.base import Context, MemoryInit, Targets, only
 from kdjax.methods.connectors import OverhaulConnector
-from kdjax.methods.levels import SeveralLevels, feature_maps, total
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
 from kdjax.methods.ranges import Levels
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
@@ -77,7 +76,7 @@ class OFD(SeveralLevels):
             margins[level] = losses.ofd_margin(part["scale"], part["bias"])
         return margins
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the levels, the deepest with weight 1."""
         values = []
         for i, level in enumerate(reversed(self.levels)):

@@ -7,7 +7,6 @@ images.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,9 @@ class SP(OneLevel):
     level: str = "stage3"
     beta: float = 3000.0
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
         """Returns the distance of the similarities."""
         return losses.similarity(student, target)
 
@@ -75,7 +76,9 @@ class CC(OneLevel):
         """Returns the embeddings."""
         return Embeddings(self.level, self.dimensions)
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(
+        self, context: Context, student: tuple[jax.Array, jax.Array], target: jax.Array
+    ) -> jax.Array:
         """Returns the correlation term of both embeddings."""
         # The adapter embeds the teacher's feature as well: `target` has it bare.
         return losses.correlation(*student)
@@ -113,6 +116,8 @@ class PKT(OneLevel):
     level: str = "pooled"
     beta: float = 3e4
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
         """Returns the transfer term."""
         return losses.pkt(student, target)

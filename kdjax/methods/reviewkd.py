@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +10,7 @@ import optax
 
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, Weight, only
-from kdjax.methods.levels import SeveralLevels, feature_maps, total
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
 from kdjax.methods.ranges import Levels, Steps
 from kdjax.models import Outputs
 from kdjax.models.norm import BatchNorm
@@ -118,7 +117,7 @@ class ReviewKD(SeveralLevels):
             return self.beta
         return optax.linear_schedule(0.0, self.beta, self.warmup_steps)
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the levels."""
         return total(
             losses.hierarchical_context(student[level], target[level])

@@ -3,19 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, only
-from kdjax.methods.levels import SeveralLevels, feature_maps, total
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
 from kdjax.methods.ranges import Levels, Range
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_kernel
 
 _EPS = 1e-5  # the smallest variance
+Guesses = Mapping[str, tuple[jax.Array, jax.Array]]
+"""Means, and variances before the softplus, by level."""
 
 
 class Variational(nn.Module):
@@ -78,7 +80,7 @@ class VID(SeveralLevels):
         """Returns the regressors and variances."""
         return Variational(self.levels, self.variance)
 
-    def compare(self, context: Context, student: Any, target: Targets) -> jax.Array:
+    def compare(self, context: Context, student: Guesses, target: Maps) -> jax.Array:
         """Returns the sum over the levels."""
         values = []
         for level in self.levels:

@@ -326,7 +326,7 @@ class Comparison(Method):
         raise NotImplementedError
 
     def schedule(self) -> Weight:
-        """Returns the distance's weight."""
+        """Returns the distance's weight: beta, unless it changes with the step."""
         return self.beta
 
     def adapter(self, target: Targets) -> nn.Module | None:

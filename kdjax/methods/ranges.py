@@ -12,16 +12,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sized
-from typing import Annotated, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from kdjax.runtime.errors import UserError, unknown
-
-
-class Rule(Protocol):
-    """What a value must fulfil; any object of this kind may stand in `Annotated`."""
-
-    def problem(self, value: object) -> str | None:
-        """Returns what is wrong with a value, such as 'is not positive', or None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +31,8 @@ class Range:
     least: float = -math.inf
     most: float = math.inf
 
-    def problem(self, value: object) -> str | None:
-        """Returns what is wrong with a number, with the permitted range."""
-        assert isinstance(value, int | float)
+    def problem(self, value: float) -> str | None:
+        """Returns what is wrong with a number, such as 'is not positive', or None."""
         # Asked in this form, a NaN is outside too.
         if self.above < value and self.least <= value <= self.most:
             return None
@@ -63,16 +55,14 @@ class Entries:
 
     least: int = 1
 
-    def problem(self, value: object) -> str | None:
-        """Returns what is wrong with a tuple, with the number that is wanted."""
-        assert isinstance(value, Sized)
+    def problem(self, value: Sized) -> str | None:
+        """Returns what is wrong with a tuple, or None."""
         if len(value) >= self.least:
             return None
         return f"are too few; it wants {self.least} or more"
 
 
 Positive = Annotated[float, Range(above=0)]
-NonNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 Count = Annotated[int, Range(above=0)]
 Steps = Annotated[int, Range(least=0)]
@@ -99,7 +89,9 @@ def check(name: str, method: object) -> None:
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise unknown(f"{field} of {name}", value, get_args(hint))
         for rule in getattr(hint, "__metadata__", ()):
-            if problem := rule.problem(value):
+            # `Annotated` may hold other things, which are none of ours.
+            known = isinstance(rule, Range | Entries)
+            if known and (problem := rule.problem(value)):
                 raise UserError(f"{name}: {field} {value} {problem}")
 
 

@@ -12,9 +12,11 @@ from jax.test_util import check_grads
 
 from kdjax import losses, methods, models
 from kdjax.methods import Context
+from kdjax.methods.dgkd import DGKD
 from kdjax.models import Outputs
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.rng import fold
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -178,6 +180,27 @@ def test_masks_multiply_the_divergences_alone_and_logs_are_unmasked():
     )
 
 
+@pytest.mark.parametrize("mask", ["batch", "example"])
+def test_the_methods_sum_is_the_loss_with_its_masks(mask):
+    method = methods.create("dgkd", {"dgkd": {"survival": 0.5, "mask": mask}})
+    key = fold(jax.random.key(1), "guides")
+    keep = method.guide_masks(key, jnp.arange(BATCH), GUIDES)
+    assert not np.all(keep)
+    loss, _ = methods.weighted_sum(method.terms(context(key=1)), jnp.int32(0))
+    expected = jnp.mean(losses.dgkd(STUDENT, TARGETS, LABELS, keep=keep))
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+def test_masks_can_be_sampled_otherwise():
+    class FirstOnly(DGKD):
+        def guide_masks(self, key, index, num_guides):
+            return jnp.arange(num_guides) == 0
+
+    loss = loss_of(FirstOnly().terms(context()))
+    keep = np.array([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(loss, equation_7(keep=keep).mean(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("drop", [{"survival": 0.5}, {"drop": "fixed:1"}])
 def test_an_examples_mask_comes_from_its_index_not_its_place(drop):
     order = np.array([4, 2, 0, 5, 1, 3])
@@ -195,12 +218,10 @@ def test_an_examples_mask_comes_from_its_index_not_its_place(drop):
 @pytest.mark.parametrize("survival", [0.75, 0.25])
 def test_guides_survive_independently_with_their_probability(mask, survival):
     method = methods.create("dgkd", {"dgkd": {"survival": survival, "mask": mask}})
-    base = context(index=jnp.arange(BATCH))
-    draw = jax.jit(
-        jax.vmap(lambda key: method._masks(dataclasses.replace(base, key=key)))
-    )
-    kept = draw(jax.random.split(jax.random.key(0), 4000)).reshape(-1, GUIDES)
-    # Four standard deviations of 4,000 draws.
+    index = jnp.arange(BATCH)
+    sample = jax.jit(jax.vmap(lambda key: method.guide_masks(key, index, GUIDES)))
+    kept = sample(jax.random.split(jax.random.key(0), 4000)).reshape(-1, GUIDES)
+    # Four standard deviations of 4,000 samples.
     margin = 4 * np.sqrt(survival * (1 - survival) / 4000)
     np.testing.assert_allclose(kept.mean(axis=0), survival, atol=margin)
     covariance = np.cov(np.asarray(kept, float), rowvar=False)
@@ -210,13 +231,12 @@ def test_guides_survive_independently_with_their_probability(mask, survival):
 
 def test_exactly_k_guides_are_dropped():
     method = methods.create("dgkd", {"dgkd": {"drop": "fixed:2", "mask": "batch"}})
-    base = context()
-    seen = set()
+    kept = set()
     for seed in range(30):
-        mask = method._masks(dataclasses.replace(base, key=jax.random.key(seed)))
+        mask = method.guide_masks(jax.random.key(seed), jnp.arange(BATCH), GUIDES)
         assert mask.sum() == 1
-        seen.add(int(mask.argmax()))
-    assert seen == {0, 1, 2}
+        kept.add(int(mask.argmax()))
+    assert kept == {0, 1, 2}
     with pytest.raises(UserError, match="would drop all of 3 guides"):
         terms_of("dgkd", drop="fixed:3")
 
@@ -227,7 +247,7 @@ def test_exactly_k_guides_are_dropped():
         ({"survival": 0.0}, r"survival 0.0 is outside \(0, 1\]"),
         ({"survival": 1.5}, r"survival 1.5 is outside \(0, 1\]"),
         ({"temperature": 0.0}, "temperature 0.0 is not positive"),
-        ({"alpha": 1.5}, r"alpha \(lambda\) 1.5 is outside 0..1"),
+        ({"alpha": 1.5}, "dgkd: alpha 1.5 is outside 0..1"),
         ({"drop": "some"}, "unknown drop.*'some'.*fixed:K"),
         ({"drop": "fixed:1", "survival": 0.5}, "no use for survival"),
         ({"mask": "image"}, "unknown mask.*'image'.*batch, example"),

@@ -1,5 +1,8 @@
 """The terms and weights of every method against NumPy, on made-up outputs."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +17,7 @@ from test_losses_relations import (
 )
 
 from kdjax import methods
-from kdjax.methods import Context
+from kdjax.methods import Context, Term, ranges
 from kdjax.methods.fitnet import Regressor
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
@@ -237,19 +240,76 @@ def test_the_weight_of_dkd_warms_up():
         np.testing.assert_allclose(found, ce(STUDENT) + share * dkd(), rtol=1e-9)
 
 
+def test_the_sum_weighs_masks_and_follows_schedules():
+    value, mask = jnp.array([1.0, 2.0, 6.0]), jnp.array([1.0, 0.0, 1.0])
+    terms = {
+        "plain": Term(value),
+        "masked": Term(value, 2.0, mask),
+        "rising": Term(jnp.array(5.0), lambda step: step / 4),
+        "dropped": Term(value, 1.0, jnp.array(0.0)),
+    }
+    loss, means = methods.weighted_sum(terms, jnp.int32(3))
+    np.testing.assert_allclose(loss, 3 + 2 * 7 / 3 + 5 * 3 / 4, rtol=1e-6)
+    assert means == {"plain": 3, "masked": 3, "rising": 5, "dropped": 3}
+    assert methods.weighted_sum({}, jnp.int32(0))[0].dtype == jnp.float32
+
+
+def test_methods_bear_the_names_of_their_rows():
+    assert {name: cls.NAME for name, cls in methods.METHODS.items()} == {
+        name: name for name in methods.METHODS
+    }
+
+
 @pytest.mark.parametrize(
-    ("method", "option"),
+    ("method", "option", "problem"),
     [
-        ("dkd", {"warmup_steps": -1}),
-        ("dkd", {"temperature": 0.0}),
-        ("dist", {"temperature": -1.0}),
-        ("label_smoothing", {"smoothing": 1.5}),
+        ("dkd", {"warmup_steps": -1}, "is negative"),
+        ("dkd", {"temperature": 0.0}, "is not positive"),
+        ("dist", {"temperature": -1.0}, "is not positive"),
+        ("label_smoothing", {"smoothing": 1.5}, "is outside 0..1"),
+        ("at", {"power": 1.0}, "is not above 1"),
+        ("ft", {"rate": 0.0}, r"is outside \(0, 1\]"),
+        ("ft", {"init_epochs": 0}, "is not positive"),
+        ("one", {"branches": 1}, "is below 2"),
+        ("dml", {"peers": ()}, "are too few; it wants 1 or more"),
     ],
 )
-def test_options_out_of_range_are_told(method, option):
+def test_options_out_of_range_are_told(method, option, problem):
     ((name, value),) = option.items()
-    with pytest.raises(UserError, match=f"{method}: {name} {value} is"):
+    message = f"^{method}: {name} {re.escape(str(value))} {problem}$"
+    with pytest.raises(UserError, match=message):
         methods.create(method, {method: option})
+
+
+def test_numbers_that_are_none_are_out_of_range():
+    with pytest.raises(UserError, match="kd: temperature nan is not positive"):
+        methods.METHODS["kd"](temperature=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "choices"),
+    [
+        ("kd", "form", "weighted, added"),
+        ("at", "norm", "mean_square, l2"),
+        ("rocket", "tied", "none, lower, all"),
+        ("ctkd", "attention_target", "student, scratch"),
+        ("crd", "mode", "exact, relax"),
+    ],
+)
+def test_unknown_choices_are_told_with_those_there_are(method, name, choices):
+    message = f"^unknown {name} of {method} 'nope'; choices: {choices}$"
+    with pytest.raises(UserError, match=message):
+        methods.create(method, {method: {name: "nope"}})
+
+
+def test_a_method_of_ones_own_is_checked_as_well():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(methods.Method):
+        rate: ranges.Share = 0.5
+
+    assert Mine(rate=1.0).NAME == "mine"
+    with pytest.raises(UserError, match=r"mine: rate 2\.0 is outside 0\.\.1"):
+        Mine(rate=2.0)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(8, 4), (4, 8), (8, 8), (8, 7)])

@@ -85,9 +85,9 @@ def test_kdsvd_names_widths_that_differ():
         ("vid", {"levels": ()}, "vid: levels .* wants 1"),
         ("vid", {"variance": 0.0}, r"variance 0\.0 is not above"),
         ("kdsvd", {"levels": ("stage1",)}, "kdsvd: levels .* wants 2"),
-        ("kdsvd", {"k": 0}, "k=0 is not positive"),
+        ("kdsvd", {"k": 0}, "kdsvd: k 0 is not positive"),
         ("reviewkd", {"levels": ()}, "reviewkd: levels .* wants 1"),
-        ("reviewkd", {"warmup_steps": -1}, "warmup_steps=-1 is negative"),
+        ("reviewkd", {"warmup_steps": -1}, "warmup_steps -1 is negative"),
     ],
 )
 def test_bad_options_are_told(name, options, message):
@@ -250,5 +250,18 @@ def test_attention_maps_of_different_sizes_are_pooled(rng):
         for x in (own, theirs)
     ]
     for pair in (maps, maps[::-1]):  # whichever of the two is the larger
-        found = attention_distance(*pair, "mean_square")
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        distance = attention_distance(*pair, "mean_square")
+        np.testing.assert_allclose(distance, expected, rtol=1e-5)
+
+
+def test_attention_of_equal_sizes_is_the_loss_of_the_features(rng):
+    own, theirs = (jnp.asarray(rng.normal(size=(2, 4, 3, n))) for n in (3, 5))
+    maps = [
+        attention_maps(Outputs(jnp.zeros((2, 3)), {"stage1": x}), ("stage1",), 3.0)
+        for x in (own, theirs)
+    ]
+    distance = attention_distance(*maps, "l2")
+    expected = losses.attention_transfer(own, theirs, power=3.0, norm="l2")
+    np.testing.assert_array_equal(distance, expected)
+    with pytest.raises(ValueError, match=r"\(2, 4, 3\).*batch, height, width"):
+        losses.match_attention(maps[0]["stage1"], theirs)

@@ -13,6 +13,7 @@ from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
 
 from kdjax import methods, models
 from kdjax.methods import Context, MemoryInit
+from kdjax.methods.crd import CRD
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
 
@@ -255,6 +256,41 @@ def test_crd_scores_with_the_banks_and_moves_them(mode):
     np.testing.assert_allclose(
         later["crd/expert"], expected(new, constants)[0], rtol=1e-8
     )
+
+
+def test_crd_takes_negatives_that_are_sampled_otherwise():
+    class Next(CRD):
+        def sample_negatives(self, key, index, labels, memory):
+            return (index[:, None] + jnp.arange(1, 3)[None]) % len(
+                memory["banks"]["student"]
+            )
+
+    rng = np.random.default_rng(2)
+    unit_rows = {side: unit(rng.normal(size=(B, 7))) for side in ("student", "teacher")}
+    memory = {
+        "banks": {side: unit(rng.normal(size=(6, 7))) for side in unit_rows},
+        "log_partition": dict.fromkeys(unit_rows, jnp.zeros(())),
+        "started": jnp.array(True),
+    }
+    context = Context(
+        labels=jnp.asarray(LABELS),
+        index=jnp.arange(B),
+        outputs={"student": jax.tree.map(jnp.asarray, STUDENT)},
+        targets={"expert": jnp.zeros((B, 3))},
+        recorded={},
+        adapted={"crd/expert": jax.tree.map(jnp.asarray, unit_rows)},
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+        memory=jax.tree.map(jnp.asarray, memory),
+    )
+    index = (np.arange(B)[:, None] + np.arange(3)) % 6
+    expected = 0.0
+    for side, other in (("student", "teacher"), ("teacher", "student")):
+        bank = memory["banks"][other][index]
+        scores = np.exp(np.einsum("bd,bkd->bk", unit_rows[side], bank) / 0.07)
+        expected += np.array([np_crd(row, 6) for row in scores])
+    value = Next(mode="relax").terms(context)["crd/expert"].value
+    np.testing.assert_allclose(value, expected, rtol=1e-8)
 
 
 # The reused classifier.

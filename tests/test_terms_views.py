@@ -1,5 +1,6 @@
 """SSKD's views and terms, and BSS's samples, against NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,6 +119,18 @@ def test_an_attack_without_a_gradient_leaves_the_image():
     images = jnp.ones((1, 2, 2, 1))
     found = attack(flat, images, jnp.array([1]), steps=2, rate=0.3, clip=2.5)
     np.testing.assert_array_equal(found, images)
+
+
+def test_targets_are_other_classes_by_the_teachers_probabilities():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    method, index = methods.create("bss", {}), jnp.arange(4000)
+    every = jnp.broadcast_to(logits, (4000, 4))
+    target = np.asarray(method.sample_targets(jax.random.key(0), index, every))
+    shares = np.bincount(target, minlength=4) / 4000
+    np.testing.assert_allclose(shares, [0, 0.6, 0.3, 0.1], atol=4 * 0.5 / 4000**0.5)
+    # From the example's index, not its place in the batch.
+    back = method.sample_targets(jax.random.key(0), index[::-1], every)
+    np.testing.assert_array_equal(back[::-1], target)
 
 
 def test_bss_has_two_distillations_and_falling_weights():

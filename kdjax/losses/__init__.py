@@ -21,8 +21,16 @@ from kdjax.losses.contrastive import (
     crd_scores,
     crd_update,
     draw_negatives,
+    unit_length,
 )
-from kdjax.losses.ensembles import dgkd, ensemble_logits, gated_logits, mutual, one
+from kdjax.losses.ensembles import (
+    dgkd,
+    ensemble_logits,
+    gated_logits,
+    guide_divergences,
+    mutual,
+    one,
+)
 from kdjax.losses.features import (
     attention_distance,
     attention_map,
@@ -46,7 +54,7 @@ from kdjax.losses.maps import (
     ofd_margin,
     vid,
 )
-from kdjax.losses.pooling import adaptive_pool, match_size
+from kdjax.losses.pooling import adaptive_pool, match_attention, match_size
 from kdjax.losses.relations import correlation, pkt, rkd_angle, rkd_distance, similarity
 from kdjax.losses.self_supervised import select_ranked, selected_kd, view_similarities
 from kdjax.losses.singular import kdsvd
@@ -74,10 +82,12 @@ __all__ = [
     "fsp",
     "fsp_matrix",
     "gated_logits",
+    "guide_divergences",
     "hierarchical_context",
     "kd",
     "kdsvd",
     "logit_matching",
+    "match_attention",
     "match_size",
     "mutual",
     "nst",
@@ -92,6 +102,7 @@ __all__ = [
     "similarity",
     "soft_cross_entropy",
     "standardise_logits",
+    "unit_length",
     "vid",
     "view_similarities",
 ]

@@ -20,6 +20,31 @@ from jax.typing import ArrayLike
 from kdjax.losses import _checks, _safe
 
 
+def unit_length(embedding: ArrayLike) -> jax.Array:
+    """Embeddings of length 1, as the scores and the banks of CRD take them.
+
+    `e / max(||e||_2, 1e-12)`; no gradient where the embedding is shorter than that
+
+    Args:
+        embedding: [batch, dimensions].
+
+    Returns:
+        [batch, dimensions], in the embedding's dtype.
+
+    Raises:
+        ValueError: if the rank is not 2.
+
+    Reference:
+        Tian, Krishnan and Isola (see `crd`); the published code's `Normalize`.
+
+    **Deviations**: The published code has no 1e-12. Other than the losses, this stays
+    in bfloat16 where the embedding is: `crd_scores` goes up.
+    """
+    embedding = jnp.asarray(embedding)
+    _checks.rank("embedding", embedding, ("batch", "dimensions"))
+    return _safe.normalise(embedding, 1e-12)
+
+
 def crd_scores(
     anchor: ArrayLike,
     bank: ArrayLike,

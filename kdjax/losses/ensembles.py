@@ -4,6 +4,8 @@ None of these functions stops a gradient: where one network must not learn from
 another, the caller passes `jax.lax.stop_gradient(...)`.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -43,6 +45,33 @@ def ensemble_logits(
     softened = jax.nn.log_softmax(_safe.soften(teachers, temperature))
     mean = jax.nn.logsumexp(softened, axis=0) - jnp.log(shape[0])
     return temperature * mean
+
+
+def guide_divergences(
+    student: ArrayLike,
+    guides: Iterable[ArrayLike],
+    *,
+    temperature: float | jax.Array = 5.0,
+) -> list[jax.Array]:
+    """How far the student is from each of several guides: the parts of `dgkd`.
+
+    `tau^2 * KL_i` for every guide i, see `kd`
+
+    Args:
+        student: logits, [batch, classes].
+        guides: logits of each guide, [batch, classes].
+        temperature: tau, a positive scalar.
+
+    Returns:
+        One array [batch] for each guide, in their order.
+
+    Raises:
+        ValueError: if the shapes differ or the temperature is not positive.
+
+    Reference:
+        Son et al. (see `dgkd`), the terms of the sum in Eq. 7.
+    """
+    return [kd(student, guide, temperature=temperature) for guide in guides]
 
 
 def dgkd(
@@ -92,8 +121,8 @@ def dgkd(
         raise ValueError(
             f"keep {keep.shape} must be [guides] or [batch, guides] for guides {shapes}"
         )
-    divergences = jax.vmap(lambda guide: kd(student, guide, temperature=temperature))(
-        jnp.asarray(guides)
+    divergences = jnp.stack(
+        guide_divergences(student, jnp.asarray(guides), temperature=temperature)
     )
     keep = jnp.broadcast_to(keep, (shape[0], shapes[0])).astype(divergences.dtype)
     guided = jnp.sum(keep * divergences.T, axis=1)

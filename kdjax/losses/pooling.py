@@ -1,7 +1,21 @@
-"""Feature maps brought to one size, as PyTorch's adaptive average pooling does it."""
+"""Maps of different sizes brought to one, for all losses that compare maps.
+
+The rule is the same everywhere: each of height and width comes to the smaller of the
+two, by the bins of PyTorch's adaptive average pooling; equal sizes stay as they are.
+Who applies it:
+
+- `nst`, `factor_transfer` and, between two levels of one network, `fsp_matrix`:
+  inside, so that they take maps of any size. `kdsvd` takes them too, without pooling:
+  singular vectors over the channels do not depend on the number of positions;
+- `ofd`, `vid` and `feature_mse` want equal sizes: call `match_size` before;
+- `ab` and `hierarchical_context` want equal shapes, channels too: a trained connector
+  brings the student's map there, and nothing is left to pool;
+- `attention_distance` takes flat maps: call `match_attention` before.
+"""
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from kdjax.losses import _checks
@@ -57,6 +71,39 @@ def match_size(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.A
     sides = [min(pair) for pair in zip(student.shape, teacher.shape, strict=True)]
     size = sides[1], sides[2]
     return adaptive_pool(student, size), adaptive_pool(teacher, size)
+
+
+def match_attention(
+    student: ArrayLike, teacher: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """Attention maps brought to one size by `match_size`, and flat.
+
+    Where the sizes differ, both are normalised again: a pooled map is shorter than 1.
+    Equal sizes pass as they are, so that stored maps are compared bit by bit.
+
+    Args:
+        student: attention maps, [batch, height, width]; see `attention_map`.
+        teacher: attention maps; height and width may differ.
+
+    Returns:
+        Both as [batch, positions], for `attention_distance`.
+
+    Raises:
+        ValueError: if the batch sizes differ or the rank is not 3.
+
+    **Deviations**: RepDistiller pools the features before it makes the maps. Pooled
+    afterwards, the teacher's maps do not depend on the student and can be stored.
+    """
+    ours, theirs = _checks.pair(student, teacher, ("batch", "height", "width"), agree=1)
+    if ours.shape == theirs.shape:
+        return ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    ours, theirs = match_size(ours[..., None], theirs[..., None])
+    return _normalised(ours), _normalised(theirs)
+
+
+def _normalised(maps: jax.Array) -> jax.Array:
+    flat = maps.reshape(len(maps), -1)
+    return flat / optax.safe_norm(flat, 1e-12, axis=-1, keepdims=True)
 
 
 def _pool(x: jax.Array, axis: int, bins: int) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdjax.methods.ab import AB
 from kdjax.methods.at import AT
-from kdjax.methods.base import Context, MemoryInit, Method, Phase, Term
+from kdjax.methods.base import Context, MemoryInit, Method, Phase, Term, weighted_sum
 from kdjax.methods.bss import BSS
 from kdjax.methods.combined import Combined
 from kdjax.methods.crd import CRD
@@ -40,6 +40,7 @@ __all__ = [
     "Term",
     "create",
     "options",
+    "weighted_sum",
 ]
 
 METHODS: dict[str, type[Method]] = {

@@ -2,39 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Path,
-    Phase,
-    Term,
-    cross_entropy,
-    only,
-)
-from kdjax.methods.connectors import (
-    BoundaryConnector,
-)
-from kdjax.methods.levels import (
-    check_levels,
-    feature_maps,
-    total,
-)
+from kdjax.methods.base import Context, Path, Phase, Targets, only
+from kdjax.methods.connectors import BoundaryConnector
+from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
+from kdjax.methods.ranges import Count, Levels, Positive
 from kdjax.models import Outputs
-from kdjax.runtime.errors import UserError
-
-# Layers that no feature map depends on.
-_BEHIND = ("head", "dense", "last")
-
-
-def _check_epochs(method: str, epochs: int) -> None:
-    if epochs < 1:
-        raise UserError(f"{method}: init_epochs {epochs} is not positive")
 
 
 class _Boundaries(nn.Module):
@@ -42,7 +19,10 @@ class _Boundaries(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> dict[str, jax.Array]:
         """Returns the student's maps in the teacher's shapes, by level."""
         _, target = only(targets)
@@ -56,7 +36,7 @@ class _Boundaries(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class AB(Method):
+class AB(InitialisedLevels):
     """Activation boundaries (Heo et al., 2019): a start for the student's layers.
 
     First phase: beta sum_j w_j AB_j moves the student's layers below the classifier,
@@ -74,48 +54,29 @@ class AB(Method):
         init_epochs: of the first phase, before the recipe's.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 3e-3
-    margin: float = 1.0
-    levels: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre")
-    init_epochs: int = 30
+    margin: Positive = 1.0
+    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre")
+    init_epochs: Count = 30
 
-    def __post_init__(self) -> None:
-        check_levels("ab", self.levels)
-        _check_epochs("ab", self.init_epochs)
-        if not self.margin > 0:
-            raise UserError(f"ab: margin {self.margin} is not positive")
-
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the feature maps."""
-        return feature_maps(outputs, self.levels)
-
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
-        teacher, _ = only(targets)
-        return {f"ab/{teacher}": _Boundaries(self.levels)}
+        return _Boundaries(self.levels)
+
+    def lower(self, path: Path) -> bool:
+        """Returns whether the first phase trains a parameter: trunk or connectors."""
+        return path[0].startswith("ab/") or super().lower(path)
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the boundaries' phase and the labels'."""
+        return (
+            self.init_phase(),
+            Phase(trains=lambda path: not path[0].startswith("ab/")),
+        )
 
-        def lower(path: Path) -> bool:
-            student = path[0] == "student" and path[1] not in _BEHIND
-            return student or path[0].startswith("ab/")
-
-        first = Phase({"epochs": self.init_epochs, "milestones": ()}, lower)
-        return first, Phase(trains=lambda path: not path[0].startswith("ab/"))
-
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns the phase's term."""
-        if context.phase:
-            return {"ce/student": Term(cross_entropy(context, "student"))}
-        teacher, target = only(context.targets)
-        name = f"ab/{teacher}"
-        maps = context.adapted[name]
-        loss = total(
-            losses.ab(maps[level], target[level], margin=self.margin) / 2**i
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
+        """Returns the sum over the levels, the deepest with weight 1."""
+        return total(
+            losses.ab(student[level], target[level], margin=self.margin) / 2**i
             for i, level in enumerate(reversed(self.levels))
         )
-        return {name: Term(loss, self.beta)}

@@ -2,17 +2,30 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from kdjax import losses
+from kdjax.methods import ranges
 from kdjax.models import Outputs, Variables
 
+T = TypeVar("T")
 Path = tuple[str, ...]
+"""Of a parameter: role or adapter, then the layers, then its name."""
 Weight = float | Callable[[jax.Array], jax.Array]
+"""A number, or a function of the step."""
 Call = Callable[[jax.Array], Outputs]
+"""Runs a network on images."""
+Targets = Any
+"""What `Method.teacher_targets` returns: a tree of arrays; its form is the method's."""
+Memory = Any
+"""What `Method.init_memory` returns: a tree of arrays; its form is the method's."""
+Adapted = Any
+"""What an adapter returns: a tree of arrays; its form is the adapter's."""
 
 
 class Term(NamedTuple):
@@ -21,13 +34,43 @@ class Term(NamedTuple):
     Attributes:
         value: the raw loss, `[batch]` or a scalar; the step logs and adds its mean.
         weight: a number, or a schedule: a function of the step.
-        mask: what `value` is multiplied with before it is added, but not where it is
-            logged; a scalar or `[batch]`.
+        mask: a scalar or `[batch]` that multiplies `value` in the sum, but not in the
+            log: where guides are dropped at random, the log still shows how far the
+            student is from each.
     """
 
     value: jax.Array
     weight: Weight = 1.0
     mask: jax.Array | None = None
+
+
+def weighted_sum(
+    terms: Mapping[str, Term], step: jax.Array, *, dtype: DTypeLike = jnp.float32
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss that a step descends, and the raw mean of every term.
+
+    `loss = sum_i weight_i(step) * mean(value_i * mask_i)`
+
+    The train step's own sum, for whoever uses a method in another loop.
+
+    Args:
+        terms: by name, what `Method.terms` returns.
+        step: the number of the step, for weights that are schedules.
+        dtype: what the sum starts in; terms may raise it.
+
+    Returns:
+        A scalar, and scalars by the terms' names: unweighted, without the masks.
+    """
+    # Terms are added in their order: another one would round otherwise.
+    means, loss = {}, jnp.zeros((), dtype)
+    for name, term in terms.items():
+        means[name] = jnp.mean(term.value)
+        weight = term.weight(step) if callable(term.weight) else term.weight
+        added = means[name]
+        if term.mask is not None:
+            added = jnp.mean(term.value * term.mask)
+        loss += weight * added
+    return loss, means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +96,7 @@ class MemoryInit:
         labels: `[N]` of the training set.
         num_classes: the data set's.
         outputs: shapes of the roles' outputs, by role.
-        targets: shapes of what `teacher_targets` takes, by teacher.
+        targets: shapes of the teachers' targets, by teacher.
         models: names of the teachers' networks, by teacher.
         frozen: variables of the teachers.
     """
@@ -62,14 +105,14 @@ class MemoryInit:
     labels: jax.Array
     num_classes: int
     outputs: Mapping[str, Outputs]
-    targets: Mapping[str, Any]
+    targets: Mapping[str, Targets]
     models: Mapping[str, str]
     frozen: Mapping[str, Variables]
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a method's terms are made of: one batch and what every network said.
+    """What a method's terms are made of: one batch and every network's outputs.
 
     Where a method makes further views, a batch has `num_views` rows for every image,
     one after the other, the image itself first.
@@ -78,10 +121,10 @@ class Context:
         labels: `[batch]` integers.
         index: `[batch]` positions in the training set.
         outputs: by trained role.
-        targets: by teacher: what the method's `teacher_targets` took from its outputs.
-        recorded: by teacher: the logits that it had, in training mode, at this step of
-            its own training; of those that the method `replays`.
-        adapted: by adapter: what it returned.
+        targets: by teacher: the method's `teacher_targets` of its outputs.
+        recorded: by teacher: its training-mode logits at this step of its own
+            training; of those that the method `replays`.
+        adapted: by adapter: its outputs.
         step: the number of the step in the stage.
         key: the step's random key.
         phase: the number of the phase.
@@ -96,13 +139,13 @@ class Context:
     labels: jax.Array
     index: jax.Array
     outputs: Mapping[str, Outputs]
-    targets: Mapping[str, Any]
+    targets: Mapping[str, Targets]
     recorded: Mapping[str, jax.Array]
-    adapted: Mapping[str, Any]
+    adapted: Mapping[str, Adapted]
     step: jax.Array
     key: jax.Array
     phase: int = 0
-    memory: Any = None
+    memory: Memory = None
     images: jax.Array | None = None
     call_role: Mapping[str, Call] = dataclasses.field(default_factory=dict)
     call_teacher: Mapping[str, Call] = dataclasses.field(default_factory=dict)
@@ -113,23 +156,39 @@ class Method:
     """How a stage learns. Hyper-parameters are fields, the paper's values defaults.
 
     A new method is a subclass in a file of this package and a row of `METHODS`;
-    it overrides what differs from a student that learns from labels alone.
+    it overrides what differs from a student that learns from labels alone, most often
+    `distances`. Which values a field may take stands in its annotation (`ranges`).
     """
 
+    NAME: ClassVar[str] = "supervised"
+    """The key in `METHODS`; a subclass without one has its class's in lower case."""
     VERSION: ClassVar[int] = 1
     """Raised when the method's numbers change; goes into fingerprints."""
     num_teachers: ClassVar[int | None] = 0
-    """How many teachers it takes; None: one or more."""
+    """How many teachers it has; None: one or more."""
     num_views: ClassVar[int] = 1
     """How many images `make_views` makes of each; more than one bypass the bank."""
     call_teachers: ClassVar[bool] = False
     """Whether it runs teachers itself, on other images: they bypass the bank."""
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "NAME" not in vars(cls):
+            cls.NAME = cls.__name__.lower()
+
+    def __post_init__(self) -> None:
+        """Checks the fields against their declared ranges.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        ranges.check(self.NAME, self)
+
     @property
     def replays(self) -> str | None:
         """Which network's path it wants its teachers' recordings for: a model's name.
 
-        A recording is what a network said, in training mode, while it learned alone.
+        A recording holds a network's training-mode logits while it learned alone.
         """
         return None
 
@@ -168,22 +227,22 @@ class Method:
         """
         return images
 
-    def teacher_targets(self, outputs: Outputs) -> Any:
+    def teacher_targets(self, outputs: Outputs) -> Targets:
         """Returns what the terms use of a teacher's outputs: all a bank need hold."""
         del outputs
         return ()
 
     def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
-        """Returns further trained modules, each `(outputs, targets, train) -> Any`.
+        """Returns further trained modules, each `(outputs, targets, train) -> Adapted`.
 
         Their parameters are optimised, sharded and saved with the roles', under
         their names ('method/teacher').
 
         Args:
             outputs: shapes of the roles' outputs.
-            targets: shapes of what `teacher_targets` takes, by teacher.
+            targets: shapes of the teachers' targets, by teacher.
         """
         del outputs, targets
         return {}
@@ -211,7 +270,7 @@ class Method:
         del params
         return {}
 
-    def init_memory(self, init: MemoryInit) -> Any:
+    def init_memory(self, init: MemoryInit) -> Memory:
         """Returns the memory: a tree of arrays that is not learned by gradient.
 
         It is part of the state: sharded, saved and resumed with it.
@@ -220,10 +279,23 @@ class Method:
         return {}
 
     def terms(self, context: Context) -> dict[str, Term]:
-        """Returns the terms of the loss by name ('what/whom')."""
-        return {"ce/student": Term(cross_entropy(context, "student"))}
+        """Returns the terms of the loss by name ('what/whom').
 
-    def terms_and_memory(self, context: Context) -> tuple[dict[str, Term], Any]:
+        Here the student's cross-entropy and `distances`. The order counts: by it the
+        step adds them up, and floating-point sums depend on their order.
+        """
+        return {"ce/student": self.label_term(context), **self.distances(context)}
+
+    def label_term(self, context: Context) -> Term:
+        """Returns what the student learns from the labels."""
+        return Term(cross_entropy(context, "student"))
+
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns what the student learns from its teachers, by name ('what/whom')."""
+        del context
+        return {}
+
+    def terms_and_memory(self, context: Context) -> tuple[dict[str, Term], Memory]:
         """Returns the terms and the memory after the batch.
 
         To be overridden where the memory changes; `terms` alone where it does not.
@@ -231,12 +303,66 @@ class Method:
         return self.terms(context), context.memory
 
 
+class Comparison(Method):
+    """The labels and one weighted distance: CE + beta d(student, teacher).
+
+    `teacher_targets` is read of the one teacher and of the student alike. Where the two
+    do not fit each other, an adapter stands between: a trained module that takes the
+    student's outputs and returns what is compared instead.
+    """
+
+    num_teachers: ClassVar[int | None] = 1
+    beta: float
+
+    def compare(self, context: Context, student: Adapted, target: Targets) -> jax.Array:
+        """Returns the distance, `[batch]` or a scalar.
+
+        Args:
+            context: of the step, for what a distance takes beside the two.
+            student: the adapter's outputs; without one, `teacher_targets` of the
+                student.
+            target: `teacher_targets` of the teacher.
+        """
+        raise NotImplementedError
+
+    def schedule(self) -> Weight:
+        """Returns the distance's weight: beta, unless it changes with the step."""
+        return self.beta
+
+    def adapter(self, target: Targets) -> nn.Module | None:
+        """Returns the module between student and comparison; None: there is none.
+
+        Args:
+            target: shapes of `teacher_targets` of the teacher.
+        """
+        del target
+        return None
+
+    def adapters(
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
+    ) -> dict[str, nn.Module]:
+        """Returns the one adapter, under the name of the term that it serves."""
+        teacher, target = only(targets)
+        adapter = self.adapter(target)
+        return {} if adapter is None else {f"{self.NAME}/{teacher}": adapter}
+
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns the distance."""
+        teacher, target = only(context.targets)
+        name = f"{self.NAME}/{teacher}"
+        if name in context.adapted:
+            student = context.adapted[name]
+        else:
+            student = self.teacher_targets(context.outputs["student"])
+        return {name: Term(self.compare(context, student, target), self.schedule())}
+
+
 def cross_entropy(context: Context, role: str) -> jax.Array:
     """Returns a role's cross-entropy with the labels, `[batch]`."""
     return losses.cross_entropy(context.outputs[role].logits, context.labels)
 
 
-def only(mapping: Mapping[str, Any]) -> tuple[str, Any]:
+def only(mapping: Mapping[str, T]) -> tuple[str, T]:
     """Returns name and value of a mapping's single entry."""
     ((name, value),) = mapping.items()
     return name, value

@@ -1,19 +1,17 @@
 """BSS: adversarial samples that support the teacher's decision boundaries."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import Call, Context, Method, Term, Weight, cross_entropy, only
-from kdjax.models import Outputs
+from kdjax.methods.base import Call, Context, Term, Weight, only
+from kdjax.methods.logits import DistancesFirst
+from kdjax.methods.ranges import Count, Positive, Steps
 from kdjax.runtime import backend
-from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.rng import fold
-
-_BASES = ("both", "teacher")
 
 
 def base_samples(
@@ -69,7 +67,7 @@ def attack(
     """
     start = jnp.argmax(call(images).logits, axis=-1)
 
-    def gap(x: jax.Array) -> tuple[jax.Array, Any]:
+    def gap(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logits = call(x).logits
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         own, other = (
@@ -78,7 +76,7 @@ def attack(
         )
         return jnp.sum(other - own), (own - other, jnp.argmax(logits, axis=-1))
 
-    def move(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+    def move(x: jax.Array, _: object) -> tuple[jax.Array, None]:
         gradient, (distance, now) = jax.grad(gap, has_aux=True)(x)
         norm = jnp.sqrt(jnp.sum(jnp.square(gradient), axis=(1, 2, 3), keepdims=True))
         # Without a gradient there is no direction: the image stays.
@@ -92,13 +90,13 @@ def attack(
 
 
 @dataclasses.dataclass(frozen=True)
-class BSS(Method):
+class BSS(DistancesFirst):
     """Boundary supporting samples (Heo et al., 2019).
 
     CE + w(alpha, 1) H(P_T, P_S) of the images + w(beta, 0) H(P_T, P_S) of adversarial
     samples: images that both networks classify rightly, moved across the frozen
-    teacher's boundary to a class that is drawn by the teacher's probabilities. Made in
-    the step.
+    teacher's boundary to a class that is sampled by the teacher's probabilities. Made
+    in the step.
 
     Deviations: the released code takes base images that the teacher alone has right
     (base='teacher'; the default is the paper's); its weights fall with the epoch, to `1
@@ -120,30 +118,16 @@ class BSS(Method):
         decay_steps: over how many steps the weights fall; 0: they stay.
     """
 
-    num_teachers: ClassVar[int] = 1
     call_teachers: ClassVar[bool] = True
     alpha: float = 3.0
     beta: float = 2.0
-    temperature: float = 3.0
-    samples: int = 64
-    attack_steps: int = 10
+    temperature: Positive = 3.0
+    samples: Count = 64
+    attack_steps: Count = 10
     attack_rate: float = 0.3
-    clip: float = 2.5
-    base: str = "both"
-    decay_steps: int = 0
-
-    def __post_init__(self) -> None:
-        if self.base not in _BASES:
-            raise unknown("base of bss", self.base, _BASES)
-        for name in ("temperature", "samples", "attack_steps", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"bss: {name} {getattr(self, name)} is not positive")
-        if self.decay_steps < 0:
-            raise UserError(f"bss: decay_steps {self.decay_steps} is negative")
-
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the logits."""
-        return outputs.logits
+    clip: Positive = 2.5
+    base: Literal["both", "teacher"] = "both"
+    decay_steps: Steps = 0
 
     def _weight(self, size: float, speed: float, least: float) -> Weight:
         if not self.decay_steps:
@@ -155,22 +139,44 @@ class BSS(Method):
 
         return falling
 
-    def _samples(
+    def sample_targets(
+        self, key: jax.Array, index: jax.Array, logits: jax.Array
+    ) -> jax.Array:
+        """Samples the class that each attack moves an image to.
+
+        By the teacher's probabilities, without the class that the teacher sees.
+
+        Args:
+            key: the step's, for this purpose.
+            index: `[samples]` positions in the training set.
+            logits: the teacher's, `[samples, classes]`.
+
+        Returns:
+            Classes, `[samples]`.
+        """
+        scores = jax.nn.log_softmax(logits)
+        own = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)
+        # From the example's index in the training set, not its place in the batch: an
+        # example keeps its target however a batch is split over devices.
+        keys = jax.vmap(fold, in_axes=(None, 0))(key, index)
+        return jax.vmap(jax.random.categorical)(keys, jnp.where(own, -jnp.inf, scores))
+
+    def adversarial_samples(
         self, context: Context, teacher: str, logits: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns adversarial samples, and which of them count."""
+        """Returns adversarial samples, and which of them count.
+
+        Args:
+            context: of the step.
+            teacher: its name.
+            logits: the teacher's, of the batch.
+        """
         assert context.images is not None
         student = jax.lax.stop_gradient(context.outputs["student"].logits)
         count = min(self.samples, len(logits))
         chosen, valid = base_samples(student, logits, context.labels, count, self.base)
-        scores = jax.nn.log_softmax(logits[chosen])
-        own = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)
         key = fold(context.key, "target")
-        # From the example's index: no layout of the batch changes it.
-        keys = jax.vmap(fold, in_axes=(None, 0))(key, context.index[chosen])
-        target = jax.vmap(jax.random.categorical)(
-            keys, jnp.where(own, -jnp.inf, scores)
-        )
+        target = self.sample_targets(key, context.index[chosen], logits[chosen])
         moved = attack(
             context.call_teacher[teacher],
             context.images[chosen],
@@ -179,12 +185,13 @@ class BSS(Method):
             rate=self.attack_rate,
             clip=self.clip,
         )
+        # Samples are data: nothing is learned through the attack.
         return jax.lax.stop_gradient(moved), valid
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and both distillation terms."""
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns both distillation terms: of the images, and of the samples."""
         teacher, logits = only(context.targets)
-        samples, valid = self._samples(context, teacher, logits)
+        samples, valid = self.adversarial_samples(context, teacher, logits)
         theirs = jax.lax.stop_gradient(context.call_teacher[teacher](samples).logits)
         ours = context.call_role["student"](samples).logits
         values = losses.soft_cross_entropy(ours, theirs, temperature=self.temperature)
@@ -194,7 +201,6 @@ class BSS(Method):
             student, logits, temperature=self.temperature
         )
         return {
-            "ce/student": Term(cross_entropy(context, "student")),
             f"bss/kd/{teacher}": Term(images, self._weight(self.alpha, 1.0, 1.0)),
             f"bss/samples/{teacher}": Term(
                 kept / jnp.maximum(jnp.sum(valid), 1), self._weight(self.beta, 4 / 3, 0)

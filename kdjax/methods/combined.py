@@ -2,15 +2,27 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 
-from kdjax.methods.base import Context, MemoryInit, Method, Path, Phase, Term
+from kdjax.methods.base import (
+    Adapted,
+    Context,
+    Memory,
+    MemoryInit,
+    Method,
+    Path,
+    Phase,
+    Targets,
+    Term,
+)
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
+
+T = TypeVar("T")
 
 
 def _join(name: str, parts: list[dict]) -> dict:
@@ -24,26 +36,29 @@ def _join(name: str, parts: list[dict]) -> dict:
 
 
 class _PartAdapter(nn.Module):
-    """An adapter of one part: sees only what this part reads, and its views."""
+    """An adapter of one part: it gets this part's targets and views only."""
 
     part: str
     adapter: nn.Module
     every: int
 
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
-    ) -> Any:
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
+    ) -> Adapted:
         """Returns what the part's adapter does."""
         targets = _of_part(self.part, targets)
         return self.adapter(*_every(self.every, (outputs, targets)), train)
 
 
-def _of_part(name: str, targets: Mapping[str, Any]) -> dict[str, Any]:
-    return {teacher: read[name] for teacher, read in targets.items() if name in read}
+def _of_part(name: str, targets: Mapping[str, Targets]) -> dict[str, Targets]:
+    return {teacher: parts[name] for teacher, parts in targets.items() if name in parts}
 
 
-def _every(every: int, tree: Any) -> Any:
-    """Returns each so manieth row: of several views of an image the first."""
+def _every(every: int, tree: T) -> T:
+    """Returns every n-th row: of several views of an image, the first."""
     return tree if every == 1 else jax.tree.map(lambda leaf: leaf[::every], tree)
 
 
@@ -108,15 +123,18 @@ class Combined(Method):
         return changed.pop() if changed else student
 
     def _phases(self) -> list[tuple[str | None, int, Phase]]:
-        """Returns whose phases come first, with their numbers there; None: all's."""
-        found: list[tuple[str | None, int, Phase]] = []
+        """Returns all phases, each with the part it belongs to and its number there.
+
+        The last one belongs to all parts: None.
+        """
+        earlier: list[tuple[str | None, int, Phase]] = []
         for name, part in self.methods.items():
             for number, phase in enumerate(part.phases()[:-1]):
-                found.append((name, number, phase))
+                earlier.append((name, number, phase))
         last = [part.phases()[-1] for part in self.methods.values()]
         recipe = _join(self.name, [dict(phase.recipe) for phase in last])
         shared = Phase(recipe, lambda path: all(phase.trains(path) for phase in last))
-        return [*found, (None, 0, shared)]
+        return [*earlier, (None, 0, shared)]
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns every part's earlier phases, then the one they share."""
@@ -136,7 +154,7 @@ class Combined(Method):
                 images = part.make_views(images)
         return images
 
-    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> dict[str, Memory]:
         """Returns the parts' memories, by name."""
         return {
             name: part.init_memory(
@@ -158,8 +176,8 @@ class Combined(Method):
             roles = _join(self.name, [roles, added])
         return roles
 
-    def teacher_targets(self, outputs: Outputs) -> dict[str, Any]:
-        """Returns what each part reads, by its name."""
+    def teacher_targets(self, outputs: Outputs) -> dict[str, Targets]:
+        """Returns each part's targets, by its name."""
         return {
             name: part.teacher_targets(outputs)
             for name, part in self.methods.items()
@@ -167,7 +185,7 @@ class Combined(Method):
         }
 
     def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
         """Returns the adapters of all parts."""
         adapters = []
@@ -200,7 +218,7 @@ class Combined(Method):
 
     def terms_and_memory(
         self, context: Context
-    ) -> tuple[dict[str, Term], dict[str, Any]]:
+    ) -> tuple[dict[str, Term], dict[str, Memory]]:
         """Returns the terms of all parts and their memories."""
         whose, number, _ = self._phases()[context.phase]
         memory = dict(context.memory or {})
@@ -211,6 +229,8 @@ class Combined(Method):
             own, memory[name] = part.terms_and_memory(
                 self._context(name, context, whose, number)
             )
+            # The first part's cross-entropy counts, with its weight; further ones would
+            # count the labels again.
             if terms:
                 own.pop("ce/student", None)
             terms.append(own)
@@ -219,7 +239,7 @@ class Combined(Method):
     def _context(
         self, name: str, context: Context, whose: str | None, number: int
     ) -> Context:
-        """Returns what one part sees: its views, phase, memory and targets."""
+        """Returns one part's context: its views, phase, memory and targets."""
         part = self.methods[name]
         every = self.num_views // part.num_views
         targets = _of_part(name, context.targets)

@@ -3,23 +3,37 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Literal, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.losses import _safe
-from kdjax.methods.base import Context, MemoryInit, Method, Term, cross_entropy, only
+from kdjax.methods.base import Comparison, Context, MemoryInit, Targets, Term, only
 from kdjax.methods.levels import feature
+from kdjax.methods.ranges import Count, Positive, Share
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
-from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.rng import fold
 
-_MODES = ("exact", "relax")
 _SIDES = ("student", "teacher")
+
+
+class ContrastiveMemory(TypedDict):
+    """What CRD keeps between the steps.
+
+    Attributes:
+        banks: embeddings of the training set, `[N, dimensions]` by side.
+        log_partition: constants, by side; see `losses.crd_log_partition`.
+        started: whether the first batch has set them.
+        classes: `losses.class_order` of the training set; of mode 'exact'.
+    """
+
+    banks: dict[str, jax.Array]
+    log_partition: dict[str, jax.Array]
+    started: jax.Array
+    classes: NotRequired[tuple[jax.Array, jax.Array]]
 
 
 class Embeddings(nn.Module):
@@ -29,21 +43,24 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> dict[str, jax.Array]:
         """Returns the embeddings, `[batch, dimensions]` by side."""
         del train
         _, target = only(targets)
         sides = {"student": feature(outputs["student"], "pooled"), "teacher": target}
-        found = {}
+        embeddings = {}
         for side, x in sides.items():
             x = torch_dense(x.shape[-1], self.dimensions, side)(x)
-            found[side] = _safe.normalise(x, 1e-12)
-        return found
+            embeddings[side] = losses.unit_length(x)
+        return embeddings
 
 
 @dataclasses.dataclass(frozen=True)
-class CRD(Method):
+class CRD(Comparison):
     """Contrastive representation distillation (Tian et al., 2020): CE + beta CRD.
 
     Each network's embedding is told apart from others' in a memory bank of the other
@@ -55,47 +72,34 @@ class CRD(Method):
     Attributes:
         beta: the weight.
         dimensions: of the embeddings.
-        negatives: how many are drawn for each image, with replacement.
+        negatives: how many are sampled for each image, with replacement.
         temperature: of the scores.
         momentum: what is kept of a bank's entry.
         mode: 'exact': negatives of other classes; 'relax': any other image.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 0.8
-    dimensions: int = 128
-    negatives: int = 16384
-    temperature: float = 0.07
-    momentum: float = 0.5
-    mode: str = "exact"
-
-    def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise unknown("mode of crd", self.mode, _MODES)
-        for name in ("dimensions", "negatives", "temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"crd: {name} {getattr(self, name)} is not positive")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"crd: momentum {self.momentum} is outside 0..1")
+    dimensions: Count = 128
+    negatives: Count = 16384
+    temperature: Positive = 0.07
+    momentum: Share = 0.5
+    mode: Literal["exact", "relax"] = "exact"
 
     def teacher_targets(self, outputs: Outputs) -> jax.Array:
         """Returns the pooled features."""
         return feature(outputs, "pooled")
 
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns both embeddings' layers."""
-        teacher, _ = only(targets)
-        return {f"crd/{teacher}": Embeddings(self.dimensions)}
+        return Embeddings(self.dimensions)
 
-    def init_memory(self, init: MemoryInit) -> dict[str, Any]:
+    def init_memory(self, init: MemoryInit) -> ContrastiveMemory:
         """Returns random banks and constants that the first batch will set."""
         shape = len(init.labels), self.dimensions
         _, target = only(init.targets)
         dtype = jnp.promote_types(target.dtype, jnp.float32)
         bound = 1 / math.sqrt(self.dimensions / 3)
-        memory: dict[str, Any] = {
+        memory: ContrastiveMemory = {
             "banks": {
                 side: jax.random.uniform(
                     fold(init.key, side), shape, dtype, -bound, bound
@@ -111,34 +115,59 @@ class CRD(Method):
             )
         return memory
 
+    def sample_negatives(
+        self,
+        key: jax.Array,
+        index: jax.Array,
+        labels: jax.Array,
+        memory: ContrastiveMemory,
+    ) -> jax.Array:
+        """Samples which images each embedding is told apart from.
+
+        Args:
+            key: the step's, for this purpose.
+            index: `[batch]` positions in the training set.
+            labels: `[batch]` integers.
+            memory: the method's; of it the banks' size and, by mode, the classes.
+
+        Returns:
+            Positions in the training set, `[batch, negatives]`.
+        """
+        exact = self.mode == "exact"
+        return losses.draw_negatives(
+            key,
+            index,
+            num_data=len(memory["banks"]["student"]),
+            num_negatives=self.negatives,
+            labels=labels if exact else None,
+            classes=memory["classes"] if exact else None,
+        )
+
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and contrastive term."""
         return self.terms_and_memory(context)[0]
 
     def terms_and_memory(
         self, context: Context
-    ) -> tuple[dict[str, Term], dict[str, Any]]:
+    ) -> tuple[dict[str, Term], ContrastiveMemory]:
         """Returns the terms, and the memory with the batch's embeddings in it."""
         teacher, _ = only(context.targets)
-        name, memory = f"crd/{teacher}", context.memory
+        name = f"crd/{teacher}"
+        memory: ContrastiveMemory = context.memory
         embeddings, banks = context.adapted[name], memory["banks"]
         size = len(banks["student"])
-        exact = self.mode == "exact"
-        negatives = losses.draw_negatives(
-            # Of the parts of a batch, each draws its own.
-            fold(context.key, "negatives", context.index[0]),
-            context.index,
-            num_data=size,
-            num_negatives=self.negatives,
-            labels=context.labels if exact else None,
-            classes=memory["classes"] if exact else None,
-        )
+        # The first position keeps the micro-batches of one step, which share the step's
+        # key, from sampling the same negatives.
+        key = fold(context.key, "negatives", context.index[0])
+        negatives = self.sample_negatives(key, context.index, context.labels, memory)
+        # The positive comes first: `losses.crd` wants it there.
         index = jnp.concatenate([context.index[:, None], negatives], axis=1)
         partitions, total = {}, jnp.zeros(len(index), banks["student"].dtype)
         for side, other in zip(_SIDES, reversed(_SIDES), strict=True):
             scores = losses.crd_scores(
                 embeddings[side], banks[other], index, temperature=self.temperature
             )
+            # Set by the first batch and kept: a constant, with no gradient.
             first = losses.crd_log_partition(
                 jax.lax.stop_gradient(scores), num_data=size
             )
@@ -147,6 +176,7 @@ class CRD(Method):
             )
             partitions[side] = log_partition
             total += losses.crd(scores, num_data=size, log_partition=log_partition)
+        # After the scores: an image is never compared with its own new entry.
         moved = {
             side: losses.crd_update(
                 bank,
@@ -157,8 +187,13 @@ class CRD(Method):
             for side, bank in banks.items()
         }
         terms = {
-            "ce/student": Term(cross_entropy(context, "student")),
+            "ce/student": self.label_term(context),
             name: Term(total, self.beta),
         }
-        new = {"banks": moved, "log_partition": partitions}
-        return terms, {**memory, **new, "started": jnp.ones((), bool)}
+        started = jnp.ones((), bool)
+        return terms, {
+            **memory,
+            "banks": moved,
+            "log_partition": partitions,
+            "started": started,
+        }

@@ -2,26 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Term,
-    cross_entropy,
-    only,
-)
-from kdjax.methods.levels import (
-    attention_distance,
-    attention_maps,
-)
+from kdjax.methods.base import Context, Method, Term, only
+from kdjax.methods.levels import attention_distance, attention_maps
+from kdjax.methods.ranges import Levels, Range
 from kdjax.methods.rocket import LOWER, hint, scratch_terms
 from kdjax.models import Outputs, Variables
-from kdjax.runtime.errors import UserError, unknown
-
-_ATTENTION_TARGETS = ("student", "scratch")
+from kdjax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +45,23 @@ class CTKD(Method):
             KD.
     """
 
-    num_teachers: ClassVar[int] = 1
+    num_teachers: ClassVar[int | None] = 1
     scratch: str = "wrn-40-1"
     hint_weight: float = 0.03
     beta: float = 1e3
-    levels: tuple[str, ...] = ("stage1", "stage2", "stage3")
-    power: float = 2.0
-    norm: str = "mean_square"
-    attention_target: str = "student"
+    levels: Levels = ("stage1", "stage2", "stage3")
+    power: Annotated[float, Range(above=1)] = 2.0
+    norm: Literal["mean_square", "l2"] = "mean_square"
+    attention_target: Literal["student", "scratch"] = "student"
     inherit: bool = False
     replay: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.replay and self.attention_target == "scratch":
             raise UserError(
                 "ctkd: attention_target='scratch' moves the scratch teacher: no "
                 "recording can stand in for it; scratch=joint trains it"
-            )
-        if self.attention_target not in _ATTENTION_TARGETS:
-            raise unknown(
-                "attention_target of ctkd", self.attention_target, _ATTENTION_TARGETS
             )
 
     def roles(self, student: str) -> dict[str, str]:
@@ -87,8 +75,8 @@ class CTKD(Method):
         """Returns the scratch teacher's model, if it is replayed."""
         return self.scratch if self.replay else None
 
-    def teacher_targets(self, outputs: Outputs) -> Any:
-        """Returns the expert's attention maps."""
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array] | tuple[()]:
+        """Returns the expert's attention maps, if they are used."""
         if not self.beta:
             return ()
         return attention_maps(outputs, self.levels, self.power)
@@ -112,14 +100,11 @@ class CTKD(Method):
             student[path] = donor[path]
         return {**variables, "student": unflatten_dict(student)}
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns the four terms of Eq. 4."""
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns the terms of Eq. 4 but the student's cross-entropy."""
         if self.replay:
             _, recorded = only(context.recorded)
-            terms = {
-                "ce/student": Term(cross_entropy(context, "student")),
-                "hint/scratch": hint(context, recorded, self.hint_weight),
-            }
+            terms = {"hint/scratch": hint(context, recorded, self.hint_weight)}
         else:
             terms = scratch_terms(context, self.hint_weight)
         if self.beta:

@@ -1,25 +1,14 @@
 """Deep mutual learning: networks that teach each other."""
 
 import dataclasses
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Term,
-    cross_entropy,
-)
-from kdjax.runtime.errors import UserError, unknown
-
-_SUMS = ("sum", "mean")
-
-
-def _check_count(method: str, what: str, count: int) -> None:
-    if count < 1:
-        raise UserError(f"{method}: {what} must be one or more, not {count}")
+from kdjax.methods.base import Context, Method, Term, cross_entropy
+from kdjax.methods.ranges import Entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +28,9 @@ class DML(Method):
         reduction: over the peers, 'sum' or 'mean'.
     """
 
-    peers: tuple[str, ...] = ("student",)
+    peers: Annotated[tuple[str, ...], Entries(1)] = ("student",)
     weight: float = 1.0
-    reduction: str = "sum"
-
-    def __post_init__(self) -> None:
-        _check_count("dml", "the number of peers", len(self.peers))
-        if self.reduction not in _SUMS:
-            raise unknown("reduction of dml", self.reduction, _SUMS)
+    reduction: Literal["sum", "mean"] = "sum"
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the student and its peers."""
@@ -57,7 +41,7 @@ class DML(Method):
         }
 
     def init_indices(self, init_index: int) -> dict[str, int]:
-        """Returns another copy for every network."""
+        """Returns another start for every network."""
         return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def terms(self, context: Context) -> dict[str, Term]:
@@ -72,6 +56,7 @@ class DML(Method):
             divergence = jnp.zeros(len(own), own.dtype)
             for peer, target in logits.items():
                 if peer != role:
+                    # A peer is a target here and does not move by this term.
                     divergence += losses.mutual(own, jax.lax.stop_gradient(target))
             terms[f"dml/{role}"] = Term(divergence, weight)
         return terms

@@ -2,25 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Term,
-    cross_entropy,
-    only,
-)
-from kdjax.methods.connectors import (
-    convolved,
-)
-from kdjax.methods.levels import (
-    feature,
-)
+from kdjax.methods.base import Context, Targets
+from kdjax.methods.connectors import convolved
+from kdjax.methods.levels import OneLevel, feature
 from kdjax.models import Outputs
 from kdjax.models.norm import BatchNorm
 
@@ -33,7 +22,10 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> jax.Array:
         """Returns the student's map in the teacher's shape."""
         del targets
@@ -43,7 +35,7 @@ class Regressor(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class FitNet(Method):
+class FitNet(OneLevel):
     """A hint on the middle of the network (Romero et al., 2015): CE + beta hint.
 
     Deviations: trained jointly with the cross-entropy, with BatchNorm and ReLU in the
@@ -51,26 +43,15 @@ class FitNet(Method):
     lower half on the hint first, with half the sum of squares.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 100.0
     level: str = "stage2"
 
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the hint."""
-        return feature(outputs, self.level)
-
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the regressor."""
-        teacher, target = only(targets)
-        return {f"fitnet/{teacher}": Regressor(self.level, target.shape[1:])}
+        return Regressor(self.level, target.shape[1:])
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and hint term."""
-        teacher, target = only(context.targets)
-        name = f"fitnet/{teacher}"
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(losses.feature_mse(context.adapted[name], target), self.beta),
-        }
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
+        """Returns the distance of the regressed map from the hint."""
+        return losses.feature_mse(student, target)

@@ -2,35 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Path,
-    Phase,
-    Term,
-    cross_entropy,
-    only,
-)
-from kdjax.methods.connectors import (
-    Paraphraser,
-    Translator,
-)
-from kdjax.methods.levels import (
-    feature,
-)
+from kdjax.methods.base import Context, Path, Phase, Targets, Term, only
+from kdjax.methods.connectors import Paraphraser, Translator
+from kdjax.methods.levels import OneLevel, feature
+from kdjax.methods.ranges import Count, Range
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
-
-
-def _check_epochs(method: str, epochs: int) -> None:
-    if epochs < 1:
-        raise UserError(f"{method}: init_epochs {epochs} is not positive")
 
 
 class _Paraphrase(nn.Module):
@@ -38,7 +21,10 @@ class _Paraphrase(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the teacher's factor and the reconstruction of its map."""
         del outputs, train
@@ -51,7 +37,10 @@ class _Translate(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> jax.Array:
         """Returns the student's factor."""
         del targets
@@ -60,11 +49,11 @@ class _Translate(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class FT(Method):
+class FT(OneLevel):
     """Factor transfer (Kim et al., 2018): CE + beta FT between factors of the last map.
 
     First phase: the paraphraser learns to reconstruct the teacher's map; the student
-    rests. Second phase: the paraphraser rests; student and translator learn.
+    does not. Second phase: student and translator learn, the paraphraser does not.
 
     Deviations: see `losses.factor_transfer`; weight, level and the first phase's epochs
     and learning rate are RepDistiller's for ResNets.
@@ -77,24 +66,14 @@ class FT(Method):
         init_learning_rate: of the first phase.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 200.0
     level: str = "stage3"
-    rate: float = 0.5
-    init_epochs: int = 30
+    rate: Annotated[float, Range(above=0, most=1)] = 0.5
+    init_epochs: Count = 30
     init_learning_rate: float = 0.01
 
-    def __post_init__(self) -> None:
-        _check_epochs("ft", self.init_epochs)
-        if not 0 < self.rate <= 1:
-            raise UserError(f"ft: rate {self.rate} is outside (0, 1]")
-
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the feature map."""
-        return feature(outputs, self.level)
-
     def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
         """Returns paraphraser and translator."""
         teacher, target = only(targets)
@@ -125,14 +104,17 @@ class FT(Method):
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the phase's terms."""
+        if context.phase:
+            return super().terms(context)
         teacher, target = only(context.targets)
+        _, reconstruction = context.adapted[f"ft/{teacher}/paraphraser"]
+        loss = losses.feature_mse(reconstruction, target)
+        return {f"reconstruction/{teacher}": Term(loss)}
+
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns the distance of the student's factor from the teacher's."""
+        teacher, _ = only(context.targets)
         name = f"ft/{teacher}"
-        factor, reconstruction = context.adapted[f"{name}/paraphraser"]
-        if not context.phase:
-            loss = losses.feature_mse(reconstruction, target)
-            return {f"reconstruction/{teacher}": Term(loss)}
-        own = context.adapted[f"{name}/translator"]
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(losses.factor_transfer(own, factor), self.beta),
-        }
+        factor, _ = context.adapted[f"{name}/paraphraser"]
+        student = context.adapted[f"{name}/translator"]
+        return {name: Term(losses.factor_transfer(student, factor), self.beta)}

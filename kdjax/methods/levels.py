@@ -1,14 +1,17 @@
-"""The named features of a network, its levels, as methods use them."""
+"""The named features of a network, its levels, and the methods that compare them."""
 
 from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from kdjax import losses
+from kdjax.methods.base import Comparison, Context, Path, Phase, Term
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError, unknown
+
+Maps = Mapping[str, jax.Array]
+"""Feature or attention maps, or what is made of them, by level."""
 
 
 def feature(outputs: Outputs, name: str) -> jax.Array:
@@ -24,22 +27,70 @@ def feature(outputs: Outputs, name: str) -> jax.Array:
 
 def feature_maps(outputs: Outputs, levels: tuple[str, ...]) -> dict[str, jax.Array]:
     """Returns some features by name; a vector such as 'pooled' as a map of 1x1."""
-    maps = {level: feature(outputs, level) for level in levels}
+    features = {level: feature(outputs, level) for level in levels}
     return {
-        level: found[:, None, None] if found.ndim == 2 else found
-        for level, found in maps.items()
+        level: x[:, None, None] if x.ndim == 2 else x for level, x in features.items()
     }
-
-
-def check_levels(method: str, levels: tuple[str, ...], least: int = 1) -> None:
-    """Raises UserError if there are too few levels."""
-    if len(levels) < least:
-        raise UserError(f"{method}: levels {levels} are too few; it wants {least}")
 
 
 def total(values: Iterable[jax.Array]) -> jax.Array:
     """Returns the sum over the levels, `[batch]`."""
     return jnp.sum(jnp.stack(list(values)), axis=0)
+
+
+class OneLevel(Comparison):
+    """Compares one feature.
+
+    Attributes:
+        level: the feature's name.
+    """
+
+    level: str
+
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
+        """Returns the feature."""
+        return feature(outputs, self.level)
+
+
+class SeveralLevels(Comparison):
+    """Compares the feature maps of several levels.
+
+    Attributes:
+        levels: the features' names, from the first to the deepest.
+    """
+
+    levels: tuple[str, ...]
+
+    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns the feature maps, by level."""
+        return feature_maps(outputs, self.levels)
+
+
+class InitialisedLevels(SeveralLevels):
+    """Learns the layers below the classifier by the distance first, then from labels.
+
+    The distance gives these layers a start and is gone in the second phase, which is
+    the stage's recipe.
+
+    Attributes:
+        init_epochs: of the first phase, before the recipe's.
+    """
+
+    init_epochs: int
+
+    def init_phase(self) -> Phase:
+        """Returns the first phase, which trains what `lower` names."""
+        return Phase({"epochs": self.init_epochs, "milestones": ()}, self.lower)
+
+    def lower(self, path: Path) -> bool:
+        """Returns whether the first phase trains a parameter: the student's trunk."""
+        return path[0] == "student" and path[1] not in ("head", "dense", "last")
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns the phase's one term."""
+        if context.phase:
+            return {"ce/student": self.label_term(context)}
+        return self.distances(context)
 
 
 def attention_maps(
@@ -48,33 +99,29 @@ def attention_maps(
     """Returns the attention maps of some features, `[batch, height, width]` by name."""
     maps = {}
     for level in levels:
-        found = feature(outputs, level)
-        flat = losses.attention_map(found, power=power)
-        maps[level] = flat.reshape(found.shape[:3])
+        x = feature(outputs, level)
+        flat = losses.attention_map(x, power=power)
+        maps[level] = flat.reshape(x.shape[:3])
     return maps
 
 
-def attention_distance(
-    student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array], norm: str
-) -> jax.Array:
+def attention_distance(student: Maps, teacher: Maps, norm: str) -> jax.Array:
     """Returns the attention term, summed over the levels, `[batch]`.
 
-    Where the sizes differ, the larger map is pooled to the size of the smaller and
-    normalised again.
+    `losses.attention_transfer` is `attention_map` of both networks and then
+    `attention_distance`. Here the two halves are called apart, because the bank stores
+    the teacher's attention maps, one number a position instead of one a channel.
+
+    Args:
+        student: attention maps, `[batch, height, width]` by level.
+        teacher: attention maps; where the sizes differ, see `losses.match_attention`.
+        norm: 'mean_square' or 'l2'.
     """
     if not teacher:
         raise UserError("attention transfer wants at least one level")
-    distances = []
-    for level in teacher:
-        pair = [student[level], teacher[level]]
-        resized = pair[0].shape != pair[1].shape
-        if resized:
-            pair = list(losses.match_size(*(maps[..., None] for maps in pair)))
-        flat = [maps.reshape(len(maps), -1) for maps in pair]
-        if resized:
-            flat = [
-                maps / optax.safe_norm(maps, 1e-12, axis=-1, keepdims=True)
-                for maps in flat
-            ]
-        distances.append(losses.attention_distance(*flat, norm=norm))
-    return jnp.sum(jnp.stack(distances), axis=0)
+    return total(
+        losses.attention_distance(
+            *losses.match_attention(student[level], teacher[level]), norm=norm
+        )
+        for level in teacher
+    )

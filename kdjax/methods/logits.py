@@ -1,26 +1,47 @@
 """Methods that teach through logits."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.methods.base import Context, Method, Term, cross_entropy, only
+from kdjax.methods.ranges import Positive, Share, Steps
 from kdjax.models import Outputs
-from kdjax.runtime.errors import UserError, unknown
-
-_FORMS = ("weighted", "added")
+from kdjax.runtime.errors import UserError
 
 
-def _check_temperature(method: str, temperature: float) -> None:
-    if not temperature > 0:
-        raise UserError(f"{method}: temperature {temperature} is not positive")
+class LogitMethod(Method):
+    """Reads its teachers' logits and nothing else of them."""
+
+    num_teachers: ClassVar[int | None] = 1
+
+    def teacher_targets(self, outputs: Outputs) -> jax.Array:
+        """Returns the logits."""
+        return outputs.logits
+
+
+class DistancesFirst(LogitMethod):
+    """Computes its distances before the cross-entropy; the terms keep their order."""
+
+    def terms(self, context: Context) -> dict[str, Term]:
+        """Returns the cross-entropy and the distances."""
+        # The gradient of the logits is a sum over all their uses, in the reverse order
+        # of the program. These methods have always had their distance first: the other
+        # order would change the last bits of their results.
+        distances = self.distances(context)
+        return {"ce/student": self.label_term(context), **distances}
 
 
 def logits_of(context: Context, standardise: bool) -> tuple[str, jax.Array, jax.Array]:
-    """Returns the one teacher's name, the student's logits and the teacher's."""
+    """Returns the one teacher's name, the student's logits and the teacher's.
+
+    Args:
+        context: of the step.
+        standardise: whether the logits of both are standardised (Sun et al., 2024).
+    """
     teacher, target = only(context.targets)
     student = context.outputs["student"].logits
     if standardise:
@@ -29,7 +50,7 @@ def logits_of(context: Context, standardise: bool) -> tuple[str, jax.Array, jax.
 
 
 @dataclasses.dataclass(frozen=True)
-class KD(Method):
+class KD(LogitMethod):
     """Knowledge distillation (Hinton et al., 2015).
 
     'weighted': (1 - alpha) CE + alpha tau^2 KL, as attention transfer's and Rocket
@@ -44,25 +65,19 @@ class KD(Method):
     take temperature 2, and weights of 0.1 and 9 for the two terms).
     """
 
-    num_teachers: ClassVar[int] = 1
-    temperature: float = 4.0
+    temperature: Positive = 4.0
     alpha: float = 0.9
-    form: str = "weighted"
+    form: Literal["weighted", "added"] = "weighted"
     standardise: bool = False
 
     def __post_init__(self) -> None:
-        if self.form not in _FORMS:
-            raise unknown("form of kd", self.form, _FORMS)
-        _check_temperature("kd", self.temperature)
+        super().__post_init__()
         if self.form == "weighted" and not 0 <= self.alpha <= 1:
             raise UserError(f"kd: alpha {self.alpha} is outside 0..1")
 
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the logits."""
-        return outputs.logits
-
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and distillation term."""
+        # Logits are standardised before they meet the labels: see `DistancesFirst`.
         teacher, student, target = logits_of(context, self.standardise)
         added = self.form == "added"
         loss = losses.soft_cross_entropy if added else losses.kd
@@ -77,7 +92,7 @@ class KD(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class DKD(Method):
+class DKD(DistancesFirst):
     """Decoupled distillation (Zhao et al., 2022): CE + alpha TCKD + beta NCKD.
 
     The released code scales the distillation term by min(epoch / 20, 1). A method
@@ -92,27 +107,17 @@ class DKD(Method):
         standardise: whether logits are standardised first (Sun et al., 2024).
     """
 
-    num_teachers: ClassVar[int] = 1
-    temperature: float = 4.0
+    temperature: Positive = 4.0
     alpha: float = 1.0
     beta: float = 8.0
-    warmup_steps: int = 0
+    warmup_steps: Steps = 0
     standardise: bool = False
 
-    def __post_init__(self) -> None:
-        _check_temperature("dkd", self.temperature)
-        if self.warmup_steps < 0:
-            raise UserError(f"dkd: warmup_steps {self.warmup_steps} is negative")
-
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the logits."""
-        return outputs.logits
-
-    def _weight(self, step: jax.Array) -> jax.Array:
+    def _rising(self, step: jax.Array) -> jax.Array:
         return jnp.minimum(step / self.warmup_steps, 1.0)
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and distillation term."""
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns the distillation term."""
         teacher, student, target = logits_of(context, self.standardise)
         loss = losses.dkd(
             student,
@@ -123,34 +128,25 @@ class DKD(Method):
             beta=self.beta,
         )
         return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            f"dkd/{teacher}": Term(loss, self._weight if self.warmup_steps else 1.0),
+            f"dkd/{teacher}": Term(loss, self._rising if self.warmup_steps else 1.0)
         }
 
 
 @dataclasses.dataclass(frozen=True)
-class DIST(Method):
+class DIST(DistancesFirst):
     """DIST (Huang et al., 2022): CE + beta inter-class + gamma intra-class relation.
 
     The defaults are for CIFAR-100; ImageNet has temperature 1. With standardise the
     logits are standardised first (Sun et al., 2024).
     """
 
-    num_teachers: ClassVar[int] = 1
-    temperature: float = 4.0
+    temperature: Positive = 4.0
     beta: float = 2.0
     gamma: float = 2.0
     standardise: bool = False
 
-    def __post_init__(self) -> None:
-        _check_temperature("dist", self.temperature)
-
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the logits."""
-        return outputs.logits
-
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and relation term."""
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns the relation term."""
         teacher, student, target = logits_of(context, self.standardise)
         loss = losses.dist(
             student,
@@ -159,10 +155,7 @@ class DIST(Method):
             beta=self.beta,
             gamma=self.gamma,
         )
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            f"dist/{teacher}": Term(loss),
-        }
+        return {f"dist/{teacher}": Term(loss)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,19 +166,15 @@ class LabelSmoothing(Method):
     (Szegedy et al., 2016).
     """
 
-    smoothing: float = 0.1
+    NAME: ClassVar[str] = "label_smoothing"
+    smoothing: Share = 0.1
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothing <= 1:
-            raise UserError(
-                f"label_smoothing: smoothing {self.smoothing} is outside 0..1"
-            )
-
-    def terms(self, context: Context) -> dict[str, Term]:
+    def label_term(self, context: Context) -> Term:
         """Returns the smoothed cross-entropy."""
-        smoothed = losses.cross_entropy(
-            context.outputs["student"].logits,
-            context.labels,
-            label_smoothing=self.smoothing,
+        return Term(
+            losses.cross_entropy(
+                context.outputs["student"].logits,
+                context.labels,
+                label_smoothing=self.smoothing,
+            )
         )
-        return {"ce/student": Term(smoothed)}

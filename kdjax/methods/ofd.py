@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses, models
-from kdjax.methods.base import Context, MemoryInit, Method, Term, cross_entropy, only
+from kdjax.methods.base import Context, MemoryInit, Targets, only
 from kdjax.methods.connectors import OverhaulConnector
-from kdjax.methods.levels import check_levels, feature_maps, total
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
+from kdjax.methods.ranges import Levels
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
 
@@ -20,7 +20,10 @@ class _Connectors(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> dict[str, jax.Array]:
         """Returns the student's maps in the teacher's width, by level."""
         _, target = only(targets)
@@ -34,7 +37,7 @@ class _Connectors(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class OFD(Method):
+class OFD(SeveralLevels):
     """Overhaul of feature distillation (Heo et al., 2019): CE + beta sum_j w_j OFD_j.
 
     Maps before the activations, of any size and width: the student's through a 1x1
@@ -47,23 +50,12 @@ class OFD(Method):
     batch; here it is frozen.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 1e-3
-    levels: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre")
+    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre")
 
-    def __post_init__(self) -> None:
-        check_levels("ofd", self.levels)
-
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the feature maps."""
-        return feature_maps(outputs, self.levels)
-
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
-        teacher, _ = only(targets)
-        return {f"ofd/{teacher}": _Connectors(self.levels)}
+        return _Connectors(self.levels)
 
     def init_memory(self, init: MemoryInit) -> dict[str, jax.Array]:
         """Returns the margins, `[channels]` by level."""
@@ -84,16 +76,11 @@ class OFD(Method):
             margins[level] = losses.ofd_margin(part["scale"], part["bias"])
         return margins
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and the term of all levels."""
-        teacher, target = only(context.targets)
-        name = f"ofd/{teacher}"
-        maps, values = context.adapted[name], []
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
+        """Returns the sum over the levels, the deepest with weight 1."""
+        values = []
         for i, level in enumerate(reversed(self.levels)):
-            ours, theirs = losses.match_size(maps[level], target[level])
+            ours, theirs = losses.match_size(student[level], target[level])
             value = losses.ofd(ours, theirs, margin=context.memory[level])
             values.append(value / 2**i)
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(total(values), self.beta),
-        }
+        return total(values)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -9,25 +10,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from kdjax import losses
-from kdjax.methods.base import (
-    Context,
-    Method,
-    Path,
-    Term,
-    cross_entropy,
-)
-from kdjax.methods.levels import (
-    feature,
-)
+from kdjax.methods.base import Context, Method, Path, Targets, Term, cross_entropy
+from kdjax.methods.levels import feature
+from kdjax.methods.ranges import Positive, Range, Steps
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
-
-
-def _check_count(method: str, what: str, count: int) -> None:
-    if count < 1:
-        raise UserError(f"{method}: {what} must be one or more, not {count}")
 
 
 class Gate(nn.Module):
@@ -42,7 +31,10 @@ class Gate(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping, train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> jax.Array:
         """Returns scores of the branches, `[batch, branches]`."""
         del targets
@@ -75,18 +67,11 @@ class ONE(Method):
         rampup_steps: over how many steps their weight rises; 0: at once.
     """
 
-    branches: int = 3
+    branches: Annotated[int, Range(least=2)] = 3
     trunk: str = "stage2"
-    temperature: float = 3.0
+    temperature: Positive = 3.0
     weight: float = 1.0
-    rampup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        _check_count("one", "the number of further branches", self.branches - 1)
-        if not self.temperature > 0:
-            raise UserError(f"one: temperature {self.temperature} is not positive")
-        if self.rampup_steps < 0:
-            raise UserError(f"one: rampup_steps {self.rampup_steps} is negative")
+    rampup_steps: Steps = 0
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the branches, the student first."""
@@ -94,7 +79,7 @@ class ONE(Method):
         return {"student": student, **others}
 
     def init_indices(self, init_index: int) -> dict[str, int]:
-        """Returns another copy for every branch."""
+        """Returns another start for every branch."""
         return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
@@ -120,7 +105,7 @@ class ONE(Method):
         return part == "stem"
 
     def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
         """Returns the gate."""
         return {"one/gate": Gate(self.trunk, self.branches)}
@@ -134,6 +119,7 @@ class ONE(Method):
         logits = {role: context.outputs[role].logits for role in self.roles("")}
         branches = jnp.stack(list(logits.values()))
         ensemble = losses.gated_logits(branches, context.adapted["one/gate"])
+        # The ensemble and its gate learn from the labels alone, not from the branches.
         target = jax.lax.stop_gradient(ensemble)
         weight = self._rampup if self.rampup_steps else self.weight
         ce = losses.cross_entropy(ensemble, context.labels)

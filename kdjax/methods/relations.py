@@ -7,53 +7,30 @@ images.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Method, Term, cross_entropy, only
-from kdjax.methods.levels import feature
+from kdjax.methods.base import Context, Targets, Term, only
+from kdjax.methods.levels import OneLevel, feature
+from kdjax.methods.ranges import Count
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfOneFeature(Method):
-    """What compares one feature of the student with the teacher's.
-
-    Attributes:
-        level: the feature.
-    """
-
-    num_teachers: ClassVar[int] = 1
-    level: str = "pooled"
-
-    def teacher_targets(self, outputs: Outputs) -> jax.Array:
-        """Returns the feature."""
-        return feature(outputs, self.level)
-
-    def _pair(self, context: Context) -> tuple[str, jax.Array, jax.Array]:
-        """Returns the teacher's name, the student's feature and the teacher's."""
-        teacher, target = only(context.targets)
-        return teacher, feature(context.outputs["student"], self.level), target
-
-
-@dataclasses.dataclass(frozen=True)
-class SP(_OfOneFeature):
+class SP(OneLevel):
     """Similarity-preserving distillation (Tung and Mori, 2019): CE + beta SP."""
 
     level: str = "stage3"
     beta: float = 3000.0
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and similarity term."""
-        teacher, student, target = self._pair(context)
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            f"sp/{teacher}": Term(losses.similarity(student, target), self.beta),
-        }
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
+        """Returns the distance of the similarities."""
+        return losses.similarity(student, target)
 
 
 class Embeddings(nn.Module):
@@ -64,7 +41,10 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns both embeddings, `[batch, dimensions]`."""
         del train
@@ -80,7 +60,7 @@ class Embeddings(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class CC(_OfOneFeature):
+class CC(OneLevel):
     """Correlation congruence (Peng et al., 2019): CE + beta CC of linear embeddings.
 
     Deviations: the loss is RepDistiller's product of neighbours' distances, to which
@@ -88,29 +68,24 @@ class CC(_OfOneFeature):
     embeddings are trained, as there.
     """
 
+    level: str = "pooled"
     beta: float = 0.02
-    dimensions: int = 128
+    dimensions: Count = 128
 
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the embeddings."""
-        teacher, _ = only(targets)
-        return {f"cc/{teacher}": Embeddings(self.level, self.dimensions)}
+        return Embeddings(self.level, self.dimensions)
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and correlation term."""
-        teacher, _ = only(context.targets)
-        name = f"cc/{teacher}"
-        student, target = context.adapted[name]
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(losses.correlation(student, target), self.beta),
-        }
+    def compare(
+        self, context: Context, student: tuple[jax.Array, jax.Array], target: jax.Array
+    ) -> jax.Array:
+        """Returns the correlation term of both embeddings."""
+        # The adapter embeds the teacher's feature as well: `target` has it bare.
+        return losses.correlation(*student)
 
 
 @dataclasses.dataclass(frozen=True)
-class RKD(_OfOneFeature):
+class RKD(OneLevel):
     """Relational distillation (Park et al., 2019): CE + w_d RKD-D + w_a RKD-A.
 
     Attributes:
@@ -118,30 +93,31 @@ class RKD(_OfOneFeature):
         angle: w_a.
     """
 
+    level: str = "pooled"
     distance: float = 25.0
     angle: float = 50.0
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy, distance and angle term."""
-        teacher, student, target = self._pair(context)
-        distance = losses.rkd_distance(student, target)
+    def distances(self, context: Context) -> dict[str, Term]:
+        """Returns distance and angle term."""
+        teacher, target = only(context.targets)
+        student = self.teacher_targets(context.outputs["student"])
         return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            f"rkd_distance/{teacher}": Term(distance, self.distance),
+            f"rkd_distance/{teacher}": Term(
+                losses.rkd_distance(student, target), self.distance
+            ),
             f"rkd_angle/{teacher}": Term(losses.rkd_angle(student, target), self.angle),
         }
 
 
 @dataclasses.dataclass(frozen=True)
-class PKT(_OfOneFeature):
+class PKT(OneLevel):
     """Probabilistic knowledge transfer (Passalis and Tefas, 2018): CE + beta PKT."""
 
+    level: str = "pooled"
     beta: float = 3e4
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and transfer term."""
-        teacher, student, target = self._pair(context)
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            f"pkt/{teacher}": Term(losses.pkt(student, target), self.beta),
-        }
+    def compare(
+        self, context: Context, student: jax.Array, target: jax.Array
+    ) -> jax.Array:
+        """Returns the transfer term."""
+        return losses.pkt(student, target)

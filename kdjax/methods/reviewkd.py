@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Method, Term, Weight, cross_entropy, only
-from kdjax.methods.levels import check_levels, feature_maps, total
+from kdjax.methods.base import Context, Targets, Weight, only
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
+from kdjax.methods.ranges import Levels, Steps
 from kdjax.models import Outputs
 from kdjax.models.norm import BatchNorm
-from kdjax.runtime.errors import UserError
 
 _WIDEST = 512
 # Uniform within sqrt(3 / fan_in): `kaiming_uniform` with a = 1.
@@ -73,7 +72,10 @@ class Review(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> dict[str, jax.Array]:
         """Returns maps in the teacher's shapes, by level."""
         _, target = only(targets)
@@ -87,7 +89,7 @@ class Review(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReviewKD(Method):
+class ReviewKD(SeveralLevels):
     """Knowledge review (Chen et al., 2021): CE + beta sum_j HCL_j.
 
     Maps of any size and width; those before the activations, and the pooled features.
@@ -101,40 +103,23 @@ class ReviewKD(Method):
         warmup_steps: over how many steps the weight rises from 0; 0: at once.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 1.0
-    levels: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre", "pooled")
-    warmup_steps: int = 0
+    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre", "pooled")
+    warmup_steps: Steps = 0
 
-    def __post_init__(self) -> None:
-        check_levels("reviewkd", self.levels)
-        if self.warmup_steps < 0:
-            raise UserError(f"reviewkd: warmup_steps={self.warmup_steps} is negative")
-
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the feature maps."""
-        return feature_maps(outputs, self.levels)
-
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the chain of fusions."""
-        teacher, _ = only(targets)
-        return {f"reviewkd/{teacher}": Review(self.levels)}
+        return Review(self.levels)
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and the term of all levels."""
-        teacher, target = only(context.targets)
-        name = f"reviewkd/{teacher}"
-        fused = context.adapted[name]
-        loss = total(
-            losses.hierarchical_context(fused[level], target[level])
+    def schedule(self) -> Weight:
+        """Returns beta, or its rise."""
+        if not self.warmup_steps:
+            return self.beta
+        return optax.linear_schedule(0.0, self.beta, self.warmup_steps)
+
+    def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
+        """Returns the sum over the levels."""
+        return total(
+            losses.hierarchical_context(student[level], target[level])
             for level in self.levels
         )
-        weight: Weight = self.beta
-        if self.warmup_steps:
-            weight = optax.linear_schedule(0.0, self.beta, self.warmup_steps)
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(loss, weight),
-        }

@@ -8,6 +8,7 @@ import jax
 
 from kdjax import losses
 from kdjax.methods.base import Context, Method, Path, Phase, Term, only
+from kdjax.methods.ranges import Count
 from kdjax.models import Outputs, Variables, simkd
 from kdjax.runtime.errors import UserError
 
@@ -33,13 +34,9 @@ class SimKD(Method):
         factor: how much narrower than the teacher's map the projector is inside.
     """
 
-    num_teachers: ClassVar[int] = 1
+    num_teachers: ClassVar[int | None] = 1
     beta: float = 1.0
-    factor: int = 2
-
-    def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise UserError(f"simkd: factor {self.factor} is not positive")
+    factor: Count = 2
 
     def network(self, student: str, teachers: Sequence[str]) -> str:
         """Returns the student's trunk with the teacher's classifier."""
@@ -65,7 +62,7 @@ class SimKD(Method):
         return {**variables, "student": {**student, "params": params}}
 
     def terms(self, context: Context) -> dict[str, Term]:
-        """Returns the distance of the last maps."""
+        """Returns the distance of the last maps; the labels are not used."""
         teacher, target = only(context.targets)
         own = simkd.last_map(context.outputs["student"])
         loss = losses.feature_mse(*losses.match_size(own, target))

@@ -1,16 +1,17 @@
-"""SSKD: what the teacher says of rotated views, and which image they were made from."""
+"""SSKD: rotated views, and from which image each was made."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import Context, Method, Path, Phase, Term, only
+from kdjax.methods.base import Context, Method, Path, Phase, Targets, Term, only
 from kdjax.methods.levels import feature
+from kdjax.methods.ranges import Count, Positive, Share
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 from kdjax.runtime.errors import UserError
@@ -25,7 +26,10 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> jax.Array:
         """Returns projections of all views, `[views * batch, channels]`."""
         del train
@@ -74,34 +78,25 @@ class SSKD(Method):
         init_learning_rate: of the first phase; it drops to a tenth twice.
     """
 
-    num_teachers: ClassVar[int] = 1
+    num_teachers: ClassVar[int | None] = 1
     num_views: ClassVar[int] = _VIEWS
     alpha: float = 0.1
     kd_weight: float = 0.9
     transformed_weight: float = 2.7
     contrast_weight: float = 10.0
-    temperature: float = 4.0
-    contrast_temperature: float = 0.5
-    transformed_ratio: float = 1.0
-    contrast_ratio: float = 0.75
-    init_epochs: int = 60
+    temperature: Positive = 4.0
+    contrast_temperature: Positive = 0.5
+    transformed_ratio: Share = 1.0
+    contrast_ratio: Share = 0.75
+    init_epochs: Count = 60
     init_learning_rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.init_epochs < 1:
-            raise UserError(f"sskd: init_epochs {self.init_epochs} is not positive")
-        for name in ("temperature", "contrast_temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"sskd: {name} {getattr(self, name)} is not positive")
-        for name in ("transformed_ratio", "contrast_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"sskd: {name} {getattr(self, name)} is outside 0..1")
 
     def make_views(self, images: jax.Array) -> jax.Array:
         """Returns every image and its rotations by 90, 180 and 270 degrees."""
         _, height, width, _ = images.shape
         if height != width:
             raise UserError(f"sskd: images of {height}x{width} cannot be rotated by 90")
+        # Next to its image, so that every slice of the batch has whole groups of views.
         turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(_VIEWS)]
         return jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
 
@@ -110,7 +105,7 @@ class SSKD(Method):
         return {"logits": outputs.logits, "pooled": feature(outputs, "pooled")}
 
     def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
+        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
         """Returns both networks' heads."""
         teacher, _ = only(targets)
@@ -135,6 +130,7 @@ class SSKD(Method):
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the phase's terms."""
         teacher, target = only(context.targets)
+        # `view_similarities` takes the rotations first, `_split` returns them second.
         theirs, ours = (
             losses.view_similarities(*reversed(_split(context.adapted[name])))
             for name in (f"sskd/{teacher}/teacher", f"sskd/{teacher}/student")
@@ -145,15 +141,17 @@ class SSKD(Method):
             return {f"sskd/{teacher}": Term(losses.cross_entropy(theirs, source))}
         own, turned = _split(context.outputs["student"].logits)
         target_own, target_turned = _split(target["logits"])
-        right = losses.select_ranked(
+        # Of both tasks, those rows that the teacher gets right or nearly right: of the
+        # rotated views their class, of the similarities the image that a view is from.
+        by_class = losses.select_ranked(
             target_turned, turned_labels, ratio=self.transformed_ratio
         )
-        found = losses.select_ranked(theirs, source, ratio=self.contrast_ratio)
+        by_image = losses.select_ranked(theirs, source, ratio=self.contrast_ratio)
         transformed = losses.selected_kd(
-            turned, target_turned, right, temperature=self.temperature
+            turned, target_turned, by_class, temperature=self.temperature
         )
         contrast = losses.selected_kd(
-            ours, theirs, found, temperature=self.contrast_temperature
+            ours, theirs, by_image, temperature=self.contrast_temperature
         )
         images = losses.kd(own, target_own, temperature=self.temperature)
         return {

@@ -3,19 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Method, Term, cross_entropy, only
-from kdjax.methods.levels import check_levels, feature_maps, total
+from kdjax.methods.base import Context, Targets, only
+from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
+from kdjax.methods.ranges import Levels, Range
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_kernel
-from kdjax.runtime.errors import UserError
 
 _EPS = 1e-5  # the smallest variance
+Guesses = Mapping[str, tuple[jax.Array, jax.Array]]
+"""Means, and variances before the softplus, by level."""
 
 
 class Variational(nn.Module):
@@ -31,7 +33,10 @@ class Variational(nn.Module):
 
     @nn.compact
     def __call__(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any], train: bool
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Returns means and variances before the softplus, by level."""
         del train
@@ -55,7 +60,7 @@ class Variational(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class VID(Method):
+class VID(SeveralLevels):
     """Variational information distillation (Ahn et al., 2019): CE + beta sum_j VID_j.
 
     Maps of any size and width. Deviations: see `losses.vid`; the weight and the levels
@@ -67,37 +72,19 @@ class VID(Method):
         variance: what the predicted variances start from.
     """
 
-    num_teachers: ClassVar[int] = 1
     beta: float = 1.0
-    levels: tuple[str, ...] = ("stage1", "stage2", "stage3")
-    variance: float = 5.0
+    levels: Levels = ("stage1", "stage2", "stage3")
+    variance: Annotated[float, Range(above=_EPS)] = 5.0
 
-    def __post_init__(self) -> None:
-        check_levels("vid", self.levels)
-        if not self.variance > _EPS:
-            raise UserError(f"vid: variance {self.variance} is not above {_EPS}")
-
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the feature maps."""
-        return feature_maps(outputs, self.levels)
-
-    def adapters(
-        self, outputs: Mapping[str, Outputs], targets: Mapping[str, Any]
-    ) -> dict[str, nn.Module]:
+    def adapter(self, target: Targets) -> nn.Module:
         """Returns the regressors and variances."""
-        teacher, _ = only(targets)
-        return {f"vid/{teacher}": Variational(self.levels, self.variance)}
+        return Variational(self.levels, self.variance)
 
-    def terms(self, context: Context) -> dict[str, Term]:
-        """Returns cross-entropy and the term of all levels."""
-        teacher, target = only(context.targets)
-        name = f"vid/{teacher}"
+    def compare(self, context: Context, student: Guesses, target: Maps) -> jax.Array:
+        """Returns the sum over the levels."""
         values = []
         for level in self.levels:
-            mean, log_scale = context.adapted[name][level]
+            mean, log_scale = student[level]
             mean, theirs = losses.match_size(mean, target[level])
             values.append(losses.vid(mean, theirs, log_scale=log_scale, eps=_EPS))
-        return {
-            "ce/student": Term(cross_entropy(context, "student")),
-            name: Term(total(values), self.beta),
-        }
+        return total(values)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kdjax import losses
 from kdjax.data.stream import Batch
-from kdjax.methods import Context, MemoryInit
+from kdjax.methods import Context, MemoryInit, weighted_sum
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
@@ -209,16 +209,8 @@ class Step(Networks):
                     for name, values in inputs.frozen.items()
                 },
             )
-            metrics, loss = {}, jnp.zeros((), self.dtype)
             terms, memory = self.method.terms_and_memory(context)
-            for name, term in terms.items():
-                metrics[name] = jnp.mean(term.value)
-                weight = term.weight
-                scale = weight(step) if callable(weight) else weight
-                added = metrics[name]
-                if term.mask is not None:
-                    added = jnp.mean(term.value * term.mask)
-                loss += scale * added
+            loss, metrics = weighted_sum(terms, step, dtype=self.dtype)
             metrics["loss"] = loss
             views = self.method.num_views
             for role, output in outputs.items():

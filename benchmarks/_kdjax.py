@@ -15,7 +15,8 @@ from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.rng import fold
-from kdjax.train.program import EpochTargets, Program
+from kdjax.train.program import Program
+from kdjax.train.replica_step import EpochTargets
 from kdjax.train.step import Step
 
 _SEED = 0

@@ -16,8 +16,8 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 from kdjax.train import recordings
 from kdjax.train.loop import Saving, Training
-from kdjax.train.program import EpochTargets
 from kdjax.train.replica import resume_group
+from kdjax.train.replica_step import EpochTargets
 
 pytestmark = pytest.mark.usefixtures("x64")
 PATH = {"scratch": "tiny-4-2", "beta": 10.0}

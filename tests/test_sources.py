@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from kdjax.data import prepare, sources, tfds_files
+from kdjax.data.subsets import stratified
 from kdjax.runtime.errors import UserError
 
 REAL = Path(__file__).parents[2] / "shared/data/tfds"
@@ -118,19 +119,19 @@ class TestDigits:
 class TestSubsets:
     def test_every_beginning_is_proportional(self):
         labels = np.repeat([0, 1, 2, 7], [500, 301, 150, 7])
-        order = sources.stratified(labels, len(labels))
+        order = stratified(labels, len(labels))
         assert sorted(order) == list(range(len(labels)))
         counts = np.cumsum(labels[order][:, None] == [0, 1, 2, 7], axis=0)
         ideal = np.arange(1, 959)[:, None] * np.array([500, 301, 150, 7]) / 958
         assert np.abs(counts - ideal).max() < 1
 
     def test_members_of_a_class_are_mixed(self):
-        order = sources.stratified(np.zeros(1000, int), 1000)
+        order = stratified(np.zeros(1000, int), 1000)
         assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
 
     def test_which_images_they_hold_never_changes(self):
         # Pinned: published results refer to these subsets.
-        order = sources.stratified(np.arange(12) % 3, 6)
+        order = stratified(np.arange(12) % 3, 6)
         assert order.tolist() == [6, 7, 8, 3, 1, 11]
 
     def test_smaller_subsets_lie_within_larger_ones_in_the_same_order(self):

@@ -20,9 +20,10 @@ from kdjax.runtime import parallel
 from kdjax.runtime.rng import fold
 from kdjax.runtime.signals import Interrupt
 from kdjax.train.loop import Saving, Training
-from kdjax.train.program import EpochTargets, Program
+from kdjax.train.program import Program
 from kdjax.train.recipe import Recipe
 from kdjax.train.replica import Replica, resume_group
+from kdjax.train.replica_step import EpochTargets
 from kdjax.train.step import Step
 
 STUDENT = TEACHER = "tiny-4"  # of different seeds

@@ -12,9 +12,10 @@ import functools
 import numpy as np
 
 from kdjax.data import tfds_files
+from kdjax.data.subsets import check_held, check_size, stratified
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import digest
 
-_SUBSET_SEED = 20200702  # fixed for ever: it decides which images a subset holds
 _DIGITS_TEST = 360  # a fifth of the 1,797 digits
 
 
@@ -71,10 +72,6 @@ class Dataset:
     @functools.cached_property
     def content(self) -> str:
         """A hash of all images and labels."""
-        from kdjax.runtime.files import (
-            digest,  # which imports jax: workers do without it
-        )
-
         parts = (self.train, self.test)
         return digest([array for p in parts for array in (p.images, p.labels)])
 
@@ -225,7 +222,7 @@ def load(
 
 def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
     """Returns what remains of a split, and a stratified part of the given size."""
-    _check_held(size, len(split.labels), what)
+    check_held(size, len(split.labels), what)
     held = np.zeros(len(split.labels), bool)
     held[stratified(split.labels, size)] = True
     return (
@@ -261,12 +258,12 @@ def expected(
         )
     train, test = source.train_size, source.test_size
     if validation:
-        _check_held(validation, train, f"validation of {name}")
+        check_held(validation, train, f"validation of {name}")
         train, test = train - validation, validation
     if train_size is not None:
-        _check_size(train_size, train, f"train_size of {name}")
+        check_size(train_size, train, f"train_size of {name}")
     if test_size is not None:
-        _check_size(test_size, test, f"test_size of {name}")
+        check_size(test_size, test, f"test_size of {name}")
     return dataclasses.replace(
         source,
         train_size=train if train_size is None else train_size,
@@ -294,47 +291,6 @@ def _digits() -> tuple[Split, Split]:
 def _subset(split: Split, size: int | None, what: str) -> Split:
     if size is None:
         return split
-    _check_size(size, len(split.labels), what)
+    check_size(size, len(split.labels), what)
     chosen = np.sort(stratified(split.labels, size))
     return Split(split.images[chosen], split.labels[chosen])
-
-
-def _check_size(size: int, total: int, what: str) -> None:
-    if not 1 <= size <= total:
-        raise UserError(f"{what} must be from 1 to {total}, not {size}")
-
-
-def _check_held(size: int, total: int, what: str) -> None:
-    """Raises UserError unless a part can be held out and something remains."""
-    if not 1 <= size < total:
-        raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
-
-
-def stratified(labels: np.ndarray, size: int) -> np.ndarray:
-    """Returns the first `size` positions of a fixed order with balanced beginnings.
-
-    The first k positions hold k * (share of the class) images of a class, up to less
-    than one: the j-th image of a class may come no earlier and no later than this
-    allows, and the most urgent class goes first (Steiner and Yeomans, 1993, show that
-    this always works out).
-
-    Args:
-        labels: [N].
-        size: at most N.
-    """
-    # Raw bits, because NumPy promises only them to be the same in every version.
-    keys = np.random.PCG64(_SUBSET_SEED).random_raw(len(labels))
-    classes, counts = np.unique(labels, return_counts=True)
-    members = [np.flatnonzero(labels == label) for label in classes]
-    members = [positions[np.argsort(keys[positions])] for positions in members]
-    taken = np.zeros_like(counts)
-    released = np.zeros_like(counts)  # the earliest rank of each class's next image
-    due = -(-len(labels) // counts)  # and the first rank that is too late for it
-    order = np.empty(size, np.int64)
-    for rank in range(size):
-        chosen = np.argmin(np.where(released <= rank, due, len(labels) + 1))
-        order[rank] = members[chosen][taken[chosen]]
-        taken[chosen] += 1
-        released[chosen] = taken[chosen] * len(labels) // counts[chosen]
-        due[chosen] = -(-(taken[chosen] + 1) * len(labels) // counts[chosen])
-    return order

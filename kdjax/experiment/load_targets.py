@@ -11,8 +11,9 @@ from kdjax.experiment.bank_plan import BankEntry
 from kdjax.experiment.store import Store
 from kdjax.runtime.signals import Interrupt
 from kdjax.train import recordings
-from kdjax.train.program import EpochTargets, Program
+from kdjax.train.program import Program
 from kdjax.train.replica import Replica
+from kdjax.train.replica_step import EpochTargets
 
 
 class TargetLoader:

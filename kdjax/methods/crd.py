@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import Comparison, Context, MemoryInit, Targets, Term, only
+from kdjax.methods.base import Context, MemoryInit, Targets, Term, only
+from kdjax.methods.comparison import Comparison
 from kdjax.methods.levels import feature
 from kdjax.methods.ranges import Count, Positive, Share
 from kdjax.models import Outputs

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import Comparison, Context, Path, Phase, Term
+from kdjax.methods.base import Context, Path, Phase, Term
+from kdjax.methods.comparison import Comparison
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError, unknown
 

@@ -21,9 +21,10 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
 from kdjax.train import metrics
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.program import EpochTargets, Program
+from kdjax.train.program import Program
 from kdjax.train.recipe import Recipe
 from kdjax.train.replica import Replica
+from kdjax.train.replica_step import EpochTargets
 from kdjax.train.step import TrainState
 
 _IN_FLIGHT = 2  # dispatches that may wait: signals and the progress stay prompt

@@ -6,9 +6,10 @@ replicas, the seeds that are trained side by side: it lies along the mesh's axis
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import models
-from kdjax.data.feed import DispatchInputs, Feed, TestBatches, TrainArrays
-from kdjax.data.stream import Batch, normalise
+from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
 from kdjax.train import metrics
 from kdjax.train.metrics import Metrics
-from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
+from kdjax.train.replica_step import EpochTargets, evaluate_batches, train_step
+from kdjax.train.step import Step, TrainState
 from kdjax.train.teacher_targets import TeacherTargets
 
 Tree = TypeVar("Tree")
@@ -33,18 +34,6 @@ Totals = dict[str, Any]
 
 _RECORDING = "said"
 """The recorded logits' key in `Totals`, and so in checkpoints: it keeps its name."""
-
-
-class EpochTargets(NamedTuple):
-    """What a stage has of its teachers for one epoch, for every training image.
-
-    Attributes:
-        targets: by banked teacher, its targets, float16 `[N, ...]`.
-        recorded: by replayed teacher, its logits when it learned, `[N, classes]`.
-    """
-
-    targets: Mapping[str, Any] = {}
-    recorded: Mapping[str, Any] = {}
 
 
 class Program:
@@ -90,7 +79,9 @@ class Program:
         ]
         self._compiled: tuple[jax.stages.Compiled, jax.stages.Compiled] | None = None
         # Inside jit, so that tracing it for its shapes serves the program as well.
-        self._train_step = jax.jit(self._one_step, inline=True)
+        self._train_step = jax.jit(
+            functools.partial(train_step, step, feed), inline=True
+        )
         try:
             self.specs = self._trace()
         except UserError:
@@ -256,7 +247,11 @@ class Program:
 
     def _lower_test(self) -> jax.stages.Lowered:
         test = jax.jit(
-            parallel.by_replica(self._test, self.mesh, shared=(1,)),
+            parallel.by_replica(
+                functools.partial(evaluate_batches, self.step, self.feed.stream),
+                self.mesh,
+                shared=(1,),
+            ),
             out_shardings=parallel.over_replicas(self.mesh),
         )
         with jax.set_mesh(self.mesh):
@@ -315,48 +310,6 @@ class Program:
             for total, size in zip(totals, sizes, strict=True)
         ]
 
-    def _one_step(
-        self,
-        state: TrainState,
-        frozen: Mapping[str, Variables],
-        targets: EpochTargets,
-        train_arrays: TrainArrays,
-        dispatch_inputs: DispatchInputs,
-        key: jax.Array,
-    ) -> tuple[TrainState, Metrics, TrainLogits]:
-        """Returns one replica's state after a step, its metrics and its logits."""
-        step, feed = self.step, self.feed
-
-        def micro_batch(
-            state: TrainState, number: jax.Array | int
-        ) -> tuple[Gradients, TrainState, TrainLogits]:
-            examples = feed.micro_batch(dispatch_inputs, key, state.step, number)
-            batch = feed.gather_examples(train_arrays, examples)
-            inputs = self._step_inputs(batch, frozen, targets)
-            return step.gradients(state, inputs, key)
-
-        gradients, state, train_logits = _over_micro_batches(
-            micro_batch, state, feed.micro_batches
-        )
-        state = step.apply_gradients(state, gradients.params)
-        return state, gradients.metrics, train_logits
-
-    def _step_inputs(
-        self, batch: Batch, frozen: Mapping[str, Variables], targets: EpochTargets
-    ) -> StepInputs:
-        """Returns a micro-batch with its views and all teachers' targets on it."""
-        step = self.step
-        batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
-        batch = step.with_views(batch)
-        batch_targets = step.targets(frozen, batch.images)
-        batch_targets |= jax.tree.map(
-            lambda leaf: leaf[batch.index].astype(step.dtype), dict(targets.targets)
-        )
-        recorded = {
-            name: logits[batch.index] for name, logits in targets.recorded.items()
-        }
-        return StepInputs(batch, batch_targets, recorded, frozen)
-
     def _dispatch(
         self,
         state: TrainState,
@@ -385,57 +338,3 @@ class Program:
         if self.steps_per_dispatch == 1:
             return one(0, (state, totals))
         return jax.lax.fori_loop(0, count, one, (state, totals))
-
-    def _test(self, state: TrainState, test: TestBatches) -> dict[str, jax.Array]:
-        """Returns one replica's sums over test batches, `[count, batch, ...]`."""
-        stream = self.feed.stream
-
-        def one(batch: TestBatches) -> dict[str, jax.Array]:
-            images, labels, valid = jax.lax.with_sharding_constraint(
-                batch, parallel.DATA
-            )
-            images = normalise(images, stream.mean, stream.std, stream.dtype)
-            sums = self.step.evaluate(state, images, labels, valid)
-            return {**sums, "count": jnp.sum(valid)}
-
-        sums = jax.lax.map(one, test)
-        return {name: jnp.sum(value) for name, value in sums.items()}
-
-
-def _over_micro_batches(
-    micro_batch: Callable[
-        [TrainState, jax.Array | int], tuple[Gradients, TrainState, TrainLogits]
-    ],
-    state: TrainState,
-    count: int,
-) -> tuple[Gradients, TrainState, TrainLogits]:
-    """Returns what a step's micro-batches do, one after the other.
-
-    Gradients and metrics are averaged, so that a step needs the memory of one
-    micro-batch. BatchNorm and the losses between the examples of a batch see one
-    micro-batch at a time; running statistics and the memory move once for each.
-
-    Args:
-        micro_batch: of a state and the micro-batch's number.
-        state: before the step.
-        count: how many micro-batches the step has.
-    """
-    if count == 1:
-        return micro_batch(state, 0)
-    specs = jax.eval_shape(micro_batch, state, 0)[0]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), specs)
-
-    def add(
-        carry: tuple[Gradients, TrainState], number: jax.Array | int
-    ) -> tuple[tuple[Gradients, TrainState], TrainLogits]:
-        sums, state = carry
-        gradients, state, train_logits = micro_batch(state, number)
-        return (jax.tree.map(jnp.add, sums, gradients), state), train_logits
-
-    (sums, state), train_logits = backend.loop(add, (zeros, state), count)
-    gradients = jax.tree.map(lambda leaf: leaf / count, sums)
-    # [micro-batches, rows, ...] -> [batch, ...]
-    train_logits = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), train_logits
-    )
-    return gradients, state, train_logits

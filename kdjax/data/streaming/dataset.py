@@ -22,6 +22,7 @@ from kdjax.data.streaming.batches import BatchMaker, HostBatch
 from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.encoded import Encoded, content_of
 from kdjax.data.streaming.prefetch import Batches, Made
+from kdjax.data.subsets import stratified
 from kdjax.runtime.closing import Closing
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError, unknown
@@ -257,7 +258,7 @@ def _part(examples: Encoded, size: int | None, what: str) -> tuple[Encoded, np.n
         return examples, np.arange(total, dtype=np.int32)
     if not 1 <= size <= total:
         raise UserError(f"{what} must be from 1 to {total}, not {size}")
-    chosen = sources.stratified(examples.labels(), size)
+    chosen = stratified(examples.labels(), size)
     return examples, np.sort(chosen).astype(np.int32)
 
 

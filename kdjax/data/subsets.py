@@ -1,0 +1,55 @@
+"""Fixed subsets of a data set, in which classes are as frequent as in the whole."""
+
+import numpy as np
+
+from kdjax.runtime.errors import UserError
+
+_SEED = 20200702  # fixed for ever: it decides which images a subset holds
+
+
+def check_size(size: int, total: int, what: str) -> None:
+    """Raises UserError unless a subset of so many images exists.
+
+    Args:
+        size: of the subset.
+        total: of the whole.
+        what: the option's name, for the message.
+    """
+    if not 1 <= size <= total:
+        raise UserError(f"{what} must be from 1 to {total}, not {size}")
+
+
+def check_held(size: int, total: int, what: str) -> None:
+    """Raises UserError unless a part can be held out and something remains."""
+    if not 1 <= size < total:
+        raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
+
+
+def stratified(labels: np.ndarray, size: int) -> np.ndarray:
+    """Returns the first `size` positions of a fixed order with balanced beginnings.
+
+    The first k positions hold k * (share of the class) images of a class, up to less
+    than one: the j-th image of a class may come no earlier and no later than this
+    allows, and the most urgent class goes first (Steiner and Yeomans, 1993, show that
+    this always works out).
+
+    Args:
+        labels: [N].
+        size: at most N.
+    """
+    # Raw bits, because NumPy promises only them to be the same in every version.
+    keys = np.random.PCG64(_SEED).random_raw(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    members = [np.flatnonzero(labels == label) for label in classes]
+    members = [positions[np.argsort(keys[positions])] for positions in members]
+    taken = np.zeros_like(counts)
+    released = np.zeros_like(counts)  # the earliest rank of each class's next image
+    due = -(-len(labels) // counts)  # and the first rank that is too late for it
+    order = np.empty(size, np.int64)
+    for rank in range(size):
+        chosen = np.argmin(np.where(released <= rank, due, len(labels) + 1))
+        order[rank] = members[chosen][taken[chosen]]
+        taken[chosen] += 1
+        released[chosen] = taken[chosen] * len(labels) // counts[chosen]
+        due[chosen] = -(-(taken[chosen] + 1) * len(labels) // counts[chosen])
+    return order

@@ -196,6 +196,7 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
 def _parse_stage(
     name: str, settings: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Stage:
+    # A method's hyper-parameters stand beside the stage's keys, under its own name.
     settings = dict(settings)
     method = settings.get("method", "supervised")
     known = (*_STAGE, *methods.METHODS)
@@ -242,7 +243,7 @@ def _check_replay(stage: Stage, stages: Mapping[str, Stage]) -> None:
     for name in stage.teachers:
         teacher = stages.get(name)
         if teacher is None:
-            continue  # named when the stages are ordered
+            continue  # `_in_order` raises the error, with the stages there are
         reasons = {
             f"is {teacher.model}, not {model}": teacher.model != model,
             f"learns by {teacher.method_name!r}, not from labels alone": (
@@ -277,6 +278,7 @@ def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
                 raise unknown(f"teacher of stage {name!r}", teacher, stages)
             visit(teacher, (*path, name))
         teachers = [ordered[teacher].model for teacher in stage.teachers]
+        # SimKD's stage ends in another network, which is what it teaches with.
         model = stage.method.network(stage.model, teachers)
         ordered[name] = dataclasses.replace(stage, model=model)
 

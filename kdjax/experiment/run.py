@@ -101,13 +101,15 @@ class Run:
                 markup=False,
             )
         self._check_recordings(stages)
-        # All of them before the first is trained: what does not fit is known at once.
+        # Programs of all stages are traced before the first is trained, so that what
+        # does not fit is an error at once and not after hours.
         for name, stage in stages.items():
             missing = self._missing(name, range(stage.seeds))
             if missing:
                 self._program(stage, self._width(len(missing)))
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
-        # Round by round: what the bank holds for some seeds is gone before the next.
+        # Round by round through all stages: a seed's bank entries are deleted before
+        # the next seeds fill theirs.
         most = max(stage.seeds for stage in stages.values())
         for seeds in rounds(most, self._devices):
             for name, stage in stages.items():
@@ -199,6 +201,7 @@ class Run:
                     keep_best=saving.best,
                 )
                 replicas.append(held.enter_context(contextlib.closing(replica)))
+            # Replicas that were stopped at another step are trained in the next round.
             step, group = resume_group(replicas)
             group = group[: self._width(len(group))]
             program = self._program(stage, len(group))

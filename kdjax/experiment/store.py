@@ -98,6 +98,7 @@ class Store:
 
     def fingerprint(self, name: str, seed: int) -> str:
         """Returns the hash by which a replica is found again."""
+        # Canonical JSON: the order in which a config names its keys does not count.
         text = json.dumps(self.settings(name, seed), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -121,6 +122,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:
             try:
+                # The kernel drops the lock when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(

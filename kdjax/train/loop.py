@@ -125,6 +125,7 @@ class Training:
 
     def _learning_rate(self) -> float:
         """Returns that of the step before."""
+        # Of the step that was just done: schedules count from the phase's start.
         before = self._step - 1
         phase = bisect.bisect_right(self._ends, before)
         begin = self._ends[phase - 1] if phase else 0
@@ -170,6 +171,7 @@ class Training:
         try:
             targets = self._load_targets(epoch)
         except (Interrupted, UserError):
+            # Computing the bank's targets can take minutes; nothing is lost by it.
             self._save()
             raise
         in_flight: deque[jax.Array] = deque()
@@ -197,6 +199,7 @@ class Training:
                 )
                 self._step += count
                 in_flight.append(done)
+                # Dispatch is asynchronous; an unbounded queue would delay signals.
                 if len(in_flight) > _IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
                 progress.step(self._step, speed() * len(self._replicas))
@@ -251,6 +254,8 @@ class Training:
             return
         number = self._interrupt.number or 0
         due = time.perf_counter() - self._saved >= self._saving.every_s
+        # One number for two questions: bit 0 is 'save', the rest the signal's number.
+        # The largest of all processes counts, so that all save and stop together.
         agreed = parallel.agree(2 * number + due)
         if agreed:
             self._save()
@@ -260,6 +265,7 @@ class Training:
     def _save(self) -> None:
         trees = self._program.unstack_replicas((self._state, self._totals))
         for replica, tree in zip(self._replicas, trees, strict=True):
+            # A state that has diverged must not replace the last good checkpoint.
             metrics.check_finite(tree[1], self._steps)
             replica.save(self._step, tree, self._elapsed())
         self._saved = time.perf_counter()

@@ -92,6 +92,7 @@ class Networks:
     def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the parameters with the tied ones in their places."""
         shapes = {role: part["params"] for role, part in self.shapes().items()}
+        # The same array in two places: its gradient is the sum of both uses.
         flat = flatten_dict(params, keep_empty_nodes=True)
         for path, owner in self.method.ties(shapes).items():
             flat[path] = flat[owner]
@@ -102,6 +103,7 @@ class Networks:
         views = self.method.num_views
         if views == 1:
             return batch
+        # The views of an image follow each other: the first rows are one image's.
         labels, index = (jnp.repeat(x, views) for x in (batch.labels, batch.index))
         return Batch(self.method.make_views(batch.images), labels, index)
 
@@ -114,6 +116,7 @@ class Networks:
             frozen: variables of some teachers or all, by stage.
             images: `[batch, height, width, channels]`, normalised.
         """
+        # By model: equal networks can run as one vmapped call, see `stack_teachers`.
         groups: dict[str, list[str]] = {}
         for teacher in frozen:
             groups.setdefault(self.teachers[teacher], []).append(teacher)

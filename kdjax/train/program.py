@@ -73,6 +73,7 @@ class Program:
         )
         self.teacher_targets = TeacherTargets(step, feed)
         self._compile_seconds = 0.0
+        # Each phase has its own optimiser state, and so a program of its own.
         self._later = [
             Program(dataclasses.replace(step, phase=phase), feed, banked, record=record)
             for phase in range(1, 0 if step.phase else len(step.optimisers))
@@ -237,12 +238,13 @@ class Program:
         """Returns the train program before it is compiled."""
         train = jax.jit(
             parallel.by_replica(self._dispatch, self.mesh, shared=(4, 7)),
-            donate_argnums=(0, 1),
+            donate_argnums=(0, 1),  # state and sums: updated in place
             out_shardings=jax.tree.map(
                 lambda leaf: leaf.sharding, self._stacked(self.specs)
             ),
         )
         with jax.set_mesh(self.mesh):
+            # The number of steps is an argument: one program for full and last calls.
             return train.lower(*self.inputs, 1)
 
     def _lower_test(self) -> jax.stages.Lowered:
@@ -302,6 +304,7 @@ class Program:
         One dictionary for every replica.
         """
         assert self._compiled
+        # Sums over valid images, so that padding in the last batch counts for nothing.
         sums = [self._compiled[1](state, batches) for batches in self.feed.test()]
         totals = self.unstack_replicas(jax.tree.map(lambda *leaves: sum(leaves), *sums))
         sizes = [total.pop("count") for total in totals]

@@ -56,6 +56,7 @@ def train_step(
     def micro_batch(
         state: TrainState, number: jax.Array | int
     ) -> tuple[Gradients, TrainState, TrainLogits]:
+        # state.step is one for all micro-batches: `apply_gradients` counts it up.
         examples = feed.micro_batch(dispatch_inputs, key, state.step, number)
         batch = feed.gather_examples(train_arrays, examples)
         inputs = _step_inputs(step, batch, frozen, targets)
@@ -72,9 +73,12 @@ def _step_inputs(
     step: Step, batch: Batch, frozen: Mapping[str, Variables], targets: EpochTargets
 ) -> StepInputs:
     """Returns a micro-batch with its views and all teachers' targets on it."""
+    # BatchNorm and losses then see the global batch; XLA adds the all-reduces.
     batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
     batch = step.with_views(batch)
     batch_targets = step.targets(frozen, batch.images)
+    # Banked targets are rows of the epoch's table. They are float16 also in the pass
+    # that computes them, so that a resumed run reads the same numbers.
     batch_targets |= jax.tree.map(
         lambda leaf: leaf[batch.index].astype(step.dtype), dict(targets.targets)
     )
@@ -102,6 +106,7 @@ def _over_micro_batches(
     """
     if count == 1:
         return micro_batch(state, 0)
+    # The loop's carry needs zeros of the gradients' shapes; tracing alone tells them.
     specs = jax.eval_shape(micro_batch, state, 0)[0]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), specs)
 
@@ -139,5 +144,6 @@ def evaluate_batches(
         sums = step.evaluate(state, images, labels, valid)
         return {**sums, "count": jnp.sum(valid)}
 
+    # A loop is no trap here: only weight gradients are slow inside one (on CPU).
     sums = jax.lax.map(one, test)
     return {name: jnp.sum(value) for name, value in sums.items()}

@@ -112,9 +112,12 @@ class Step(Networks):
             part = adapter.lazy_init(
                 fold(key, "adapter", name), dict(outputs), dict(targets), train=True
             )
+            # Flax initialises in float32 whatever the inputs' dtype is.
             part = jax.tree.map(lambda leaf: leaf.astype(self.dtype), part)
             params[name] = part.get("params", {})
             stats[name] = part.get("batch_stats", {})
+        # A tied parameter is stored under its owner alone: optimised and counted once.
+        # Empty nodes are kept: an adapter without parameters keeps its place.
         flat = flatten_dict(params, keep_empty_nodes=True)
         for path in self.method.ties(params):
             del flat[path]
@@ -174,6 +177,7 @@ class Step(Networks):
         # In the stage's order: a pytree comes back from jit in the alphabet's.
         targets = {teacher: inputs.targets[teacher] for teacher in self.teachers}
 
+        # Differentiated by what the phase trains only: the rest costs no backward pass.
         trained, rest = self._split(state.params)
 
         def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
@@ -188,6 +192,7 @@ class Step(Networks):
                 )
                 new_stats[name] = mutated.get("batch_stats", {})
 
+            # Further images of a method, such as BSS's attacks: statistics stay.
             def call(role: str, images: jax.Array) -> Outputs:
                 return self.apply_role(role, params, stats, images)[0]
 
@@ -224,6 +229,7 @@ class Step(Networks):
 
         grads, aux = jax.grad(loss_fn, has_aux=True)(trained)
         metrics, new, memory, train_logits = aux
+        # What the phase does not train keeps its BatchNorm statistics as well.
         new_stats = _merge(self._split(new)[0], self._split(stats)[1])
         moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
         return Gradients(grads, metrics), moved, train_logits

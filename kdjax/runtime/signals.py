@@ -9,7 +9,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
     def __init__(self, number: int):
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; the same command resumes from here")
+        super().__init__(f"stopped by {name}; the same command goes on from here")
         self.exit_code = 128 + number
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from oracles import np_fsp_matrix, np_kdsvd, np_nst
 
 from kdjax import losses
 
@@ -25,53 +26,6 @@ def check(call, *arrays):
     with jax.enable_x64(True):
         arrays = jax.tree.map(jnp.asarray, arrays)
         check_grads(call, arrays, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
-
-
-# The formulas once more, in NumPy, one example after another.
-def np_nst(s, t):
-    s, t = (x.reshape(-1, x.shape[-1]) for x in (s, t))
-    s, t = (x / np.sqrt((x**2).sum(axis=0)) for x in (s, t))
-
-    def kernel(a, b):
-        return np.mean([[(p @ q) ** 2 for q in b.T] for p in a.T])
-
-    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
-
-
-def np_fsp_matrix(top, bottom):
-    matrix = np.zeros((top.shape[2], bottom.shape[2]))
-    for y in range(len(top)):
-        for x in range(top.shape[1]):
-            matrix += np.outer(top[y, x], bottom[y, x])
-    return matrix / (len(top) * top.shape[1])
-
-
-def np_kdsvd(student, teacher, k):
-    aligned = []
-    for s, t in zip(student, teacher, strict=True):
-        _, _, right = np.linalg.svd(s.reshape(-1, s.shape[-1]), full_matrices=False)
-        v_s = right[: k + 3].T
-        _, values, right = np.linalg.svd(
-            t.reshape(-1, t.shape[-1]), full_matrices=False
-        )
-        v_t = right[:k].T
-        v_t = v_t * np.where(v_t.sum(axis=0) < 0, -1, 1)
-        weights = values[:k] / np.linalg.norm(values[:k])
-        pairs = []
-        for vector in v_t.T:
-            cosines = v_s.T @ vector
-            best = np.argmax(abs(cosines))
-            pairs.append(np.sign(cosines[best]) * v_s[:, best])
-        aligned.append((np.stack(pairs, axis=1) * weights, v_t * weights))
-    loss = 0.0
-    for pair, below in zip(aligned[1:], aligned[:-1], strict=True):
-        for j in range(k):
-            s, t = (
-                np.exp(-((v[:, None, j] - w[None, :, j]) ** 2) / 8)
-                for v, w in zip(pair, below, strict=True)
-            )
-            loss += ((s - t) ** 2).sum()
-    return loss
 
 
 # NST.

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from loss_cases import B, kl, softened
+from loss_cases import B
+from oracles import kl, np_crd, np_select, softened, unit
 
 from kdjax import losses
 
@@ -15,22 +16,9 @@ D, N, K = 4, 10, 6  # dimensions, size of the bank, negatives
 INDEX = np.array([[7, 0, 1, 2, 3, 3, 9], [0, 1, 1, 2, 5, 6, 8], [4, 9, 8, 7, 6, 5, 0]])
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
 def embedded(seed=0):
     random = np.random.default_rng(seed)
     return unit(random.normal(size=(B, D))), unit(random.normal(size=(N, D)))
-
-
-def np_crd(out, num_data, eps=1e-7):
-    """One row's loss, of exp(similarity / T) / Z, as the published code has it."""
-    c = (len(out) - 1) / num_data
-    loss = -np.log(out[0] / (out[0] + c + eps))
-    for negative in out[1:]:
-        loss -= np.log(c / (negative + c + eps))
-    return loss
 
 
 def test_crd_equals_numpy():
@@ -150,17 +138,6 @@ def test_view_similarities():
     with jax.enable_x64(True):
         pair = jnp.asarray(augmented[:2]), jnp.asarray(normal)
         check_grads(losses.view_similarities, pair, 1, ["rev"])
-
-
-def np_select(teacher, targets, ratio):
-    rank = []
-    for row, target in zip(teacher, targets, strict=True):
-        order = sorted(range(len(row)), key=lambda c: -row[c])
-        rank.append(order.index(target))
-    wrong = sum(r > 0 for r in rank)
-    kept = len(rank) - wrong + int(wrong * ratio)
-    chosen = sorted(range(len(rank)), key=lambda i: rank[i])[:kept]
-    return np.isin(np.arange(len(rank)), chosen)
 
 
 def test_selection_by_hand():

@@ -1,36 +1,17 @@
 """Losses between the logits of several networks: peers, branches, ensembles."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import loss_cases
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from loss_cases import B, C, Case, run, softened
+from loss_cases import SEVERAL as CASES
+from loss_cases import B, C, run
+from oracles import softened
 
 from kdjax import losses
 
-LOGITS = (C,), (C,)
-
-
-def np_mutual(s, t, eps=1e-8):
-    p_1, p_2 = softened(s), softened(t)
-    return (p_2 * np.log(eps + p_2 / (p_1 + eps))).sum()
-
-
-def np_one(s, t, temperature=3.0, eps=1e-7):
-    q = softened(t, temperature) + eps
-    return temperature**2 * (q * (np.log(q) - np.log(softened(s, temperature)))).sum()
-
-
-CASES = [
-    Case(partial(losses.mutual), np_mutual, *LOGITS),
-    Case(partial(losses.mutual, eps=0.1), np_mutual, *LOGITS),
-    Case(partial(losses.one), np_one, *LOGITS),
-    Case(partial(losses.one, temperature=1.0, eps=0.1), np_one, *LOGITS),
-]
 USUAL = [CASES[0], CASES[2]]  # with an eps that is small
 every_case = loss_cases.each(CASES)
 

@@ -8,82 +8,12 @@ import loss_cases
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from loss_cases import B, C, Case, dtype_of, kl, run, softened
+from loss_cases import DIST, KD, SOFT, B, C, dkd, dtype_of, run, standardised_kd
+from loss_cases import PAIRS as CASES
+from oracles import np_dkd, softened
 
 from kdjax import losses
 
-LABEL = 1  # of every example of a case
-
-
-# The formulas once more, in NumPy and example by example.
-def np_kd(s, t, temperature=4.0):
-    return temperature**2 * kl(softened(t, temperature), softened(s, temperature))
-
-
-def np_soft_cross_entropy(s, t, temperature=4.0):
-    p_s, p_t = softened(s, temperature), softened(t, temperature)
-    return -(p_t * np.log(p_s)).sum()
-
-
-def np_logit_matching(s, t):
-    return np.linalg.norm(s - t) ** 2
-
-
-def np_dkd(s, t, temperature=4.0, alpha=1.0, beta=8.0, label=LABEL):
-    p_s, p_t = softened(s, temperature), softened(t, temperature)
-    target = kl(*(np.array([p[label], 1 - p[label]]) for p in (p_t, p_s)))
-    others = [np.delete(p, label) / (1 - p[label]) for p in (p_t, p_s)]
-    return temperature**2 * (alpha * target + beta * kl(*others))
-
-
-def np_dist(student, teacher, temperature=1.0, beta=1.0, gamma=1.0):
-    p, q = (
-        np.stack([softened(row, temperature) for row in x]) for x in (student, teacher)
-    )
-
-    def correlation(x, y):
-        x, y = x - x.mean(), y - y.mean()
-        return x @ y / (np.linalg.norm(x) * np.linalg.norm(y) + 1e-8)
-
-    def distance(x, y):
-        return 1 - np.mean([correlation(*pair) for pair in zip(x, y, strict=True)])
-
-    inter, intra = distance(p, q), distance(p.T, q.T)
-    return temperature**2 * (beta * inter + gamma * intra)
-
-
-def dkd(student, teacher, **options):
-    labels = np.full(len(student), LABEL)
-    return losses.dkd(student, teacher, labels, **options)
-
-
-def standardised_kd(student, teacher):
-    s, t = map(losses.standardise_logits, (student, teacher))
-    return losses.kd(s, t, temperature=2.0)
-
-
-def np_standardised_kd(s, t):
-    s, t = ((z - z.mean()) / (1e-7 + z.std(ddof=1)) for z in (s, t))
-    return np_kd(s, t, 2.0)
-
-
-LOGITS = (C,), (C,)
-KD = Case(partial(losses.kd), np_kd, *LOGITS)
-SOFT = Case(partial(losses.soft_cross_entropy), np_soft_cross_entropy, *LOGITS)
-DIST = [
-    Case(partial(losses.dist, **options), np_dist, *LOGITS, scalar=True)
-    for options in ({}, {"temperature": 4.0, "beta": 2.0, "gamma": 3.0})
-]
-CASES = [
-    KD,
-    Case(partial(losses.kd, temperature=3.0), np_kd, *LOGITS),
-    SOFT,
-    Case(partial(losses.logit_matching), np_logit_matching, *LOGITS),
-    Case(partial(dkd), np_dkd, *LOGITS),
-    Case(partial(dkd, temperature=2.0, alpha=3.0, beta=0.5), np_dkd, *LOGITS),
-    Case(partial(standardised_kd), np_standardised_kd, *LOGITS),
-    *DIST,
-]
 every_case = loss_cases.each(CASES)
 
 

@@ -1,6 +1,5 @@
 """Losses between the relations within a batch, against NumPy's loops."""
 
-import math
 from functools import partial
 
 import jax
@@ -8,97 +7,11 @@ import jax.numpy as jnp
 import loss_cases
 import numpy as np
 import pytest
-from loss_cases import B, C, Case, H, W, run
+from loss_cases import EQUAL, FREE, B, C, run
+from loss_cases import RELATIONS as CASES
 
 from kdjax import losses
 
-
-def flat(x):
-    return x.reshape(len(x), -1)
-
-
-def huber(x):
-    return np.where(abs(x) < 1, x**2 / 2, abs(x) - 0.5)
-
-
-def np_similarity(student, teacher):
-    grams = []
-    for x in map(flat, (student, teacher)):
-        rows = np.array([[a @ b for b in x] for a in x])
-        grams.append([row / max(np.linalg.norm(row), 1e-12) for row in rows])
-    return ((np.array(grams[0]) - grams[1]) ** 2).sum() / len(student) ** 2
-
-
-def np_correlation(student, teacher, form="consecutive", gamma=0.4, order=2):
-    batch = len(student)
-    if form == "consecutive":
-        gap = abs(student - teacher)
-        return sum(gap[i] @ gap[i + 1] for i in range(batch - 1)) / (batch - 1)
-
-    def kernel(a, b):
-        x = 2 * gamma * (a @ b)
-        series = [x**p / math.factorial(p) for p in range(order + 1)]
-        return np.exp(-2 * gamma) * sum(series)
-
-    pairs = [(i, j) for i in range(batch) for j in range(batch)]
-    s, t = student, teacher
-    gaps = [kernel(s[i], s[j]) - kernel(t[i], t[j]) for i, j in pairs]
-    return (np.array(gaps) ** 2).sum() / batch**2
-
-
-def np_rkd_distance(student, teacher):
-    found = []
-    for x in map(flat, (student, teacher)):
-        d = np.array([[max(np.linalg.norm(a - b), 1e-6) for b in x] for a in x])
-        np.fill_diagonal(d, 0)
-        found.append(d / d[d > 0].mean())
-    return huber(found[0] - found[1]).mean()
-
-
-def np_rkd_angle(student, teacher):
-    total, batch = 0.0, len(student)
-    for i in range(batch):
-        for j in range(batch):
-            for k in range(batch):
-                angles = []
-                for x in map(flat, (student, teacher)):
-                    e, f = x[j] - x[i], x[k] - x[i]
-                    lengths = np.linalg.norm(e) * np.linalg.norm(f)
-                    angles.append(e @ f / lengths if lengths else 0.0)
-                total += huber(angles[0] - angles[1])
-    return total / batch**3
-
-
-def np_pkt(student, teacher, eps=1e-7):
-    found = []
-    for x in map(flat, (student, teacher)):
-        x = np.array([row / (np.linalg.norm(row) + eps) for row in x])
-        kernel = (x @ x.T + 1) / 2
-        found.append(kernel / kernel.sum(axis=1, keepdims=True))
-    p_s, p_t = found
-    return (p_t * np.log((p_t + eps) / (p_s + eps))).sum() / len(student) ** 2
-
-
-VECTORS, MAPS, EMBEDDED = ((C,), (C + 2,)), ((H, W, 3), (W, W, 2)), ((C,), (C,))
-batch_case = partial(Case, scalar=True, batch=4)
-FREE = [  # their sizes may differ
-    batch_case(partial(losses.similarity), np_similarity, *MAPS),
-    batch_case(partial(losses.rkd_distance), np_rkd_distance, *VECTORS),
-    batch_case(partial(losses.rkd_angle), np_rkd_angle, *MAPS),
-    batch_case(partial(losses.pkt), np_pkt, *VECTORS),
-    batch_case(partial(losses.pkt, eps=0.1), np_pkt, *MAPS),
-]
-KERNEL = {"form": "kernel"}
-EQUAL = [
-    batch_case(partial(losses.correlation), np_correlation, *EMBEDDED),
-    batch_case(partial(losses.correlation, **KERNEL), np_correlation, *EMBEDDED),
-    batch_case(
-        partial(losses.correlation, **KERNEL, gamma=1.0, order=3),
-        np_correlation,
-        *EMBEDDED,
-    ),
-]
-CASES = FREE + EQUAL
 every_case = loss_cases.each(CASES)
 
 

@@ -6,10 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_cases import softened
-from test_losses_contrastive import np_crd, unit
-from test_losses_ensembles import np_mutual, np_one
-from test_losses_maps import np_ab, np_factor_transfer, np_ofd, np_pool
+from oracles import (
+    np_ab,
+    np_crd,
+    np_factor_transfer,
+    np_mutual,
+    np_ofd,
+    np_one,
+    np_pool,
+    softened,
+    unit,
+)
 
 from kdjax import methods, models
 from kdjax.methods import Context, MemoryInit

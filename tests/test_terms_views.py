@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_cases import kl, softened
-from test_losses_contrastive import np_select, unit
+from oracles import kl, np_select, softened, unit
 from test_terms_more import LABELS, B, C, ce, mean, outputs, terms
 
 from kdjax import methods

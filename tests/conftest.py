@@ -28,6 +28,8 @@ if PROGRAMS:
     jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Whose path, other in every process, would be part of what a program is found by.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def pytest_sessionstart(session):

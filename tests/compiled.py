@@ -16,6 +16,11 @@ from pathlib import Path
 from jax._src.compilation_cache import decompress_executable
 
 LIMIT = 2 * 1024**3  # bytes
+# For processes. A program is found by its key, which has the cache's path in it unless
+# XLA's own caches, for GPUs, are off.
+ANYWHERE = {"JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none"}
+# For those that are killed, maybe while they write.
+READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000"}
 DAY = 24 * 3600  # longer than any run of the tests
 
 

@@ -103,6 +103,7 @@ def test_kdsvd_equals_numpy(k):
 
 
 def test_kdsvd_by_hand():
+    kdsvd = jax.jit(losses.kdsvd)
     # One position: the vector is the normalised pixel. Teacher: (0, 1) and (1, 0),
     # differences 1, 0, 0 and -1; student: (0, 1) twice, differences 0, 1, -1 and 0.
     first = np.array([0.0, 3.0], np.float32).reshape(1, 1, 1, 2)
@@ -110,17 +111,17 @@ def test_kdsvd_by_hand():
     # A second pixel, fainter, along the teacher's own direction: without it, the
     # student's second level would have no vector to pair.
     student = np.array([[0.0, 5.0], [1.0, 4.9]], np.float32).reshape(1, 1, 2, 2)
-    found = losses.kdsvd([first, first], [first, first])
+    found = kdsvd([first, first], [first, first])
     np.testing.assert_allclose(found, [0.0], atol=1e-12)
     # Nothing of (0, 1) points along (1, 0): a zero vector, whose differences to the
     # level below, (0, 1), are 0 and -1 for both channels.
-    found = losses.kdsvd([first, first], [first, second])
+    found = kdsvd([first, first], [first, second])
     e = np.exp(-1 / 8)
     teacher = np.array([[e, 1.0], [1.0, e]])
     np.testing.assert_allclose(
         found, [((np.array([[1, e], [1, e]]) - teacher) ** 2).sum()], rtol=1e-6
     )
-    assert losses.kdsvd([first, student], [first, second]) > 0
+    assert kdsvd([first, student], [first, second]) > 0
 
 
 @jax.jit
@@ -193,6 +194,7 @@ def test_degenerate_maps_keep_everything_finite(fill):
 
 def test_shapes_are_never_broadcast():
     maps = np.ones((B, 2, 2, 3), np.float32)
+    kdsvd = partial(jax.eval_shape, losses.kdsvd)  # nothing is compiled
     for other in (maps[:1], maps[0]):
         shape = str(other.shape).replace("(", r"\(").replace(")", r"\)")
         with pytest.raises(ValueError, match=f"teacher {shape}"):
@@ -200,16 +202,16 @@ def test_shapes_are_never_broadcast():
         with pytest.raises(ValueError, match=f"bottom {shape}"):
             losses.fsp_matrix(maps, other)
         with pytest.raises(ValueError, match=f"teacher {shape}"):
-            losses.kdsvd([maps, maps], [maps, other])
+            kdsvd([maps, maps], [maps, other])
     with pytest.raises(ValueError, match=r"agree in batch and channels"):
-        losses.kdsvd([maps, maps], [maps, maps[..., :2]])
+        kdsvd([maps, maps], [maps, maps[..., :2]])
     with pytest.raises(ValueError, match=r"different batch sizes: \[1, 2\]"):
-        losses.kdsvd([maps, maps[:1]], [maps, maps[:1]])
+        kdsvd([maps, maps[:1]], [maps, maps[:1]])
     for levels in ([maps], [maps] * 3):
         with pytest.raises(ValueError, match=f"{len(levels)} of the student and 2"):
-            losses.kdsvd(levels, [maps] * 2)
+            kdsvd(levels, [maps] * 2)
     with pytest.raises(ValueError, match=r"k=4 is not between 1 and the 3"):
-        losses.kdsvd([maps] * 2, [maps] * 2, k=4)
+        jax.eval_shape(partial(losses.kdsvd, k=4), [maps] * 2, [maps] * 2)
     with pytest.raises(ValueError, match=r"top channels, bottom channels"):
         losses.fsp(np.ones((B, 3, 3)), np.ones((B, 3, 1)))
 

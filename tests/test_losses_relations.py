@@ -56,7 +56,7 @@ def test_similarity_by_hand():
     # Student: Gram 1, so rows [1, 0] and [0, 1]; teacher: all rows [1, 1] / sqrt 2.
     r = np.sqrt(0.5)
     expected = (2 * (1 - r) ** 2 + 2 * r**2) / 4
-    found = losses.similarity(np.eye(2), np.ones((2, 3)))
+    found = jax.jit(losses.similarity)(np.eye(2), np.ones((2, 3)))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -70,7 +70,8 @@ def test_correlation_by_hand():
     x = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)]])
     gaussian = np.exp(-0.4 * ((x[0] - x[1]) ** 2).sum())
     # The teacher's two are alike, their kernel is 1; two pairs of four differ.
-    found = losses.correlation(x, x[[0, 0]], form="kernel", order=12)
+    kernel = partial(losses.correlation, form="kernel", order=12)
+    found = jax.jit(kernel)(x, x[[0, 0]])
     np.testing.assert_allclose(found, 2 * (1 - gaussian) ** 2 / 4, rtol=1e-5)
 
 
@@ -79,22 +80,23 @@ def test_rkd_by_hand():
     corners = np.array([[0.0, 0], [3, 0], [0, 4]])
     even = np.array([[0.0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
     expected = 2 * (0.25**2 / 2) * 2 / 9
-    found = losses.rkd_distance(corners, even)
+    rkd_distance, rkd_angle = jax.jit(losses.rkd_distance), jax.jit(losses.rkd_angle)
+    found = rkd_distance(corners, even)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     # Cosines at the corners: 0, 3/5, 4/5 against 1/2, each counted twice.
     expected = 2 * (0.5**2 + 0.1**2 + 0.3**2) / 2 / 27
-    np.testing.assert_allclose(losses.rkd_angle(corners, even), expected, rtol=1e-5)
+    np.testing.assert_allclose(rkd_angle(corners, even), expected, rtol=1e-5)
     # Beyond 1 it grows by the distance alone: cosines of -1 and 1 against each other.
     line = np.array([[0.0], [1.0], [2.0]])
     bent = np.array([[1.0], [0.0], [2.0]])
     # At 0 and at 1 the two cosines change by 2: four entries of 1.5.
-    np.testing.assert_allclose(losses.rkd_angle(line, bent), 6 / 27, rtol=1e-6)
+    np.testing.assert_allclose(rkd_angle(line, bent), 6 / 27, rtol=1e-6)
 
 
 def test_pkt_by_hand():
     # Student: kernel [[1, 1/2], [1/2, 1]], P = [2/3, 1/3]; teacher's all 1/2.
     expected = (np.log(3 / 4) + np.log(3 / 2)) / 2 * 2 / 4
-    found = losses.pkt(np.eye(2), np.ones((2, 3)))
+    found = jax.jit(losses.pkt)(np.eye(2), np.ones((2, 3)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import kl, np_select, softened, unit
-from test_terms_more import LABELS, B, C, ce, mean, outputs, terms
+from term_cases import LABELS, B, C, ce, mean, outputs, terms
 
 from kdjax import methods
 from kdjax.methods.bss import attack, base_samples

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import compiled
 from quick import QUICK
 
 
@@ -21,10 +22,16 @@ class Command:
     args: tuple[str, ...]
     cache: Path
 
-    def start(self) -> subprocess.Popen:
+    @property
+    def programs(self) -> Path:
+        """Where the command keeps compiled programs, if nobody tells it otherwise."""
+        return self.cache / "xla"
+
+    def start(self, **variables: str) -> subprocess.Popen:
+        compiled.take(self.programs, "commands")
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(self.cache)}
         env["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {QUICK}"
-        env["PYTHONUNBUFFERED"] = "1"
+        env |= {"PYTHONUNBUFFERED": "1", **compiled.ANYWHERE, **variables}
         return subprocess.Popen(
             [
                 sys.executable,
@@ -53,6 +60,7 @@ class Command:
         finally:
             process.kill()
         assert process.returncode == code, (out, err)
+        compiled.give(self.programs, "commands")
         return out, err
 
     def fails(self) -> str:
@@ -68,7 +76,7 @@ class Command:
         self, ready: Callable[[], Any], number: int, code: int
     ) -> tuple[str, str]:
         """Starts the command, and sends it a signal as soon as something is true."""
-        process = self.start()
+        process = self.start(**compiled.READ_ONLY)
         try:
             deadline = time.monotonic() + 120
             while not ready():

@@ -6,6 +6,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import compiled
 
 from kdjax.experiment.flags import Command, parse_flags
 
@@ -64,8 +67,21 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+_caches: list[TemporaryDirectory] = []  # as long as this process
+
+
+def cache() -> str:
+    """Returns a new cache folder with what other processes have compiled."""
+    for other in _caches:
+        compiled.give(Path(other.name, "xla"), "processes")
+    _caches.append(TemporaryDirectory(prefix="kdjax"))
+    compiled.take(Path(_caches[-1].name, "xla"), "processes")
+    return _caches[-1].name
+
+
 def environment(**more: str) -> dict[str, str]:
     """This one's, on one CPU device and without what a launcher would say."""
+    more |= {"KDJAX_CACHE": cache(), **compiled.ANYWHERE}
     kept = {
         name: value
         for name, value in os.environ.items()

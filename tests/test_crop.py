@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from pictures import decoded, jpeg, slope
 from PIL import Image
 
 from kdjax.data.streaming import crop
@@ -11,24 +12,6 @@ from kdjax.data.streaming.crop import Crop
 from kdjax.runtime.errors import UserError
 
 PINNED = [0.6757342234958366, 0.26666000417008073, 0.5217875128471942]
-
-
-def slope(width, height):
-    """Smooth colours, which JPEG and scaling hardly change."""
-    y, x = np.mgrid[:height, :width]
-    red, green = 255 * x / width, 255 * y / height
-    blue = 60 + 100 * np.sin(np.pi * x / width) * np.cos(np.pi * y / height)
-    return np.stack([red, green, blue], axis=-1).round().clip(0, 255).astype(np.uint8)
-
-
-def jpeg(pixels, mode="RGB"):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def decoded(content):
-    return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 class TestDraws:

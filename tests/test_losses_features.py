@@ -7,48 +7,12 @@ import jax.numpy as jnp
 import loss_cases
 import numpy as np
 import pytest
-from loss_cases import B, Case, H, W, dtype_of, run
+from loss_cases import MAPS as CASES
+from loss_cases import B, H, W, dtype_of, run
+from oracles import np_attention_map
 
 from kdjax import losses
 
-
-# The formulas once more, in NumPy and example by example.
-def np_attention_map(features, power=2.0):
-    height, width, channels = features.shape
-    flat = np.zeros(height * width)
-    for y in range(height):
-        for x in range(width):
-            for c in range(channels):
-                flat[y * width + x] += abs(features[y, x, c]) ** power
-    return flat / np.linalg.norm(flat)
-
-
-def np_attention_transfer(s, t, power=2.0, norm="mean_square"):
-    distance = np.linalg.norm(np_attention_map(s, power) - np_attention_map(t, power))
-    return distance if norm == "l2" else distance**2 / (s.shape[0] * s.shape[1])
-
-
-def np_attention_distance(s, t, norm="mean_square"):
-    return {"l2": np.linalg.norm(s - t), "mean_square": ((s - t) ** 2).mean()}[norm]
-
-
-def np_feature_mse(s, t):
-    return np.linalg.norm(s - t) ** 2 / s.size
-
-
-MAPS = (H, W, 3), (H, W, 6)
-FLAT = (H * W,), (H * W,)
-CASES = [
-    *(
-        Case(partial(losses.attention_transfer, **kwargs), np_attention_transfer, *MAPS)
-        for kwargs in ({}, {"power": 3}, {"power": 1.5, "norm": "l2"})
-    ),
-    *(
-        Case(partial(losses.attention_distance, **kwargs), np_attention_distance, *FLAT)
-        for kwargs in ({}, {"norm": "l2"})
-    ),
-    Case(partial(losses.feature_mse), np_feature_mse, (H, W, 3), (H, W, 3)),
-]
 every_case = loss_cases.each(CASES)
 
 

@@ -8,18 +8,13 @@ import jax.numpy as jnp
 import loss_cases
 import numpy as np
 import pytest
-from loss_cases import B, C
-from test_losses_ensembles import CASES as SEVERAL
-from test_losses_features import CASES as MAPS
-from test_losses_logits import CASES as LOGITS
-from test_losses_logits import KD
-from test_losses_relations import CASES as RELATIONS
+from loss_cases import KD, MAPS, PAIRS, RELATIONS, SEVERAL, B, C
 
 from kdjax import losses
 
 CASES = [
     case
-    for case in LOGITS + SEVERAL + MAPS
+    for case in PAIRS + SEVERAL + MAPS
     if case.name != "standardised_kd"  # which looks at either side first
 ]
 

@@ -60,8 +60,12 @@ EQUAL = {"kdsvd", "fsp", "ctkd-inherit"}
 """What wants a teacher as wide as the student."""
 FIXED = {"simkd": {("student", "head")}}
 """What no phase trains: role and layer."""
-# The further rows differ from these in options alone, or in terms of single examples.
-SHARDED = {*methods.METHODS} - {"label_smoothing", "dkd"}
+# Terms of single examples, averaged like any other's. What is between devices then,
+# gradients and batch statistics, is so in CTKD and DGKD as well, and in test_step.py.
+SINGLE = {"supervised", "kd", "at", "ensemble", "nst", "kdsvd", "fsp"}
+# Left are those with terms between the examples of a batch, memory, peers or adapters;
+# the further rows differ from them in options alone.
+SHARDED = {*methods.METHODS} - SINGLE - {"label_smoothing", "dkd"}
 
 
 @pytest.fixture(scope="module", params=ROWS)

@@ -58,7 +58,10 @@ def test_equals_numpy(train, rng):
             models.shapes(name, CLASSES, shape, jnp.float64),
         )
         images = rng.normal(size=(2, *shape))
-        found, new = model.apply(variables, images, train, mutable=["batch_stats"])
+        apply = jax.jit(
+            lambda *arrays: model.apply(*arrays, train, mutable=["batch_stats"])
+        )
+        found, new = apply(variables, images)
     network, taps, x, stage, conv = Network(variables, train), {}, images, 1, 0
     for kind, _ in CIFAR10[7]:
         if kind == "C":

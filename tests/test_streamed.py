@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_streaming import BROKEN, SIZE, TEST, TRAIN, files
+from pictures import BROKEN, SIZE, TEST, TRAIN, files
 
 from benchmarks import photos
 from configs import dgkd

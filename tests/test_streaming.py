@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_crop import jpeg, slope
+from pictures import BROKEN, SIZE, TEST, TRAIN, files, jpeg, slope
 
 from benchmarks import photos
 from kdjax.data import prepare, sources, tfds_files
@@ -18,22 +18,6 @@ from kdjax.data.streaming.batches import BatchMaker
 from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.encoded import Encoded, Example
 from kdjax.runtime.errors import UserError
-
-SIZE = 32
-TRAIN, TEST = 26, 9
-BROKEN = {"train": ("t07", "t15"), "validation": ("v4",)}
-
-
-def files(split):
-    """Photographs of many sizes; one is grey, one CMYK, some are broken."""
-    count = {"train": TRAIN, "validation": TEST}[split]
-    for i in range(count):
-        name = f"t{i:02d}" if split == "train" else f"v{i}"
-        pixels = np.roll(slope(40 + 3 * i, 90 - 2 * i), 5 * i, axis=(0, 1))
-        content = jpeg(pixels, {3: "L", 5: "CMYK"}.get(i, "RGB"))
-        if name in BROKEN[split]:
-            content = content[:200] if name == "t15" else content[: len(content) // 2]
-        yield photos.File(name, content, i % 4)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_losses_logits import np_dist
-from test_losses_relations import (
+from oracles import (
     np_correlation,
+    np_dist,
     np_pkt,
     np_rkd_angle,
     np_rkd_distance,

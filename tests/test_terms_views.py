@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_cases import kl, softened
-from test_losses_contrastive import np_select, unit
-from test_terms_more import LABELS, B, C, ce, mean, outputs, terms
+from oracles import kl, np_select, softened, unit
+from term_cases import LABELS, B, C, ce, mean, outputs, terms
 
 from kdjax import methods
 from kdjax.methods.bss import attack, base_samples

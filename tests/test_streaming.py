@@ -17,6 +17,7 @@ from kdjax.data.streaming import crop
 from kdjax.data.streaming.batches import BatchMaker
 from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.encoded import Encoded, Example
+from kdjax.data.subsets import stratified
 from kdjax.runtime.errors import UserError
 
 
@@ -264,7 +265,7 @@ class TestOpening:
         data_dir, _ = own
         found = examples(data_dir, "train")
         labels = np.array([example.label for example in found])
-        chosen = np.sort(sources.stratified(labels, 11))
+        chosen = np.sort(stratified(labels, 11))
         with open_small(data_dir, train_size=11, test_size=TEST) as data:
             assert (data.train_size, data.test_size) == (11, TEST)
             batch = data.examples(np.arange(11), 0, 0)

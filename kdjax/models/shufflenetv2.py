@@ -21,7 +21,7 @@ from kdjax.runtime.errors import unknown
 VERSION = 1
 
 STAGES = ((116, 4), (232, 8), (464, 4))
-"""Channels and blocks of each stage, the one that halves the maps among them."""
+"""Channels and blocks of each stage, including the block that halves the maps."""
 
 
 class Branch(nn.Module):
@@ -96,7 +96,8 @@ class ShuffleNetV2(nn.Module):
                     kept = x[..., :half]
                     out = Branch(half, name=name)(x[..., half:], train)
                 pre = jnp.concatenate([kept, out], -1)
-                # The kept half is rectified already, or is the shortcut's.
+                # The kept half is rectified already, which a second ReLU does not
+                # change, or is the shortcut's output, which needs one.
                 x = channel_shuffle(nn.relu(pre), 2)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
         x = ConvBatchNorm(1024, 1, kernel_init=torch_kernel, name="last")(x, train)

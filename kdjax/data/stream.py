@@ -34,8 +34,8 @@ class Batch:
 def normalise(
     images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype
 ) -> jax.Array:
-    """Returns 0..255 images with each channel's mean taken off, over its deviation."""
-    shape = (1,) * (images.ndim - 1) + (-1,)
+    """Returns images scaled from 0..255 to 0..1, minus mean, divided by deviation."""
+    shape = (1,) * (images.ndim - 1) + (-1,)  # [C] -> [1, ..., 1, C]
     scale = jnp.asarray(std, dtype).reshape(shape)
     shift = jnp.asarray(mean, dtype).reshape(shape)
     return (images.astype(dtype) / 255 - shift) / scale
@@ -116,7 +116,7 @@ class Stream:
         micro_batch: jax.Array | int = 0,
         micro_batches: int = 1,
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns which examples a step has, and the key of their augmentation.
+        """Returns the positions of a step's examples, and their augmentation's key.
 
         Args:
             order: the epoch's order.
@@ -132,6 +132,7 @@ class Stream:
         epoch, position = step // self.steps, step % self.steps
         size = self.batch_size // micro_batches
         start = position * self.batch_size + micro_batch * size
+        # The step is traced, and so is the slice's start.
         index = jax.lax.dynamic_slice_in_dim(order, start, size)
         return index, fold(key, epoch, "augment")
 
@@ -146,6 +147,7 @@ class Stream:
             key: of the epoch's augmentation; every example folds its position in.
         """
         images, labels = data
+        # By position in the training set: the same keys in any batch layout.
         keys = jax.vmap(fold, in_axes=(None, 0))(key, index)
         varied = self.augment.apply(images[index], keys)
         return Batch(

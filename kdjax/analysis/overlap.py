@@ -45,13 +45,13 @@ class Overlap:
     """The error overlap of one pair of networks.
 
     Attributes:
-        taught: the stage that comes later on the chain.
+        taught: the stage that is trained later on the chain.
         guide: the stage that teaches it, itself or through others.
         smaller: which of the two the errors are counted of.
         neighbours: whether no stage lies between the two.
         each: the overlap by seed; None where the smaller network makes no error.
         by_chance: by seed, the larger network's error rate, which is the overlap to
-            expect of errors that have nothing to do with each other.
+            expect of independent errors.
     """
 
     taught: str

@@ -1,4 +1,4 @@
-"""What Slurm, Open MPI and Cloud TPU slices tell a process about the others."""
+"""The processes that Slurm, Open MPI or a Cloud TPU slice has started, if any."""
 
 import importlib.util
 import re
@@ -28,11 +28,11 @@ def detect(environment: Mapping[str, str]) -> str | None:
     """Returns which launcher started several processes, or None if there is one only.
 
     Args:
-        environment: of these variables, JAX itself reads the rest. Open MPI up to 4
-            (mpirun) and Slurm (srun, not the batch script around it) say how many
-            tasks they started; a TPU slice on GKE lists its hosts; on a TPU VM of
-            Compute Engine the metadata server does. In Kubernetes without TPUs
-            nothing is looked for: flags, as in launch/kubernetes.yaml.
+        environment: the environment variables; JAX itself reads further ones. Open MPI
+            up to 4 (mpirun) and Slurm (srun, not the batch script around it) set the
+            number of tasks that they started; a TPU slice on GKE lists its hosts; on a
+            TPU VM of Compute Engine the metadata server does. In Kubernetes without
+            TPUs nothing is detected: use flags, as in launch/kubernetes.yaml.
 
     Returns:
         JAX's name of the launcher: 'ompi', 'slurm', 'gketpu' or 'gcetpu'.

@@ -83,6 +83,7 @@ class ResNet(nn.Module):
         features = {"stem": x}
         for stage in (1, 2, 3):
             for block in range(1, self.blocks + 1):
+                # Later stages halve the maps in their first block.
                 pre = Block(
                     self.width * 2 ** (stage - 1),
                     strides=2 if stage > 1 and block == 1 else 1,

@@ -45,6 +45,7 @@ def ensemble_logits(
     softened = jax.nn.log_softmax(_safe.soften(teachers, temperature))
     # [teachers, B, C] -> [B, C], in logarithms: small probabilities do not underflow.
     mean = jax.nn.logsumexp(softened, axis=0) - jnp.log(shape[0])
+    # So that `kd` gets these probabilities when it divides by the temperature.
     return temperature * mean
 
 
@@ -84,7 +85,7 @@ def dgkd(
     alpha: float | jax.Array = 0.7,
     keep: ArrayLike | None = None,
 ) -> jax.Array:
-    """Densely guided knowledge distillation: labels and every guide at once.
+    """Densely guided knowledge distillation: the labels and all guides teach together.
 
     `loss = (n+1) * (1 - lambda) * CE + lambda * sum_i b_i * tau^2 * KL_i`, over n+1
     guides: the teacher and the n assistants before the student
@@ -230,4 +231,5 @@ def one(
     _checks.above("eps", eps, 0)
     q = jax.nn.softmax(_safe.soften(teacher, temperature)) + eps
     log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
+    # Gradients of softened probabilities scale as 1 / tau^2.
     return temperature**2 * jnp.sum(q * (jnp.log(q) - log_student), axis=-1)

@@ -35,7 +35,7 @@ def attention_map(features: ArrayLike, *, power: float | jax.Array = 2.0) -> jax
         F^p_sum of Section 3.1.
 
     **Deviations**: The papers sum over channels, the published code takes the mean:
-    after the normalisation they are the same. The code leaves out the absolute value,
+    after the normalisation both are equal. The code leaves out the absolute value,
     which matters for odd powers only.
     """
     (features,) = _checks.promote(features)

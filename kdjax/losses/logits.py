@@ -198,7 +198,7 @@ def dkd(
     alpha: float | jax.Array = 1.0,
     beta: float | jax.Array = 8.0,
 ) -> jax.Array:
-    """Decoupled knowledge distillation: the label's share and the other classes apart.
+    """Decoupled knowledge distillation: separate terms for the label and the others.
 
     `loss = tau^2 * (alpha * KL(b_t || b_s) + beta * KL(q_t || q_s))`, with
     `p = softmax(logits / tau)`, `b = [p_y, 1 - p_y]` for the label y, and q the

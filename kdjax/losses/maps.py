@@ -241,8 +241,8 @@ def hierarchical_context(
     Reference:
         Chen et al., "Distilling Knowledge via Knowledge Review", 2021, Section 3.3.
 
-    **Deviations**: The paper prints no weights; these are the published code's. It
-    compares a size with the height alone: the same for square maps.
+    **Deviations**: The paper prints no weights; these are the published code's. That
+    code compares a size with the height alone, which is equal for square maps.
     """
     student, teacher = _checks.pair(student, teacher, _checks.MAPS)
     side = min(student.shape[1:3])

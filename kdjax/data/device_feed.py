@@ -86,6 +86,7 @@ def _in_batches(
     count, batch = _batches(size, devices)
 
     def batches(array: np.ndarray) -> np.ndarray:
+        # The padding's validity is False: no test image counts twice.
         padded = np.zeros((count * batch, *array.shape[1:]), array.dtype)
         padded[:size] = array
         return padded.reshape(count, batch, *array.shape[1:])  # [count, batch, ...]
@@ -180,5 +181,5 @@ class DeviceFeed:
         return self.data.test
 
     def test(self) -> Iterator[tuple[Leaf, Leaf, Leaf]]:
-        """Yields all test batches at once, `[count, batch, ...]`."""
+        """Yields all test batches in one item, `[count, batch, ...]`."""
         yield self.data.test

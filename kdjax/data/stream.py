@@ -44,6 +44,7 @@ def normalise(
 @functools.partial(jax.jit, static_argnums=2)
 def _order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
     examples = jnp.arange(size, dtype=jnp.int32)
+    # By epoch, not carried along: a resumed run needs no earlier permutation.
     return jax.random.permutation(fold(key, epoch, "order"), examples)
 
 
@@ -131,6 +132,7 @@ class Stream:
         """
         epoch, position = step // self.steps, step % self.steps
         size = self.batch_size // micro_batches
+        # Micro-batches are consecutive parts of the step's batch.
         start = position * self.batch_size + micro_batch * size
         # The step is traced, and so is the slice's start.
         index = jax.lax.dynamic_slice_in_dim(order, start, size)

@@ -8,7 +8,7 @@ _SEED = 20200702  # never to be changed: it decides which images a subset holds
 
 
 def check_size(size: int, total: int, what: str) -> None:
-    """Raises UserError unless a subset of so many images exists.
+    """Raises UserError unless a subset of that size exists.
 
     Args:
         size: of the subset.

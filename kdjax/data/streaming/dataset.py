@@ -34,7 +34,7 @@ BROKEN = ("skip", "stop")
 
 
 class Streamed(Closing):
-    """A data set that is read as it is used; `close` or `with` ends its workers.
+    """A data set that is read during use; `close` or `with` ends its workers.
 
     Attributes:
         name: its key in `sources.SOURCES`.
@@ -99,6 +99,7 @@ class Streamed(Closing):
         steps = len(order) // batch_size
         if not 0 <= start <= steps:
             raise UserError(f"start={start} must be from 0 to {steps} steps")
+        # A resumed run skips the steps before `start` without reading them.
         rows = self._positions(order[start * batch_size : steps * batch_size])
         part = _share(rows.reshape(-1, batch_size), shard)
         make = self._views(seed, epoch)

@@ -153,12 +153,14 @@ def _compile(
 ) -> Compiled:
     """Compiles a program and returns its figures."""
     lowered = program.lower_train()
+    # Test images stay on the device during training, but are no argument of the step.
     beside = _bytes(program.feed.test_specs)
     begin = time.perf_counter()
     try:
         compiled = lowered.compile(backend.compiler_options())
     except jax.errors.JaxRuntimeError as error:
         line = str(error).replace("\n", " ")
+        # A program that is too large is refused, with its size only in this text.
         needed = private_names.needed_memory(line)
         if needed is None:
             raise UserError(
@@ -229,7 +231,7 @@ def _too_large(
             "smaller train_size would lower it"
         )
     # Nearly all of the rest are activations, proportional to a micro-batch's images.
-    shrink = math.ceil((needed - fixed) / (limit - fixed))
+    shrink = math.ceil((needed - fixed) / (limit - fixed))  # how many times smaller
     batch, parts = program.feed.stream.batch_size, program.feed.micro_batches
     devices = program.mesh.shape["data"]
     images = batch // devices

@@ -90,6 +90,7 @@ def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    # A larger gap where the next taught network's group begins.
     heights, height = [], 0.0
     for before, pair in zip((overlaps[0], *overlaps), overlaps, strict=False):
         height += 1.0 if pair.taught == before.taught else 1.6
@@ -117,6 +118,7 @@ def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
         axes.plot([chance] * 2, [y - 0.4, y + 0.4], color="tab:orange", lw=2)
     axes.set_yticks(heights, [f"{pair.guide} ∩ {pair.taught}" for pair in overlaps])
     axes.tick_params(axis="y", length=0)
+    # From large to small: the first pair is at the top.
     axes.set(xlim=(0, 100), ylim=(height + 0.7, heights[0] - 0.7))
     axes.set_xlabel("share of the smaller network's errors (%)")
     axes.grid(axis="x", alpha=0.3)

@@ -63,7 +63,7 @@ class Study:
             data_dir: the folder of data sets; None means the experiment's.
 
         Raises:
-            UserError: results or data that are not there or damaged, or a folder that
+            UserError: results or data that are missing or damaged, or a folder that
                 cannot be written.
         """
         self._workdir = workdir
@@ -85,7 +85,7 @@ class Study:
             examples: how many test images t-SNE plots; 0 leaves it out.
 
         Raises:
-            UserError: an unknown stage, a network that is not there or damaged, or too
+            UserError: an unknown stage, a network that is missing or damaged, or too
                 few images.
         """
         stages, labels = self._experiment.stages, self._dataset.test.labels

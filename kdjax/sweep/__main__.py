@@ -181,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
 
 
 def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
-    """Runs trials until so many are finished, and prints the best setting.
+    """Runs trials until `wanted` are finished, and prints the best setting.
 
     Raises:
         UserError: what a user can correct.

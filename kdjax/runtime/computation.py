@@ -33,8 +33,8 @@ def _arrays_in(part: Any) -> Iterator[Any]:
     """Yields the constant arrays of a traced function, in a fixed order.
 
     Depending on where a function closes over an array, JAX holds it as a constant of
-    the whole, as one of a function called inside (`jit`), as an operand, or among an
-    operation's parameters.
+    the traced function, as one of a function called inside (`jit`), as an operand, or
+    among an operation's parameters.
     """
     match part:
         # From jax 0.12 on these are one class; before, the second has no constants.

@@ -103,7 +103,7 @@ def lost_peer(error: BaseException) -> bool:
         return False
     import jax
 
-    # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
+    # Gloo's errors are JaxRuntimeError or, out of a jitted call, plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return known and private_names.is_about_a_lost_peer(str(error))
 

@@ -36,7 +36,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def digest(tree: Any) -> str:
     """Returns a hash of a tree's paths, shapes, dtypes and bits."""
-    import jax  # here: data sets are read before JAX is there
+    import jax  # here: data sets are read before JAX is imported
     import numpy as np
 
     content = hashlib.sha256()

@@ -78,6 +78,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
         rank = int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     if visible == [""] or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
+    # Fewer GPUs than tasks: each task is shown its own ones only.
     if len(visible) < tasks:
         return list(range(len(visible)))
     share = len(visible) // tasks

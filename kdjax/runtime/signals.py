@@ -34,7 +34,7 @@ class Interrupt:
         Of several processes, all must call this together.
         """
         from kdjax.runtime import (
-            parallel,  # here: signals are handled before JAX is there
+            parallel,  # here: signals are handled before JAX is imported
         )
 
         if number := parallel.agree(self.number or 0):

@@ -1,1 +1,1 @@
-"""What is made of results: tables and figures."""
+"""The analysis of a finished experiment: error overlap and pictures of features."""

@@ -9,8 +9,8 @@ test images as in Figure 5, of the first replicas.
 
 `results.json` gives `error_overlap` by stage and by the stage before it: the overlap of
 `each` seed, the `median`, the `smaller` network, and what is expected `by_chance`, if
-errors were independent: the larger network's error rate. `python -m kdjax.main` writes
-the file anew, without the overlaps: run the analysis after it.
+errors were independent: the larger network's error rate. `python -m kdjax.main`
+rewrites the file without the overlaps: run the analysis after it.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
-    # Only now: wrong arguments are answered at once.
+    # Imported late, so that wrong arguments fail fast.
     from kdjax.analysis.study import Study
     from kdjax.runtime import backend
 

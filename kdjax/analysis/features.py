@@ -49,7 +49,7 @@ def embed(features: np.ndarray) -> np.ndarray:
         features: [M, channels], of more than `PERPLEXITY` images.
 
     Returns:
-        [M, 2] points; all zero if the features tell no image from another.
+        [M, 2] points; all zero if the features of all images are equal.
 
     Reference:
         van der Maaten & Hinton, *Visualizing Data using t-SNE*, 2008, as in
@@ -61,7 +61,8 @@ def embed(features: np.ndarray) -> np.ndarray:
     if not np.ptp(features, axis=0).any():
         return np.zeros((len(features), 2))
     tsne = TSNE(perplexity=PERPLEXITY, init="pca", random_state=0)
-    # Its threads wait by spinning: on two busy cores that takes five times as long.
+    # OpenMP's threads spin while they wait: on two busy cores that takes five times as
+    # long as one thread.
     with threadpool_limits(1, user_api="openmp"):
         return tsne.fit_transform(features)
 
@@ -100,7 +101,7 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
     figure = Figure(
         figsize=(max(3.2 * columns, 6), 3.6 * rows + 1), layout="constrained"
     )
-    # The more points, the smaller.
+    # Markers shrink with the number of points.
     area = 25 * min(1.0, 400 / max(len(panel.labels) for panel in panels)) ** 0.5
     colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

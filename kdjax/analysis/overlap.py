@@ -45,13 +45,13 @@ class Overlap:
     """The error overlap of one pair of networks.
 
     Attributes:
-        taught: the stage that comes later on the chain.
+        taught: the stage that is trained later on the chain.
         guide: the stage that teaches it, itself or through others.
         smaller: which of the two the errors are counted of.
         neighbours: whether no stage lies between the two.
         each: the overlap by seed; None where the smaller network makes no error.
         by_chance: by seed, the larger network's error rate, which is the overlap to
-            expect of errors that have nothing to do with each other.
+            expect of independent errors.
     """
 
     taught: str
@@ -90,6 +90,7 @@ def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    # A larger gap where the next taught network's group begins.
     heights, height = [], 0.0
     for before, pair in zip((overlaps[0], *overlaps), overlaps, strict=False):
         height += 1.0 if pair.taught == before.taught else 1.6
@@ -117,6 +118,7 @@ def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
         axes.plot([chance] * 2, [y - 0.4, y + 0.4], color="tab:orange", lw=2)
     axes.set_yticks(heights, [f"{pair.guide} ∩ {pair.taught}" for pair in overlaps])
     axes.tick_params(axis="y", length=0)
+    # From large to small: the first pair is at the top.
     axes.set(xlim=(0, 100), ylim=(height + 0.7, heights[0] - 0.7))
     axes.set_xlabel("share of the smaller network's errors (%)")
     axes.grid(axis="x", alpha=0.3)

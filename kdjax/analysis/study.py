@@ -63,7 +63,7 @@ class Study:
             data_dir: the folder of data sets; None means the experiment's.
 
         Raises:
-            UserError: results or data that are not there or damaged, or a folder that
+            UserError: results or data that are missing or damaged, or a folder that
                 cannot be written.
         """
         self._workdir = workdir
@@ -85,7 +85,7 @@ class Study:
             examples: how many test images t-SNE plots; 0 leaves it out.
 
         Raises:
-            UserError: an unknown stage, a network that is not there or damaged, or too
+            UserError: an unknown stage, a network that is missing or damaged, or too
                 few images.
         """
         stages, labels = self._experiment.stages, self._dataset.test.labels
@@ -139,7 +139,7 @@ class Study:
         """
         guides: dict[str, int] = {}
         queue = [(name, seed)]
-        for below, replica in queue:  # grows meanwhile
+        for below, replica in queue:  # breadth first: grows during the loop
             for teacher in self._experiment.stages[below].teachers:
                 if teacher not in guides:
                     guides[teacher] = self._store.replica_of(teacher, replica)
@@ -159,7 +159,7 @@ class Study:
         self, taught: str, guide: str, predictions: dict[tuple[str, int], np.ndarray]
     ) -> Overlap:
         labels = self._dataset.test.labels
-        # Of equal networks the one that is taught counts as the smaller.
+        # Of two equal networks the taught one counts as the smaller: sorting is stable.
         pair = sorted((taught, guide), key=self._parameters)
         each, by_chance = [], []
         for seed in range(self._experiment.stages[taught].seeds):
@@ -242,7 +242,7 @@ def evaluate(
     predictions, pooled = [], []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
-        # The last batch is filled up, so that one program serves all.
+        # The last batch is filled up, so that one compiled program serves all.
         filled = np.resize(some, (batch, *some.shape[1:]))
         classes, seen = jax.device_get(forward(variables, filled))
         predictions.append(classes[: len(some)])

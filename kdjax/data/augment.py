@@ -62,6 +62,7 @@ class Augment:
         return jax.vmap(self._vary)(images, keys)
 
     def _vary(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        # Three keys in any case: a switch does not change the other variations.
         crop_key, flip_key, rotate_key = jax.random.split(key, 3)
         height, width, _ = image.shape
         rows, columns = jnp.arange(height), jnp.arange(width)
@@ -72,8 +73,9 @@ class Augment:
             mirrored = jax.random.bernoulli(flip_key)
             columns = jnp.where(mirrored, columns[::-1], columns)
         if self.crop or self.flip:
-            # One gather crops and flips; the padding is never made.
+            # One gather crops and flips, without a padded copy of the image.
             image = image[_reflect(rows, height)[:, None], _reflect(columns, width)]
+        # The gather has reflected; what lay outside of the image becomes black.
         if self.crop and self.padding == "zero":
             row_inside = (rows >= 0) & (rows < height)
             column_inside = (columns >= 0) & (columns < width)
@@ -86,6 +88,7 @@ class Augment:
 
 
 def _reflect(index: jax.Array, size: int) -> jax.Array:
+    # The border pixel repeats: -1 -> 0, -2 -> 1 and size -> size - 1.
     index = jnp.where(index < 0, -1 - index, index)
     return jnp.where(index >= size, 2 * size - 1 - index, index)
 
@@ -96,6 +99,7 @@ def _rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
     y = jnp.arange(height)[:, None] - centre[0]
     x = jnp.arange(width)[None, :] - centre[1]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
+    # The pixel that each output pixel shows: the inverse of the rotation.
     source = (cos * y - sin * x + centre[0], sin * y + cos * x + centre[1])
 
     def sample(channel: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""A data set that lives on the devices, as uint8, for all stages, and its `Feed`.
+"""A data set kept on the devices as uint8, shared by all stages, and its `Feed`.
 
-Batches are gathered and augmented on the device, without any work of the host in a
-step. A data set that does not fit there is fed by `kdjax.data.streaming.feed`.
+Batches are gathered and augmented on the device: the host has no work in a step. A data
+set that does not fit there is fed by `kdjax.data.streaming.feed`.
 """
 
 import dataclasses
@@ -74,6 +74,7 @@ def shapes(source: Source, mesh: Mesh) -> DeviceDataset:
 
 def _batches(size: int, devices: int) -> tuple[int, int]:
     """Returns the number of test batches, and how many images each has."""
+    # A multiple of the devices, so that a batch is sharded evenly.
     batch = math.ceil(min(_EVAL_BATCH, size) / devices) * devices
     return math.ceil(size / batch), batch
 
@@ -85,9 +86,10 @@ def _in_batches(
     count, batch = _batches(size, devices)
 
     def batches(array: np.ndarray) -> np.ndarray:
+        # The padding's validity is False: no test image counts twice.
         padded = np.zeros((count * batch, *array.shape[1:]), array.dtype)
         padded[:size] = array
-        return padded.reshape(count, batch, *array.shape[1:])
+        return padded.reshape(count, batch, *array.shape[1:])  # [count, batch, ...]
 
     return batches(split.images), batches(split.labels), batches(np.ones(size, bool))
 
@@ -138,6 +140,7 @@ class DeviceFeed:
             for seed in seeds
         ]
         by_replica = parallel.over_replicas(self.mesh)
+        # On the devices once: all dispatches of the epoch share it.
         placed = parallel.place(parallel.stack(orders), by_replica)
         while first < self.stream.steps:
             count = min(width, self.stream.steps - first)
@@ -178,5 +181,5 @@ class DeviceFeed:
         return self.data.test
 
     def test(self) -> Iterator[tuple[Leaf, Leaf, Leaf]]:
-        """Yields all test batches at once, `[count, batch, ...]`."""
+        """Yields all test batches in one item, `[count, batch, ...]`."""
         yield self.data.test

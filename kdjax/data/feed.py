@@ -1,7 +1,7 @@
-"""What feeds a stage's compiled programs: the interface that both kinds of feed have.
+"""The interface of a feed: it provides a stage's compiled programs with examples.
 
-`DeviceFeed` gathers from a data set that lies on the devices; `StreamedFeed` passes on
-what worker processes have read and decoded. A program does not know which it has.
+`DeviceFeed` gathers from a data set on the devices; `StreamedFeed` takes images that
+worker processes have read and decoded. A program works with either.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -15,11 +15,11 @@ from kdjax.data.stream import Batch, Stream
 
 # Trees of arrays, or of their shapes. Only the feed that made one knows its structure.
 TrainArrays = Any
-"""What every call of a program is given, the same for all replicas."""
+"""Inputs of every call of a program, shared by all replicas."""
 DispatchInputs = Any
-"""What the steps of one call of the train program are given besides."""
+"""Further inputs for the steps of one call of the train program."""
 ExampleInputs = Any
-"""What describes some examples as they look in an epoch."""
+"""A description of some examples as they look in one epoch."""
 TestBatches = Any
 """Images, labels and validity of test images, `[count, batch, ...]`."""
 
@@ -50,7 +50,7 @@ class Feed(Protocol):
 
     @property
     def train_arrays(self) -> TrainArrays:
-        """What every call of a program is given."""
+        """Inputs of every call of a program."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -89,7 +89,7 @@ class Feed(Protocol):
         """
 
     def example_inputs(self, index: np.ndarray, seed: int, epoch: int) -> ExampleInputs:
-        """Returns example inputs on the devices, for examples as an epoch has them.
+        """Returns example inputs on the devices, for examples as an epoch shows them.
 
         Args:
             index: `[batch]` positions in the training set.
@@ -107,4 +107,4 @@ class Feed(Protocol):
         """Shapes and shardings of what `test` yields."""
 
     def test(self) -> Iterator[TestBatches]:
-        """Yields all test batches, in one call's portions."""
+        """Yields all test batches, as many at a time as one call of a program takes."""

@@ -27,7 +27,7 @@ def prepare(
         archive_dir: a folder with the published archives; None downloads them.
 
     Returns:
-        One line about what there is now.
+        One line about what is on disk now.
 
     Raises:
         UserError: an unknown name; an archive that is missing, damaged or out of reach;
@@ -41,7 +41,7 @@ def prepare(
     if prepared := tfds_files.find(name, tfds_name, data_dir):
         return f"{name}: already prepared, {_summary(prepared)}"
     if not sources.SOURCES[name].in_memory:
-        # Sorting 150 GB on disk, and the archives' reader, are TensorFlow's.
+        # TFDS needs TensorFlow to sort 150 GB on disk and to read these archives.
         raise UserError(
             f"{name} needs TensorFlow to be prepared, but not to be read; "
             + tfds_files.prepare_command(name, data_dir)
@@ -97,6 +97,7 @@ def _build(
             raise UserError(
                 f"{builder.data_path} exists but holds no data set: delete it"
             )
+        # In memory up to 64 GiB: on disk TFDS would sort with TensorFlow.
         with private_names.tfds_sorts_in_memory(64 << 30):
             builder.download_and_prepare()
 

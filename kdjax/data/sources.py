@@ -89,7 +89,7 @@ class Source:
         mean: see `Dataset`.
         std: see `Dataset`.
         test_split: the name of TFDS for the split that serves as test set.
-        in_memory: whether it fits there; one that does not cannot be read yet.
+        in_memory: whether it fits into memory; otherwise it is streamed.
     """
 
     tfds_name: str | None
@@ -179,8 +179,8 @@ def load(
         dir: the folder of TFDS data sets; by default the one TFDS uses.
         train_size: take that many training images; None takes all.
         test_size: take that many test images; None takes all.
-        validation: if positive, so many training images take the place of the test
-            images, which are not read, and leave the training set.
+        validation: if positive, this many images leave the training set and replace the
+            test images, which are not read.
         normalise: whether mean and deviation are the data set's, or 0 and 1.
 
     Returns:
@@ -278,6 +278,7 @@ def _digits() -> tuple[Split, Split]:
     from sklearn import datasets  # takes a second: not for `import kdjax`
 
     digits = datasets.load_digits()
+    # Values of 0..16 become 0..255; [N, 8, 8] -> [N, 8, 8, 1].
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int32)
     is_test = np.zeros(len(labels), bool)
@@ -292,5 +293,6 @@ def _subset(split: Split, size: int | None, what: str) -> Split:
     if size is None:
         return split
     check_size(size, len(split.labels), what)
+    # Images keep their order.
     chosen = np.sort(stratified(split.labels, size))
     return Split(split.images[chosen], split.labels[chosen])

@@ -34,8 +34,8 @@ class Batch:
 def normalise(
     images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype
 ) -> jax.Array:
-    """Returns 0..255 images with each channel's mean taken off, over its deviation."""
-    shape = (1,) * (images.ndim - 1) + (-1,)
+    """Returns images scaled from 0..255 to 0..1, minus mean, divided by deviation."""
+    shape = (1,) * (images.ndim - 1) + (-1,)  # [C] -> [1, ..., 1, C]
     scale = jnp.asarray(std, dtype).reshape(shape)
     shift = jnp.asarray(mean, dtype).reshape(shape)
     return (images.astype(dtype) / 255 - shift) / scale
@@ -44,6 +44,7 @@ def normalise(
 @functools.partial(jax.jit, static_argnums=2)
 def _order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
     examples = jnp.arange(size, dtype=jnp.int32)
+    # By epoch, not carried along: a resumed run needs no earlier permutation.
     return jax.random.permutation(fold(key, epoch, "order"), examples)
 
 
@@ -116,7 +117,7 @@ class Stream:
         micro_batch: jax.Array | int = 0,
         micro_batches: int = 1,
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns which examples a step has, and the key of their augmentation.
+        """Returns the positions of a step's examples, and their augmentation's key.
 
         Args:
             order: the epoch's order.
@@ -131,7 +132,9 @@ class Stream:
         """
         epoch, position = step // self.steps, step % self.steps
         size = self.batch_size // micro_batches
+        # Micro-batches are consecutive parts of the step's batch.
         start = position * self.batch_size + micro_batch * size
+        # The step is traced, and so is the slice's start.
         index = jax.lax.dynamic_slice_in_dim(order, start, size)
         return index, fold(key, epoch, "augment")
 
@@ -146,6 +149,7 @@ class Stream:
             key: of the epoch's augmentation; every example folds its position in.
         """
         images, labels = data
+        # By position in the training set: the same keys in any batch layout.
         keys = jax.vmap(fold, in_axes=(None, 0))(key, index)
         varied = self.augment.apply(images[index], keys)
         return Batch(

@@ -4,11 +4,11 @@ import numpy as np
 
 from kdjax.runtime.errors import UserError
 
-_SEED = 20200702  # fixed for ever: it decides which images a subset holds
+_SEED = 20200702  # never to be changed: it decides which images a subset holds
 
 
 def check_size(size: int, total: int, what: str) -> None:
-    """Raises UserError unless a subset of so many images exists.
+    """Raises UserError unless a subset of that size exists.
 
     Args:
         size: of the subset.
@@ -28,10 +28,10 @@ def check_held(size: int, total: int, what: str) -> None:
 def stratified(labels: np.ndarray, size: int) -> np.ndarray:
     """Returns the first `size` positions of a fixed order with balanced beginnings.
 
-    The first k positions hold k * (share of the class) images of a class, up to less
-    than one: the j-th image of a class may come no earlier and no later than this
-    allows, and the most urgent class goes first (Steiner and Yeomans, 1993, show that
-    this always works out).
+    Among the first k positions, a class has k * (its share of the data set) images, up
+    to a difference below one. This gives the j-th image of a class an earliest and a
+    latest position. Every position is filled by the class that is due first (Steiner
+    and Yeomans, 1993, show that this always succeeds).
 
     Args:
         labels: [N].
@@ -41,12 +41,14 @@ def stratified(labels: np.ndarray, size: int) -> np.ndarray:
     keys = np.random.PCG64(_SEED).random_raw(len(labels))
     classes, counts = np.unique(labels, return_counts=True)
     members = [np.flatnonzero(labels == label) for label in classes]
+    # A fixed random order within each class.
     members = [positions[np.argsort(keys[positions])] for positions in members]
     taken = np.zeros_like(counts)
     released = np.zeros_like(counts)  # the earliest rank of each class's next image
-    due = -(-len(labels) // counts)  # and the first rank that is too late for it
+    due = -(-len(labels) // counts)  # and the first rank that is too late: rounded up
     order = np.empty(size, np.int64)
     for rank in range(size):
+        # Classes whose next image may not come yet are out of the question.
         chosen = np.argmin(np.where(released <= rank, due, len(labels) + 1))
         order[rank] = members[chosen][taken[chosen]]
         taken[chosen] += 1

@@ -105,7 +105,8 @@ def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
     newest = max(versions, key=lambda path: [int(n) for n in path.name.split(".")])
     try:
         info = json.loads((newest / "dataset_info.json").read_text())
-        file_format = info.get("fileFormat", "tfrecord")  # the only one, once
+        # Old versions of TFDS knew one format, and did not name it.
+        file_format = info.get("fileFormat", "tfrecord")
         sizes = {
             split["name"]: sum(map(int, split["shardLengths"]))
             for split in info["splits"]
@@ -130,7 +131,7 @@ def locate(name: str, tfds_name: str, dir: str | None) -> Prepared:
         dir: the folder of all data sets; by default the one TFDS uses.
 
     Raises:
-        UserError: there is none, and how to get it; or as for `find`.
+        UserError: it is not there (the message shows how to get it); or as for `find`.
     """
     folder = pathlib.Path(dir or default_data_dir()).expanduser()
     prepared = find(name, tfds_name, folder)
@@ -158,7 +159,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
     cached = cache_folder() / (
         f"{prepared.path.parent.name}-{prepared.version}-{split}-{_digest(prepared)}.npz"
     )
-    # The npz format checks a sum over its content: a damaged file is an error here.
+    # The npz format has checksums: a damaged file is an error here, and written anew.
     with (
         contextlib.suppress(
             OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
@@ -223,7 +224,7 @@ def damaged(name: str, path: pathlib.Path, what: str) -> UserError:
 
 
 def _digest(prepared: Prepared) -> str:
-    """Returns what changes when the folder, its description or a file changes."""
+    """Returns a hash that changes when the folder, its description or a file does."""
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
         for file in sorted(prepared.path.glob("*.array_record*"))
@@ -235,6 +236,7 @@ def _digest(prepared: Prepared) -> str:
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     """Writes an npz file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic within one file system only.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
     try:
         with os.fdopen(handle, "wb") as file:

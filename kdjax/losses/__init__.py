@@ -9,8 +9,8 @@ Nothing here stops a gradient. A frozen or blocked teacher is the caller's decis
 
     kd(student, jax.lax.stop_gradient(teacher), temperature=4.0).mean()
 
-Inputs are computed in at least float32: bfloat16 goes up, float64 stays. Shapes that
-do not fit raise ValueError; they are never broadcast.
+Losses are computed in at least float32: bfloat16 is promoted, float64 stays. Shapes
+that do not match raise ValueError; nothing is broadcast.
 """
 
 from kdjax.losses.channels import fsp, fsp_matrix, nst

@@ -1,4 +1,4 @@
-"""What every loss asks of its arguments, and a safe normalisation."""
+"""Checks of the losses' arguments, and a safe normalisation."""
 
 import math
 
@@ -24,12 +24,12 @@ def pair(
     *,
     agree: int | None = None,
 ) -> list[jax.Array]:
-    """Returns student and teacher promoted, if their shapes allow a comparison.
+    """Returns student and teacher promoted, after a check of their shapes.
 
     Args:
         student: array with the given axes.
         teacher: array with the same axes.
-        axes: what the axes mean.
+        axes: the names of the axes, for the message.
         agree: how many leading axes must have equal sizes; None means all.
 
     Raises:
@@ -101,11 +101,11 @@ def batch_of_vectors(student: ArrayLike, teacher: ArrayLike) -> list[jax.Array]:
             f"student {shapes[0]} and teacher {shapes[1]} must both be [batch, ...] "
             "and agree in batch"
         )
-    return [x.reshape(len(x), -1) for x in promote(student, teacher)]
+    return [x.reshape(len(x), -1) for x in promote(student, teacher)]  # [B, D]
 
 
 def positions(name: str, array: jax.Array, leading: tuple[int, ...], rank: int) -> None:
-    """Raises ValueError unless the array has that rank, leading axes and integers."""
+    """Raises ValueError unless the array is of integers, that rank and leading axes."""
     if array.ndim != rank or array.shape[: len(leading)] != leading:
         axes = ["batch", "entries"][:rank]
         raise ValueError(
@@ -128,9 +128,10 @@ def at_least(name: str, value: float | jax.Array, bound: float) -> None:
 
 
 def unit(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
-    """Returns `x / max(||x||_2, 1e-12)` along the axes; 0, and no gradient, at 0."""
-    # Squares of large numbers overflow. The result does not depend on the scale, so
-    # one above 1 (where the 1e-12 plays no part) is taken out, as a constant.
+    """Returns `x / max(||x||_2, 1e-12)` along the axes; value and gradient 0 at 0."""
+    # Squares of large numbers overflow. The result does not depend on the scale, so a
+    # scale above 1 (where the 1e-12 has no effect) is divided out, as a constant.
     peak = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
     x = x / jax.lax.stop_gradient(jnp.maximum(peak, 1.0))
+    # A plain norm's gradient at 0 is NaN; safe_norm's is 0.
     return x / optax.safe_norm(x, 1e-12, axis=axis, keepdims=True)

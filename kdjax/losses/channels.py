@@ -48,21 +48,23 @@ def nst(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
 def _selectivity(features: jax.Array) -> jax.Array:
     """Returns each channel's normalised map, [batch, positions, channels]."""
     batch, height, width, channels = features.shape
-    features = features.reshape(batch, height * width, channels)
+    features = features.reshape(batch, height * width, channels)  # [B, HW, C]
     return _checks.unit(features, axis=1)
 
 
 def _kernel(a: jax.Array, b: jax.Array) -> jax.Array:
+    # [B, P, Q] -> [B]
     return jnp.mean(jnp.square(_products(a, b)), axis=(1, 2))
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Accelerators would multiply float32 in fewer bits.
+    # [B, HW, P], [B, HW, Q] -> [B, P, Q]. By default accelerators would multiply
+    # float32 in fewer bits.
     return jnp.einsum("bip,biq->bpq", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def fsp_matrix(top: ArrayLike, bottom: ArrayLike) -> jax.Array:
-    """Flow of solution procedure: how the channels of two levels go together.
+    """Flow of solution procedure (FSP): mean products of two levels' channels.
 
     `M_pq = mean_{h,w} top_p bottom_q`, the larger map pooled to the smaller first
     (`match_size`).
@@ -93,7 +95,7 @@ def fsp_matrix(top: ArrayLike, bottom: ArrayLike) -> jax.Array:
     top, bottom = match_size(top, bottom)
     batch, height, width, _ = top.shape
     top = top.reshape(batch, height * width, -1)
-    bottom = bottom.reshape(batch, height * width, -1)
+    bottom = bottom.reshape(batch, height * width, -1)  # [B, HW, C]
     return _products(top, bottom) / (height * width)
 
 
@@ -104,8 +106,8 @@ def fsp(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
 
     Args:
         student: `fsp_matrix` of two levels, [batch, channels, channels].
-        teacher: `fsp_matrix` of the same two levels, [batch, channels, channels]; the
-            size of its maps may have been another.
+        teacher: `fsp_matrix` of the same two levels, [batch, channels, channels]; its
+            maps may have had another size.
 
     Returns:
         One value per example, [batch].

@@ -37,8 +37,8 @@ def unit_length(embedding: ArrayLike) -> jax.Array:
     Reference:
         Tian, Krishnan and Isola (see `crd`); the published code's `Normalize`.
 
-    **Deviations**: The published code has no 1e-12. Other than the losses, this stays
-    in bfloat16 where the embedding is: `crd_scores` goes up.
+    **Deviations**: The published code has no 1e-12. Unlike the losses, this keeps the
+    dtype of a bfloat16 embedding: `crd_scores` promotes it.
     """
     embedding = jnp.asarray(embedding)
     _checks.rank("embedding", embedding, ("batch", "dimensions"))
@@ -56,8 +56,8 @@ def crd_scores(
 
     `s_bk = anchor_b . bank[index_bk] / tau`
 
-    One matrix product scores the whole bank, then scalars are gathered: with 16,384
-    negatives the chosen vectors themselves would be larger by orders.
+    One matrix product scores the whole bank, and the chosen scores are gathered: with
+    16,384 negatives the chosen vectors would take orders of magnitude more memory.
 
     Args:
         anchor: embeddings of length 1, [batch, dimensions].
@@ -86,11 +86,12 @@ def crd_scores(
     _checks.positions("index", index, shape[:1], rank=2)
     _checks.above("temperature", temperature, 0)
     anchor, bank = _checks.promote(anchor, bank)
+    # [B, D] @ [D, N] -> [B, N] -> [B, 1 + negatives]
     return jnp.take_along_axis(anchor @ bank.T, index, axis=1) / temperature
 
 
 def crd_log_partition(scores: ArrayLike, *, num_data: int) -> jax.Array:
-    """The constant that the first batch sets: log of the mean of exp(scores) times N.
+    """Log of Z, a constant set by the first batch: N times the mean of exp(scores).
 
     `log Z = log(mean_bk exp(s_bk) * N)`
 
@@ -132,7 +133,8 @@ def crd(
         eps: added to the denominators, 0 or more.
 
     Returns:
-        One value per example, [batch]. The method adds the teacher's as anchor.
+        One value per example, [batch]. The method adds the loss of the teacher as the
+        anchor.
 
     Raises:
         ValueError: if there is no negative, num_data is not positive or eps negative.
@@ -155,6 +157,7 @@ def crd(
     log_h = scores - log_partition
     # In logarithms: exp(1 / 0.07) is large, and its quotients round to 1.
     floor = math.log(share + eps)
+    # -log(h / (h + c + eps)) = softplus(log(c + eps) - log h)
     positive = jax.nn.softplus(floor - log_h[:, 0])
     others = jnp.logaddexp(log_h[:, 1:], floor) - math.log(share)
     return positive + jnp.sum(others, axis=-1)
@@ -203,15 +206,15 @@ def crd_update(
 
 
 def class_order(labels: ArrayLike, *, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Where each class lies when a data set is sorted by class; for `draw_negatives`.
+    """A data set's examples sorted by class, for `draw_negatives`.
 
     Args:
         labels: of the whole data set, integers, [num_data].
         num_classes: the number of classes.
 
     Returns:
-        The examples sorted by class, [num_data], and each class's first place in that
-        order, with num_data at the end, [classes + 1].
+        The examples sorted by class, [num_data], and the first position of each class
+        in that order, with num_data at the end, [classes + 1].
 
     Raises:
         ValueError: if the labels are not integers of one axis.
@@ -219,6 +222,7 @@ def class_order(labels: ArrayLike, *, num_classes: int) -> tuple[jax.Array, jax.
     labels = jnp.asarray(labels)
     _checks.positions("labels", labels, labels.shape[:1], rank=1)
     order = jnp.argsort(labels, stable=True)
+    # The first position of a class is the number of smaller labels.
     starts = jnp.searchsorted(labels[order], jnp.arange(num_classes + 1))
     return order, starts
 
@@ -234,12 +238,12 @@ def draw_negatives(
 ) -> jax.Array:
     """Draws negatives for each example, uniformly and with replacement.
 
-    Without labels they are any examples but the example itself ('relax'); with labels
-    those of other classes only ('exact').
+    Without labels, negatives are any examples but the example itself ('relax'); with
+    labels, only examples of other classes ('exact').
 
     Args:
         key: a random key.
-        index: the batch's places in the data set, integers, [batch].
+        index: the batch's positions in the data set, integers, [batch].
         num_data: the number of examples, two or more.
         num_negatives: how many to draw for each.
         labels: the batch's class numbers, integers, [batch]; None for 'relax'.
@@ -247,7 +251,7 @@ def draw_negatives(
             classes or more; with labels.
 
     Returns:
-        Places in the data set, [batch, num_negatives].
+        Positions in the data set, [batch, num_negatives].
 
     Raises:
         ValueError: if shapes do not fit, there is one example only, or labels come
@@ -269,15 +273,17 @@ def draw_negatives(
     shape = (len(index), num_negatives)
     if labels is None or classes is None:
         drawn = jax.random.randint(key, shape, 0, num_data - 1)
-        # Past the example itself.
+        # Uniform over the other num_data - 1 examples: skips the example itself.
         return drawn + (drawn >= index[:, None])
     labels = jnp.asarray(labels)
     _checks.positions("labels", labels, index.shape, rank=1)
     order, starts = map(jnp.asarray, classes)
+    # [B, 1]: where the own class begins in the sorted order, and how large it is.
     first, size = (
         starts[labels][:, None],
         (starts[labels + 1] - starts[labels])[:, None],
     )
+    # Uniform over the examples of other classes: skips the own class as a block.
     drawn = jax.random.randint(key, shape, 0, num_data - size)
     return order[jnp.where(drawn >= first, drawn + size, drawn)]
 

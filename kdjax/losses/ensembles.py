@@ -43,7 +43,9 @@ def ensemble_logits(
     _checks.above("temperature", temperature, 0)
     (teachers,) = _checks.promote(teachers)
     softened = jax.nn.log_softmax(_safe.soften(teachers, temperature))
+    # [teachers, B, C] -> [B, C], in logarithms: small probabilities do not underflow.
     mean = jax.nn.logsumexp(softened, axis=0) - jnp.log(shape[0])
+    # So that `kd` gets these probabilities when it divides by the temperature.
     return temperature * mean
 
 
@@ -53,7 +55,7 @@ def guide_divergences(
     *,
     temperature: float | jax.Array = 5.0,
 ) -> list[jax.Array]:
-    """How far the student is from each of several guides: the parts of `dgkd`.
+    """Divergences of the student from several guides: the terms of `dgkd`'s sum.
 
     `tau^2 * KL_i` for every guide i, see `kd`
 
@@ -83,7 +85,7 @@ def dgkd(
     alpha: float | jax.Array = 0.7,
     keep: ArrayLike | None = None,
 ) -> jax.Array:
-    """Densely guided knowledge distillation: labels and every guide at once.
+    """Densely guided knowledge distillation: the labels and all guides teach together.
 
     `loss = (n+1) * (1 - lambda) * CE + lambda * sum_i b_i * tau^2 * KL_i`, over n+1
     guides: the teacher and the n assistants before the student
@@ -107,8 +109,8 @@ def dgkd(
         Son et al., "Densely Guided Knowledge Distillation using Multiple Teacher
         Assistants", ICCV 2021, Eq. 7 and 8.
 
-    **Deviations**: This is the paper's. The released code leaves out (n+1), divides KL
-    by the number of classes as well and drops a fixed number of guides.
+    **Deviations**: This is the paper's form. The released code leaves out (n+1),
+    divides KL by the number of classes as well and drops a fixed number of guides.
     """
     shape, shapes = jnp.shape(student), jnp.shape(guides)
     if len(shapes) != 3 or not shapes[0] or shapes[1:] != shape:
@@ -124,14 +126,17 @@ def dgkd(
     divergences = jnp.stack(
         guide_divergences(student, jnp.asarray(guides), temperature=temperature)
     )
+    # [guides] or [B, guides] -> [B, guides]
     keep = jnp.broadcast_to(keep, (shape[0], shapes[0])).astype(divergences.dtype)
+    # [guides, B] -> [B, guides] -> [B]
     guided = jnp.sum(keep * divergences.T, axis=1)
     ce = cross_entropy(student, labels)
+    # shapes[0] is n + 1: guides that are dropped count, too.
     return shapes[0] * (1 - alpha) * ce + alpha * guided
 
 
 def mutual(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-8) -> jax.Array:
-    """Deep mutual learning: divergence of a network from a peer that learns beside it.
+    """Deep mutual learning: divergence of a network from a peer that learns as well.
 
     `loss = sum_c p_2 * log(eps + p_2 / (p_1 + eps))`, about KL(p_2 || p_1), with
     `p = softmax(logits)`, 1 the student's and 2 the peer's
@@ -186,6 +191,7 @@ def gated_logits(branches: ArrayLike, gate: ArrayLike) -> jax.Array:
             "and [batch, branches]"
         )
     branches, gate = _checks.promote(branches, gate)
+    # [branches, B, C], [B, branches] -> [B, C]
     return jnp.einsum("nbc,bn->bc", branches, jax.nn.softmax(gate))
 
 
@@ -225,4 +231,5 @@ def one(
     _checks.above("eps", eps, 0)
     q = jax.nn.softmax(_safe.soften(teacher, temperature)) + eps
     log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
+    # Gradients of softened probabilities scale as 1 / tau^2.
     return temperature**2 * jnp.sum(q * (jnp.log(q) - log_student), axis=-1)

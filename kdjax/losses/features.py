@@ -15,7 +15,7 @@ _NORMS = ("mean_square", "l2")
 
 
 def attention_map(features: ArrayLike, *, power: float | jax.Array = 2.0) -> jax.Array:
-    """Where a network looks: the normalised strength of its features by position.
+    """Attention map: the normalised strength of features at every position.
 
     `q = mean_c |f_c|^power, map = q / max(||q||_2, 1e-12)`, over the flat positions
 
@@ -35,19 +35,19 @@ def attention_map(features: ArrayLike, *, power: float | jax.Array = 2.0) -> jax
         F^p_sum of Section 3.1.
 
     **Deviations**: The papers sum over channels, the published code takes the mean:
-    after the normalisation they are the same. The code leaves out the absolute value,
+    after the normalisation both are equal. The code leaves out the absolute value,
     which matters for odd powers only.
     """
     (features,) = _checks.promote(features)
     _checks.rank("features", features, _checks.MAPS)
     batch, height, width, _ = features.shape
     _checks.above("power", power, 1)
-    # Powers of large features overflow. The map does not depend on the scale, so one
-    # above 1 (where the 1e-12 plays no part) is taken out, as a constant.
+    # Powers of large features overflow. The map does not depend on the scale, so a
+    # scale above 1 (where the 1e-12 has no effect) is divided out, as a constant.
     peak = jnp.max(jnp.abs(features), axis=(1, 2, 3), keepdims=True)
     features = features / jax.lax.stop_gradient(jnp.maximum(peak, 1.0))
     strength = jnp.mean(jnp.abs(features) ** power, axis=-1)
-    strength = strength.reshape(batch, height * width)
+    strength = strength.reshape(batch, height * width)  # [B, H, W] -> [B, HW]
     return strength / optax.safe_norm(strength, 1e-12, axis=-1, keepdims=True)
 
 
@@ -94,9 +94,9 @@ def attention_transfer(
 def attention_distance(
     student: ArrayLike, teacher: ArrayLike, *, norm: str = "mean_square"
 ) -> jax.Array:
-    """Distance between attention maps that are already made, such as stored ones.
+    """Distance between attention maps that are computed already, such as stored ones.
 
-    `d = student - teacher`, then as `attention_transfer`, which see for the source.
+    `d = student - teacher`, then as in `attention_transfer`, which has the reference.
 
     Args:
         student: attention maps, [batch, positions].
@@ -113,8 +113,8 @@ def attention_distance(
     if norm not in _NORMS:
         raise ValueError(f"unknown norm {norm!r}; choices: {', '.join(_NORMS)}")
     if norm == "l2":
-        # Even equal maps differ by rounding once compiled, and the gradient of a norm
-        # is as long in the direction of that noise as in any other.
+        # Once compiled, even equal maps differ by rounding, and the gradient of a norm
+        # has length 1 whatever the difference: below this size it is 0.
         rounding = 8 * jnp.finfo(student.dtype).eps
         return optax.safe_norm(student - teacher, rounding, axis=-1)
     return jnp.mean(jnp.square(student - teacher), axis=-1)

@@ -42,6 +42,7 @@ def cross_entropy(
     plain = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     if not label_smoothing:
         return plain
+    # The cross-entropy under uniform labels.
     even = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     return (1 - label_smoothing) * plain + label_smoothing * even
 
@@ -80,6 +81,7 @@ def kd(
     log_student = jax.nn.log_softmax(_safe.soften(student, temperature))
     log_teacher = jax.nn.log_softmax(_safe.soften(teacher, temperature))
     divergence = optax.losses.kl_divergence_with_log_targets(log_student, log_teacher)
+    # Gradients of softened probabilities scale as 1 / tau^2 (Hinton et al., Section 2).
     return temperature**2 * divergence
 
 
@@ -150,7 +152,7 @@ def logit_matching(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
 
 
 def standardise_logits(logits: ArrayLike) -> jax.Array:
-    """Logits without their mean and spread, for use in any loss between logits.
+    """Logits with mean 0 and deviation 1, for use in any loss between logits.
 
     `z' = (z - mean_c z) / (1e-7 + std_c z)`, the standard deviation with
     `classes - 1`; the loss divides by its temperature:
@@ -180,8 +182,10 @@ def standardise_logits(logits: ArrayLike) -> jax.Array:
     scaled, k = _safe.rescale(_checks.promote(logits)[0])
     centred = _safe.centre(scaled)
     spread = optax.safe_norm(centred, 0.0, axis=-1, keepdims=True)
+    # PyTorch's unbiased deviation; a single class has none.
     spread = spread / max(shape[1] - 1, 1) ** 0.5
-    # An even row is 0 / 1, so that its gradient is not 1 / 1e-7.
+    # 1e-7 / k: the deviation is that of the scaled logits. Equal logits are 0 / 1: as
+    # 0 / 1e-7 their gradient would be 1e7.
     return centred / jnp.where(spread > 0, 1e-7 / k + spread, 1.0)
 
 
@@ -194,7 +198,7 @@ def dkd(
     alpha: float | jax.Array = 1.0,
     beta: float | jax.Array = 8.0,
 ) -> jax.Array:
-    """Decoupled knowledge distillation: the label's share and the other classes apart.
+    """Decoupled knowledge distillation: separate terms for the label and the others.
 
     `loss = tau^2 * (alpha * KL(b_t || b_s) + beta * KL(q_t || q_s))`, with
     `p = softmax(logits / tau)`, `b = [p_y, 1 - p_y]` for the label y, and q the
@@ -228,20 +232,23 @@ def dkd(
     if student.shape[1] < 2:
         raise ValueError(f"student {student.shape} must have two classes or more")
     _checks.above("temperature", temperature, 0)
+    # [B, C], true at the label
     label = jnp.arange(student.shape[1])[None] == labels[:, None]
 
     def split(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns log b, [batch, 2], and log q with 0 at the label."""
         logits = _safe.soften(logits, temperature)
+        # exp(-inf) = 0: the label has no share in the softmax over the others.
         others = jnp.where(label, -jnp.inf, logits)
         rest = jax.nn.logsumexp(others, axis=-1)
         own = jnp.sum(jnp.where(label, logits, 0.0), axis=-1)
         share = jax.nn.log_softmax(jnp.stack([own, rest], axis=-1))
+        # 0 at the label: the difference of two -inf would be NaN.
         return share, jnp.where(label, 0.0, others - rest[:, None])
 
     (share_s, other_s), (share_t, other_t) = split(student), split(teacher)
     target = jnp.sum(jnp.exp(share_t) * (share_t - share_s), axis=-1)
-    # At the label both logarithms are 0, and so is what the sum takes from it.
+    # At the label both logarithms are 0, so the sum gets 1 * (0 - 0) from it.
     rest = jnp.sum(jnp.exp(other_t) * (other_t - other_s), axis=-1)
     return temperature**2 * (alpha * target + beta * rest)
 
@@ -289,5 +296,6 @@ def dist(
         norms = optax.safe_norm(x, 0.0, axis=-1) * optax.safe_norm(y, 0.0, axis=-1)
         return 1 - jnp.mean(jnp.sum(x * y, axis=-1) / (norms + 1e-8))
 
+    # Rows are examples, [B, C], then classes, [C, B].
     inter, intra = distance(p_s, p_t), distance(p_s.T, p_t.T)
     return temperature**2 * (beta * inter + gamma * intra)

@@ -49,6 +49,7 @@ def vid(
     student, teacher, log_scale = _checks.promote(student, teacher, log_scale)
     _checks.per_channel("log_scale", log_scale, student.shape[-1])
     _checks.above("eps", eps, 0)
+    # Softplus: positive for every trained value. [C] -> [1, 1, 1, C]
     variance = (jax.nn.softplus(log_scale) + eps).reshape(1, 1, 1, -1)
     likelihood = jnp.square(teacher - student) / variance + jnp.log(variance)
     return jnp.mean(likelihood, axis=(1, 2, 3)) / 2
@@ -57,7 +58,7 @@ def vid(
 def ab(
     student: ArrayLike, teacher: ArrayLike, *, margin: float | jax.Array = 1.0
 ) -> jax.Array:
-    """Activation boundaries: the student's neurons shall be active where the teacher's.
+    """Activation boundaries: a student's neuron should fire where the teacher's does.
 
     `loss = sum_{h,w,c} max(margin + f_s, 0)^2 [f_t <= 0]
     + max(margin - f_s, 0)^2 [f_t > 0]`
@@ -78,11 +79,12 @@ def ab(
         Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries
         Formed by Hidden Neurons", 2019, Eq. 4.
 
-    **Deviations**: This is the paper's sum. The published code multiplies it with
-    3/1000, and level i of n with 2^(i - n), the last one with 1: weights of a method.
+    **Deviations**: This is the paper's sum. The published code multiplies it by 3/1000,
+    and level i of n by 2^(i - n), the last one by 1: here the caller's weights.
     """
     student, teacher = _checks.pair(student, teacher, _checks.MAPS)
     _checks.above("margin", margin, 0)
+    # Positive where the student is not beyond the margin on the teacher's side.
     wrong = jnp.where(teacher > 0, margin - student, margin + student)
     return jnp.sum(jnp.square(jax.nn.relu(wrong)), axis=(1, 2, 3))
 
@@ -100,7 +102,7 @@ def factor_transfer(
     `loss = mean_i |q_s - q_t|_i^p2`, where by form 'map': `q = attention_map(f, p1)`;
     'factor': `q = f / max(||f||_2, 1e-12)`, over all positions and channels. The larger
     map is pooled to the smaller first (`match_size`). Differences up to rounding have
-    no gradient, which p2 = 1 would make as large as any other's.
+    no gradient: with p2 = 1 it would be as large as that of any other difference.
 
     Args:
         student: the translator's factors, [batch, height, width, channels].
@@ -133,11 +135,12 @@ def factor_transfer(
         teacher = attention_map(teacher, power=p1)
     else:
         student, teacher = _checks.pair(student, teacher, _checks.MAPS)
-        student = _checks.unit(student.reshape(len(student), -1), axis=-1)
+        student = _checks.unit(student.reshape(len(student), -1), axis=-1)  # [B, HWC]
         teacher = _checks.unit(teacher.reshape(len(teacher), -1), axis=-1)
     distance = jnp.abs(student - teacher)
     rounding = 8 * jnp.finfo(distance.dtype).eps
-    # Twice where: the power's gradient at 0 need not be finite.
+    # Two wheres: the power's gradient at 0 need not be finite, and the outer where
+    # alone would turn it into NaN.
     real = distance > rounding
     powers = jnp.where(real, jnp.where(real, distance, 1) ** p2, 0)
     return jnp.mean(powers, axis=-1)
@@ -165,12 +168,13 @@ def ofd(student: ArrayLike, teacher: ArrayLike, *, margin: ArrayLike) -> jax.Arr
         and 4.
 
     **Deviations**: This is the paper's sum. The published code divides it by 1000, and
-    multiplies level i of n with 2^(i - n), the last one with 1: weights of a method.
+    multiplies level i of n by 2^(i - n), the last one by 1: here the caller's weights.
     """
     student, teacher = _checks.pair(student, teacher, _checks.MAPS)
     student, teacher, margin = _checks.promote(student, teacher, margin)
     _checks.per_channel("margin", margin, student.shape[-1])
     teacher = jnp.maximum(teacher, margin.reshape(1, 1, 1, -1))
+    # Compared after the maximum, as the formula has it.
     counts = (student > teacher) | (teacher > 0)
     return jnp.sum(jnp.where(counts, jnp.square(student - teacher), 0), axis=(1, 2, 3))
 
@@ -199,11 +203,12 @@ def ofd_margin(scale: ArrayLike, bias: ArrayLike) -> jax.Array:
     _checks.rank("scale", scale, ("channels",))
     _checks.per_channel("bias", bias, len(scale))
     deviation = jnp.abs(scale)
-    # Beyond 10 deviations the mean is the bias, or nothing is negative; there, and for
-    # a channel that hardly varies, the ratio and its gradient could overflow.
+    # Beyond 10 deviations all responses are negative, with the bias as their mean, or
+    # none is. There, and for a channel that hardly varies, the ratio and its gradient
+    # could overflow.
     near = (deviation > 1e-15) & (jnp.abs(bias) <= 10 * deviation)
     ratio = jnp.where(near, bias, 0) / jnp.where(near, deviation, 1)
-    negative = jax.lax.erfc(ratio / math.sqrt(2)) / 2
+    negative = jax.lax.erfc(ratio / math.sqrt(2)) / 2  # Phi(-r), the negative share
     density = jnp.exp(-jnp.square(ratio) / 2) / math.sqrt(2 * math.pi)
     often = negative > 0.001
     mean = bias - deviation * density / jnp.where(often, negative, 1)
@@ -219,7 +224,7 @@ def hierarchical_context(
     """ReviewKD's loss: mean squared differences of the maps and of pooled versions.
 
     `loss = (sum_k 2^-k mean_{h,w,c} (pool_k(f_s) - pool_k(f_t))^2) / sum_k 2^-k`, where
-    k = 0 is the map itself and k = 1, 2... its averages over the sizes below its own.
+    k = 0 is the map itself and k = 1, 2... are its averages, pooled to smaller sizes.
 
     Args:
         student: features after fusion, [batch, height, width, channels].
@@ -236,15 +241,16 @@ def hierarchical_context(
     Reference:
         Chen et al., "Distilling Knowledge via Knowledge Review", 2021, Section 3.3.
 
-    **Deviations**: The paper prints no weights; these are the published code's. It
-    compares a size with the height alone: the same for square maps.
+    **Deviations**: The paper prints no weights; these are the published code's. That
+    code compares a size with the height alone, which is equal for square maps.
     """
     student, teacher = _checks.pair(student, teacher, _checks.MAPS)
     side = min(student.shape[1:3])
-    difference = student - teacher  # pooling is linear
+    difference = student - teacher  # pooling is linear: one map to pool instead of two
     loss, weight, total = jnp.mean(jnp.square(difference), axis=(1, 2, 3)), 1.0, 1.0
     for size in sizes:
         if size < side:
+            # Halved for sizes in use only: one that is left out takes no share.
             weight /= 2
             pooled = adaptive_pool(difference, (size, size))
             loss += weight * jnp.mean(jnp.square(pooled), axis=(1, 2, 3))

@@ -1,16 +1,17 @@
-"""Maps of different sizes brought to one, for all losses that compare maps.
+"""Maps of different sizes pooled to one size, for all losses that compare maps.
 
-The rule is the same everywhere: each of height and width comes to the smaller of the
-two, by the bins of PyTorch's adaptive average pooling; equal sizes stay as they are.
-Who applies it:
+There is one rule: height and width are each pooled to the smaller of the two, with the
+bins of PyTorch's adaptive average pooling; maps of equal size are not changed. Where
+the rule is applied:
 
-- `nst`, `factor_transfer` and, between two levels of one network, `fsp_matrix`:
-  inside, so that they take maps of any size. `kdsvd` takes them too, without pooling:
-  singular vectors over the channels do not depend on the number of positions;
-- `ofd`, `vid` and `feature_mse` want equal sizes: call `match_size` before;
-- `ab` and `hierarchical_context` want equal shapes, channels too: a trained connector
-  brings the student's map there, and nothing is left to pool;
-- `attention_distance` takes flat maps: call `match_attention` before.
+- `nst`, `factor_transfer` and, between two levels of one network, `fsp_matrix` apply
+  it themselves, so that they take maps of any size. `kdsvd` takes maps of any size
+  without it: singular vectors over the channels do not depend on the number of
+  positions;
+- `ofd`, `vid` and `feature_mse` need equal sizes: call `match_size` first;
+- `ab` and `hierarchical_context` need equal shapes, including channels: a trained
+  connector gives the student's map that shape, and nothing is left to pool;
+- `attention_distance` takes flat maps: call `match_attention` first.
 """
 
 import jax
@@ -29,7 +30,7 @@ def adaptive_pool(features: ArrayLike, size: tuple[int, int]) -> jax.Array:
 
     Args:
         features: feature maps, [batch, height, width, channels].
-        size: the height and width to come to, at most those of the maps.
+        size: the height and width of the result, at most those of the maps.
 
     Returns:
         [batch, *size, channels].
@@ -55,7 +56,7 @@ def adaptive_pool(features: ArrayLike, size: tuple[int, int]) -> jax.Array:
 def match_size(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Student's and teacher's maps, the larger one pooled to the size of the smaller.
 
-    Each of height and width comes to the smaller of the two by `adaptive_pool`.
+    Height and width are each pooled to the smaller of the two by `adaptive_pool`.
 
     Args:
         student: feature maps, [batch, height, width, channels].
@@ -76,10 +77,10 @@ def match_size(student: ArrayLike, teacher: ArrayLike) -> tuple[jax.Array, jax.A
 def match_attention(
     student: ArrayLike, teacher: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention maps brought to one size by `match_size`, and flat.
+    """Attention maps pooled to one size by `match_size`, and flattened.
 
-    Where the sizes differ, both are normalised again: a pooled map is shorter than 1.
-    Equal sizes pass as they are, so that stored maps are compared bit by bit.
+    Where the sizes differ, both maps are normalised again: a pooled map is shorter than
+    1. Maps of equal size keep their values: stored ones are compared bit by bit.
 
     Args:
         student: attention maps, [batch, height, width]; see `attention_map`.
@@ -97,12 +98,13 @@ def match_attention(
     ours, theirs = _checks.pair(student, teacher, ("batch", "height", "width"), agree=1)
     if ours.shape == theirs.shape:
         return ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
+    # [B, H, W] -> [B, H, W, 1]: maps of one channel.
     ours, theirs = match_size(ours[..., None], theirs[..., None])
     return _normalised(ours), _normalised(theirs)
 
 
 def _normalised(maps: jax.Array) -> jax.Array:
-    flat = maps.reshape(len(maps), -1)
+    flat = maps.reshape(len(maps), -1)  # [B, HW]
     return flat / optax.safe_norm(flat, 1e-12, axis=-1, keepdims=True)
 
 
@@ -112,9 +114,11 @@ def _pool(x: jax.Array, axis: int, bins: int) -> jax.Array:
         return x
     if length % bins == 0:  # equal bins without overlap
         shape = (*x.shape[:axis], bins, length // bins, *x.shape[axis + 1 :])
+        # [..., n, ...] -> [..., bins, n / bins, ...] -> [..., bins, ...]
         return jnp.mean(x.reshape(shape), axis=axis + 1)
     means = []
     for i in range(bins):
+        # Rounded down and up: neighbouring bins share a position.
         first, end = i * length // bins, -(-(i + 1) * length // bins)
         part = jax.lax.slice_in_dim(x, first, end, axis=axis)
         means.append(jnp.mean(part, axis=axis))

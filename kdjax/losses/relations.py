@@ -1,8 +1,8 @@
 """Losses between the relations that examples of one batch have to each other.
 
-They compare the whole batch and return a scalar. Features are [batch, ...] and taken as
-one vector per example; student and teacher may have different sizes. None of them
-stops a gradient: the caller passes `jax.lax.stop_gradient(teacher)`.
+These losses compare the whole batch and return a scalar. Features are [batch, ...],
+flattened to one vector per example; student and teacher may have different sizes. None
+of the losses stops a gradient: the caller passes `jax.lax.stop_gradient(teacher)`.
 """
 
 import math
@@ -18,7 +18,7 @@ _FORMS = ("consecutive", "kernel")
 
 
 def similarity(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
-    """Similarity-preserving distillation (SP): which examples activate alike.
+    """Similarity-preserving distillation (SP): similarities between examples.
 
     `G = F F^T`, every row divided by its norm (at least 1e-12), then
     `loss = ||G_t - G_s||_F^2 / batch^2`
@@ -44,8 +44,10 @@ def similarity(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
 
     def gram(x: jax.Array) -> jax.Array:
         x, k = _safe.rescale(x)
+        # [B, D] @ [D, B] -> [B, B], k^2 times smaller than for unscaled features.
         return _safe.normalise(x @ x.T, _floor(1e-12, k * k, x.dtype))
 
+    # The mean over [B, B] divides by batch^2.
     return jnp.mean(jnp.square(gram(teacher) - gram(student)))
 
 
@@ -94,7 +96,7 @@ def correlation(
     if order < 1:
         raise ValueError(f"order must be 1 or more, not {order}")
     if form == "consecutive":
-        gap = jnp.abs(student - teacher)
+        gap = jnp.abs(student - teacher)  # [B, D]
         return jnp.sum(gap[:-1] * gap[1:]) / max(len(gap) - 1, 1)
 
     def kernel(x: jax.Array) -> jax.Array:
@@ -131,15 +133,17 @@ def rkd_distance(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
     own = jnp.eye(len(student), dtype=bool)
 
     def distances(x: jax.Array) -> jax.Array:
-        # Not by |x_i|^2 + |x_j|^2 - 2 x_i.x_j, which is rounding for close examples.
+        # Not by |x_i|^2 + |x_j|^2 - 2 x_i.x_j, which cancels for close examples.
         gap, k = _gaps(x)
         square = jnp.sum(jnp.square(gap), axis=-1)
+        # Before the root, whose gradient at 0 is infinite.
         square = jnp.maximum(square, _floor(1e-12, k * k, x.dtype))
         d = jnp.where(own, 0.0, jnp.sqrt(square))
         # One example has no distance, and no mean of them.
         mean = jnp.sum(d) / max(len(x) * (len(x) - 1), 1)
         return d / jnp.where(mean > 0, mean, 1.0)
 
+    # Huber with delta 1 is PyTorch's smooth_l1_loss.
     return jnp.mean(optax.losses.huber_loss(distances(student), distances(teacher)))
 
 
@@ -170,13 +174,14 @@ def rkd_angle(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
     def angles(x: jax.Array) -> jax.Array:
         gap, k = _gaps(x)
         e = _safe.normalise(gap, _floor(1e-12, k, x.dtype))
+        # [B, B, D], [B, B, D] -> [B, B, B]: cosines of the angles at example i.
         return jnp.einsum("ijd,ikd->ijk", e, e)
 
     return jnp.mean(optax.losses.huber_loss(angles(student), angles(teacher)))
 
 
 def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Array:
-    """Probabilistic knowledge transfer: whom an example would choose as neighbour.
+    """Probabilistic knowledge transfer: which neighbours an example would choose.
 
     `x / (||x|| + eps)`, `K = (x x^T + 1) / 2`, `P = K / sum_j K_ij`;
     `loss = sum_ij P_t * log((P_t + eps) / (P_s + eps)) / batch^2`
@@ -198,7 +203,7 @@ def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Arr
         Knowledge Transfer", ECCV 2018, with the cosine kernel.
 
     **Deviations**: The paper leaves out j = i and sums. The authors' code, as here,
-    keeps the diagonal and takes the mean over batch^2: its weight is 3e4.
+    keeps the diagonal and takes the mean over batch^2; its weight of 3e4 belongs to it.
     """
     student, teacher = _checks.batch_of_vectors(student, teacher)
     _checks.above("eps", eps, 0)
@@ -207,8 +212,10 @@ def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Arr
         x, k = _safe.rescale(x)
         norm = optax.safe_norm(x, 0.0, axis=-1, keepdims=True)
         least = _floor(eps, k, x.dtype)
-        # As in `normalise`: what is shorter than eps has no direction to learn.
+        # As in `normalise`: a vector shorter than eps has no direction to learn. Here
+        # eps is added to the norm, as in the authors' code.
         x = jnp.where(norm <= least, jax.lax.stop_gradient(x), x) / (norm + least)
+        # Cosines from -1..1 to 0..1, [B, B].
         kernel = (x @ x.T + 1) / 2
         return kernel / jnp.sum(kernel, axis=-1, keepdims=True)
 
@@ -219,13 +226,15 @@ def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Arr
 def _gaps(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns `(x_j - x_i) / k`, [batch, batch, size], and the scale k.
 
-    Divided last: a compiler that fuses the division into the difference leaves
-    rounding between equal examples, and any rounding has a direction.
+    The division comes last: if a compiler fused it into the difference, equal examples
+    would differ by rounding, and any rounding has a direction.
     """
     _, k = _safe.rescale(x)
+    # [1, B, D] - [B, 1, D] -> [B, B, D]
     return (x[None] - x[:, None]) / k, k
 
 
 def _floor(least: float, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Returns a formula's least value after features were divided; never 0."""
+    """Returns a formula's lower bound for features divided by `scale`; never 0."""
+    # The quotient underflows to 0 for a huge scale.
     return jnp.maximum(least / scale, jnp.finfo(dtype).tiny)

@@ -1,4 +1,4 @@
-"""The parts of SSKD: which view comes from which image, and what of it to learn.
+"""The parts of SSKD: similarities of views, and the rows to learn from.
 
 None of these functions stops a gradient.
 """
@@ -36,11 +36,12 @@ def view_similarities(augmented: ArrayLike, normal: ArrayLike) -> jax.Array:
             "[views, dimensions] and [batch, dimensions]"
         )
     augmented, normal = _checks.promote(augmented, normal)
+    # [views, D] @ [D, B] -> [views, B]
     return _safe.normalise(augmented, 1e-8) @ _safe.normalise(normal, 1e-8).T
 
 
 def select_ranked(teacher: ArrayLike, targets: ArrayLike, *, ratio: float) -> jax.Array:
-    """Which predictions of the teacher are worth learning: the right and nearly right.
+    """Selects the teacher's predictions to learn: the right and the nearly right.
 
     A row's rank is the place of its target when the scores are sorted downwards, 0 for
     a right prediction. All right rows are kept, and of the wrong ones the
@@ -71,11 +72,14 @@ def select_ranked(teacher: ArrayLike, targets: ArrayLike, *, ratio: float) -> ja
     rows, choices = teacher.shape
     own = jnp.take_along_axis(teacher, targets[:, None], axis=1)
     earlier = jnp.arange(choices)[None] < targets[:, None]
+    # How many choices precede the target; of equal scores, the earlier choice does.
     rank = jnp.sum((teacher > own) | ((teacher == own) & earlier), axis=1)
     # From a table, so that int(wrong * ratio) is rounded as Python does it.
     kept = jnp.asarray([int(wrong * ratio) for wrong in range(rows + 1)])
     wrong = jnp.sum(rank > 0)
+    # Twice argsort: the position of each row in the order of ranks.
     place = jnp.argsort(jnp.argsort(rank, stable=True))
+    # Right rows, of rank 0, come first.
     return place < rows - wrong + kept[wrong]
 
 
@@ -117,6 +121,6 @@ def selected_kd(
         raise ValueError(
             f"selected {selected.shape} must be [rows] for student {jnp.shape(student)}"
         )
-    # Not by multiplication: a row that is left out may be infinite.
+    # Not by multiplication: a row that is left out may be infinite, and 0 * inf is NaN.
     kept = jnp.sum(jnp.where(selected, divergence, 0.0))
     return kept / jnp.maximum(jnp.sum(selected), 1)

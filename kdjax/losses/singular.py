@@ -47,9 +47,9 @@ def kdsvd(
         Decomposition", 2018, Section 3.
 
     **Deviations**: The authors' code clips the gradient of the decomposition, the
-    popular one (RepDistiller) takes it as it is. The loss depends on the sign of the
-    teacher's vectors, which a decomposition leaves open: there, as it comes out; here,
-    each has a sum of at least 0.
+    popular code (RepDistiller) does not change it. The loss depends on the sign of the
+    teacher's vectors, which a decomposition leaves open. RepDistiller uses the sign
+    that the solver returns; here each vector has a sum of at least 0.
     """
     if len(student) != len(teacher) or len(student) < 2:
         raise ValueError(
@@ -71,6 +71,7 @@ def kdsvd(
 
 def _relation(vectors: jax.Array, below: jax.Array) -> jax.Array:
     """Returns the Gaussian kernel of all entries, [batch, channels, channels, k]."""
+    # [B, P, 1, k] - [B, 1, Q, k] -> [B, P, Q, k]
     difference = vectors[:, :, None] - below[:, None]
     return jnp.exp(-jnp.square(difference) / 8)
 
@@ -89,8 +90,10 @@ def _aligned(
     if not 1 <= k <= channels:
         raise ValueError(f"k={k} is not between 1 and the {channels} channels")
     values, v_t = _singular(teacher, k)
+    # Fixes the sign, which is arbitrary.
     v_t = jnp.where(jnp.sum(v_t, axis=1, keepdims=True) < 0, -v_t, v_t)
     _, v_s = _singular(student, min(k + 3, channels))
+    # [B, C, s], [B, C, t] -> [B, s, t]: every student vector with every teacher vector.
     cosine = jnp.einsum("bcs,bct->bst", v_s, v_t, precision=_EXACT)
     best = jnp.argmax(jnp.abs(cosine), axis=1, keepdims=True)  # [batch, 1, k]
     side = jnp.sign(jnp.take_along_axis(cosine, best, axis=1))
@@ -110,25 +113,29 @@ def _singular(features: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         [batch, count] and [batch, channels, count]; 0 for what the map does not have.
     """
     batch, height, width, channels = features.shape
-    x = features.reshape(batch, height * width, channels)
+    x = features.reshape(batch, height * width, channels)  # [B, HW, C]
     # The vectors do not depend on the scale; squares of large features overflow.
     peak = jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(peak, 1.0))
     x = x / scale
-    # Of the two matrices with these eigenvalues, the smaller one.
+    # x x^T and x^T x share their nonzero eigenvalues, the squared singular values:
+    # the smaller matrix is decomposed.
     if wide := channels > height * width:
-        gram = jnp.einsum("bic,bjc->bij", x, x, precision=_EXACT)
+        gram = jnp.einsum("bic,bjc->bij", x, x, precision=_EXACT)  # [B, HW, HW]
     else:
-        gram = jnp.einsum("bic,bid->bcd", x, x, precision=_EXACT)
+        gram = jnp.einsum("bic,bid->bcd", x, x, precision=_EXACT)  # [B, C, C]
     squares, vectors = _eigen(gram, min(count, gram.shape[-1]))
     limits = jnp.finfo(x.dtype)
     rounding = 8 * max(x.shape[1:]) * limits.eps * squares[:, :1]
     there = squares > jnp.maximum(rounding, limits.tiny)
+    # The inner where: the root's gradient at 0 is infinite.
     values = jnp.where(there, jnp.sqrt(jnp.where(there, squares, 1)), 0)
     if wide:
+        # From left to right singular vectors: v = x^T u / s, [B, C, k].
         vectors = jnp.einsum("bic,bik->bck", x, vectors, precision=_EXACT)
         vectors = vectors / jnp.where(there, values, 1)[:, None]
     vectors = jnp.where(there[:, None], vectors, 0)
+    # A map has no more singular values than positions.
     missing = count - values.shape[1]
     return (
         jnp.pad(values * scale[:, 0], ((0, 0), (0, missing))),
@@ -139,9 +146,9 @@ def _singular(features: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 def _decomposed(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns eigenvalues, the smallest first, and eigenvectors.
 
-    On CPU one matrix after the other. LAPACK's batched call there waits for threads of
-    the pool that it runs on itself: as many calls at once as the pool has threads wait
-    for ever (jaxlib 0.10.2). For 64 matrices of each level it takes as long.
+    On CPU, one matrix after another: there LAPACK's batched call waits for threads of
+    the pool that it runs on, and as many concurrent calls as the pool has threads wait
+    forever (jaxlib 0.10.2). For 64 matrices of each level both ways take equally long.
     """
 
     def batched(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,17 +166,22 @@ def _eigen(gram: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     Values are those of `eigh`; the first derivatives are written out, with bounded
     divisors.
     """
+    # Blocked: the derivative of `eigh` divides by gaps that may be 0.
     squares, basis = _decomposed(jax.lax.stop_gradient(gram))
-    squares, basis = squares[:, ::-1], basis[:, :, ::-1]
+    squares, basis = squares[:, ::-1], basis[:, :, ::-1]  # the largest first
     vectors = basis[:, :, :count]
+    # [B, n, k]: eigenvalue of vector j (axis 2) minus eigenvalue i (axis 1).
     gap = squares[:, None, :count] - squares[:, :, None]
     limits = jnp.finfo(gram.dtype)
     top = squares[:, :1, None]
     some = top > limits.tiny
     top = jnp.where(some, top, 1)
+    # Relative gaps: eps then bounds the divisor whatever the scale.
     gap = gap / top
     factor = jnp.where(some, gap / (jnp.square(gap) + limits.eps) / top, 0)
     change = gram - jax.lax.stop_gradient(gram)  # 0, with the gradient of gram
+    # First-order perturbation: with c_ij = u_i^T dA v_j, dv_j = sum_i u_i c_ij / gap_ij
+    # and ds_j = c_jj.
     change = jnp.einsum("bni,bnm,bmj->bij", basis, change, vectors, precision=_EXACT)
     turned = jnp.einsum("bni,bij->bnj", basis, factor * change, precision=_EXACT)
     grown = jnp.diagonal(change, axis1=1, axis2=2)

@@ -82,9 +82,10 @@ def create(name: str, num_classes: int) -> nn.Module:
 
 
 def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
-    """Returns where a network's BatchNorms before activations are: paths by feature.
+    """Returns the path of the BatchNorm before a feature's activation, by feature.
 
-    Where a shortcut is added it is the branch's. Empty for families that do not tell.
+    Where a block adds a shortcut, it is the last BatchNorm of the residual branch.
+    Empty for families that do not declare theirs.
     """
     module = create(name, num_classes)
     return module.norms() if hasattr(module, "norms") else {}
@@ -93,8 +94,9 @@ def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
 def version(name: str) -> int:
     """Returns the version of a network's numbers, which goes into fingerprints.
 
-    A network that is made of others has the sum of their versions and its own.
+    A network that is built from others has the sum of all their versions and its own.
     """
+    # 'simkd-2:resnet-8x4:resnet-32x4' names three.
     return sum(_family(part).VERSION for part in name.split(":"))
 
 
@@ -110,14 +112,15 @@ def init(
 
     They depend on the replica's key, the model's name, the number of classes and
     `init_index` alone, not on the stage or role: CTKD's scratch teacher and expert of
-    one seed start from the same point, as the paper's Figure 1 has it.
+    one seed start from the same weights, as in the paper's Figure 1.
 
     Args:
         key: the replica's root key.
         name: the model's name.
         num_classes: the number of classes.
         image_shape: height, width and channels of the images.
-        init_index: networks of one name and seed start alike, unless this differs.
+        init_index: networks with the same name and seed start from the same weights
+            unless this number differs.
         dtype: of the parameters and statistics.
     """
     start = _start(name, num_classes, image_shape, dtype)
@@ -133,6 +136,7 @@ def _start(
     def start(key: jax.Array) -> Variables:
         images = jnp.zeros((1, *image_shape), dtype)
         variables = create(name, num_classes).init(key, images, train=False)
+        # One tree structure for all networks, also for those without BatchNorm.
         variables = {"batch_stats": {}, **variables}
         return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
 
@@ -143,6 +147,7 @@ def _start(
 def _compiled(
     start: Callable[[jax.Array], Variables],
 ) -> Callable[[jax.Array], Variables]:
+    # `start` is cached itself, so each network's initialisation is compiled once.
     return jax.jit(start, compiler_options=backend.start_options())
 
 

@@ -1,4 +1,4 @@
-"""What every network returns, and what it consists of."""
+"""The outputs and the variables of every network."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ import jax
 
 @flax.struct.dataclass
 class Outputs:
-    """The outputs of every network, always all of them; jit drops what is not used.
+    """The outputs of every network; under jit, XLA removes those that nothing uses.
 
     Attributes:
         logits: `[batch, classes]`.
         features: named feature maps `[batch, height, width, channels]`: 'stem',
-            'stage1', 'stage2', ..., the same before the activation that follows as
+            'stage1', 'stage2', ..., their values before the activation as
             'stage1_pre', ..., and 'pooled' `[batch, channels]`.
     """
 

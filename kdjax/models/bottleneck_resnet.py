@@ -1,8 +1,8 @@
 """Residual networks of bottlenecks for small images: ResNet-50.
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016: the stages of the
-ImageNet network behind a 3x3 stem of full resolution, without its pooling. This is the
-'ResNet50' that teaches in the CIFAR-100 tables of CRD (Tian et al., 2020) and after.
+ImageNet network behind a 3x3 stem of full resolution, without pooling. This is the
+teacher 'ResNet50' in the CIFAR-100 tables of CRD (Tian et al., 2020) and later papers.
 
 It is neither 'resnet-50', the 6n + 2 network for CIFAR with basic blocks in three
 stages of 16 to 64 channels (0.8 million parameters; this one has 23.7), nor

@@ -1,10 +1,10 @@
 """Residual networks for ImageNet: ResNet-18, ResNet-26, ResNet-34 and ResNet-50.
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as torchvision builds
-and starts them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3, of basic blocks,
-and ResNet-50, of bottlenecks. That paper does not define its ResNet-26. Here it
-has three blocks in every stage, as most public code that builds one from basic blocks;
-2, 3, 5 and 2 would be as deep.
+and initialises them: the chain 34 -> 26 -> 18 of the DGKD paper's Table 3, of basic
+blocks, and ResNet-50, of bottlenecks. The DGKD paper does not define its ResNet-26.
+Here it has three blocks in every stage, as in most public code that builds one from
+basic blocks; 2, 3, 5 and 2 blocks would be as deep.
 """
 
 import flax.linen as nn
@@ -23,10 +23,10 @@ BLOCKS = {18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)
 
 
 class ImageNetResNet(nn.Module):
-    """ResNet-d: four stages of 64, 128, 256 and 512 channels, times 4 of bottlenecks.
+    """ResNet-d: four stages of 64, 128, 256 and 512 channels; bottlenecks: 4 times.
 
     The feature 'stem' is activated and not yet pooled; 'stage1' to 'stage4' are the
-    stages' outputs, 'stage1_pre' to 'stage4_pre' the same before the last ReLU.
+    stages' outputs, 'stage1_pre' to 'stage4_pre' their values before the last ReLU.
 
     Attributes:
         blocks: in each stage.
@@ -48,6 +48,7 @@ class ImageNetResNet(nn.Module):
         x = nn.relu(ConvBatchNorm(64, size, strides, name="stem")(x, train))
         features = {"stem": x}
         if not self.small_images:
+            # As PyTorch pads: on both sides. 'SAME' would pad on one side only.
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         make = Bottleneck if self.bottlenecks else Block
         for stage, blocks in enumerate(self.blocks, 1):
@@ -59,12 +60,13 @@ class ImageNetResNet(nn.Module):
                 )(x, train)
                 x = nn.relu(pre)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns the last BatchNorm before a level's activation: path by feature."""
+        # The residual branch's last: its sum with the shortcut is activated.
         layer = "layer3" if self.bottlenecks else "layer2"
         return {
             f"stage{stage}_pre": (f"stage{stage}_block{blocks}", layer, "bn")

@@ -1,4 +1,4 @@
-"""Layers that families share, with PyTorch's constants, padding and starts."""
+"""Layers shared by the families, with PyTorch's padding and initialisation."""
 
 import math
 
@@ -10,17 +10,17 @@ from kdjax.models import grouped
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime import backend
 
-# He normal with the fan of the outputs, sqrt(2 / fan_out): what the PyTorch sources of
-# the residual networks and the VGGs draw their convolutions from.
+# He normal with the fan of the outputs, standard deviation sqrt(2 / fan_out): how the
+# PyTorch code of the residual networks and the VGGs initialises convolutions.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 # PyTorch's default initialisation of convolutions and dense layers:
-# uniform within 1 / sqrt(fan_in).
+# uniform within 1 / sqrt(fan_in). (`variance_scaling`: within sqrt(3 scale / fan_in).)
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
-    """Returns PyTorch's start of biases: uniform within 1 / sqrt(fan_in)."""
+    """Returns PyTorch's initialiser of biases: uniform within 1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
 
     def draw(
@@ -32,7 +32,7 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
 
 
 class ConvBatchNorm(nn.Module):
-    """A convolution, in groups or not, and its BatchNorm."""
+    """A convolution, grouped or not, followed by BatchNorm."""
 
     features: int
     size: int = 3
@@ -43,10 +43,11 @@ class ConvBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns maps that no activation has seen yet."""
+        """Returns the normalised maps, before any activation."""
+        # XLA's grouped convolutions are slow on some backends.
         unrolled = self.groups > 1 and backend.unroll_groups()
         convolve = grouped.convolve if unrolled else None
-        # Padding on both sides: 'SAME' would pad strided convolutions on one side only.
+        # As PyTorch pads: on both sides. 'SAME' pads strided ones on one side only.
         x = nn.Conv(
             self.features,
             (self.size, self.size),
@@ -62,18 +63,19 @@ class ConvBatchNorm(nn.Module):
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """Returns the channels read across the groups: the first of each, the second, ...
+    """Returns the channels interleaved: the first of every group, the second, ...
 
     Args:
         x: maps `[batch, height, width, channels]`, groups one after the other.
         groups: a divisor of the channels.
     """
+    # [..., C] -> [..., groups, C / groups] -> [..., C / groups, groups] -> [..., C]
     parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return jnp.swapaxes(parts, -1, -2).reshape(x.shape)
 
 
 def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:
-    """Returns a dense layer that starts as PyTorch's does.
+    """Returns a dense layer with PyTorch's initialisation.
 
     Weights and biases are uniform within 1 / sqrt(inputs).
     """

@@ -3,8 +3,9 @@
 Sandler et al., *MobileNetV2: Inverted Residuals and Linear Bottlenecks*, 2018, in the
 form for CIFAR that Jin et al., *Knowledge Distillation via Route Constrained
 Optimization*, 2019, use and the released code of CRD (Tian et al., 2020) builds. It
-differs from the paper: the second stage does not halve the maps; ReLU stands for ReLU6;
-the first block expands too, by 1; and channels are not rounded to multiples of 8.
+differs from the paper: the second stage does not halve the maps; ReLU replaces ReLU6;
+the first block has an expansion layer too, of factor 1; and channels are not rounded to
+multiples of 8.
 """
 
 import flax.linen as nn
@@ -19,8 +20,8 @@ VERSION = 1
 
 WIDTHS = ("0.5", "1.0")
 
-# Stages of groups of equal blocks: expansion, channels at full width, blocks, and the
-# strides of the first.
+# Per stage, groups of equal blocks: expansion, channels at full width, number of
+# blocks, strides of the first block.
 STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 1)),
     ((6, 32, 3, 2),),
@@ -39,7 +40,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns maps that no activation follows (linear bottleneck)."""
+        """Returns the block's output, which is not activated (linear bottleneck)."""
         inner = self.expansion * x.shape[-1]
         out = nn.relu(ConvBatchNorm(inner, 1, name="expand")(x, train))
         depthwise = ConvBatchNorm(
@@ -55,8 +56,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2: a stem that halves the maps, 17 blocks and a layer of 1280 channels.
 
-    The feature 'stem' is activated; 'stage1' to 'stage4' end before the maps are
-    halved. They are linear: 'stage1_pre' to 'stage4_pre' are the same maps.
+    The feature 'stem' is activated; 'stage1' to 'stage4' are the stages' outputs: a new
+    stage begins where the maps are halved. The outputs are linear, so 'stage1_pre' to
+    'stage4_pre' are the same maps.
     """
 
     width: float
@@ -82,7 +84,7 @@ class MobileNetV2(nn.Module):
                     )(x, train)
             features |= {f"stage{stage}_pre": x, f"stage{stage}": x}
         x = nn.relu(ConvBatchNorm(1280, 1, name="last")(x, train))
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
         head = nn.Dense(
             self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head"
         )

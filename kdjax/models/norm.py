@@ -3,32 +3,30 @@
 Ioffe and Szegedy, *Batch Normalization*, 2015.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kdjax.runtime import backend
 
-_MOMENTUM, _EPSILON = 0.9, 1e-5  # of the running statistics flax's, 1 - PyTorch's
+_MOMENTUM, _EPSILON = 0.9, 1e-5  # flax's momentum is 1 minus PyTorch's
 
 
 class BatchNorm(nn.Module):
     """Normalises every channel over the batch, then scales and shifts it.
 
     Variables, values and gradients are those of `flax.linen.BatchNorm`: 'scale' and
-    'bias' in 'params', 'mean' and 'var' in 'batch_stats'. A batch that is sharded under
-    jit is seen as a whole. Statistics are float32 for narrower inputs; the output has
-    the input's dtype. The running variance is the biased one, where PyTorch keeps
-    n/(n-1) times it.
+    'bias' in 'params', 'mean' and 'var' in 'batch_stats'. Under jit the statistics are
+    those of the global batch, also where it is sharded. They are float32 for narrower
+    inputs; the output has the input's dtype. The running variance is the biased one;
+    PyTorch keeps the unbiased one, n/(n-1) times as large.
 
-    There is no form with a ReLU of its own: XLA fuses the one that follows, and takes
-    its mask from recomputed values rather than stored ones.
+    No ReLU is built in: XLA fuses the one that follows, and recomputes its mask for the
+    gradient instead of storing it.
 
     Attributes:
-        train: whether to take the batch's statistics and move the running ones, or to
-            take the running ones.
+        train: whether to normalise by the batch's statistics and update the running
+            ones, or to normalise by the running ones.
     """
 
     train: bool
@@ -46,6 +44,7 @@ class BatchNorm(nn.Module):
             return _affine(_to_float32(x), *running, scale, bias).astype(x.dtype)
         own = backend.own_batch_norm_gradient()
         y, mean, var = (_with_custom_vjp if own else _normalise)(x, scale, bias)
+        # Initial variables keep mean 0 and variance 1.
         if not self.is_initializing():
             for old, new in ((running_mean, mean), (running_var, var)):
                 old.value = _MOMENTUM * old.value + (1 - _MOMENTUM) * new
@@ -61,7 +60,7 @@ def _to_float32(x: jax.Array) -> jax.Array:
 
 
 def _channels(x: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns values per channel in the rank of `x`."""
+    """Returns values per channel in the rank of `x`: [C] -> [1, ..., 1, C]."""
     return tuple(jnp.expand_dims(value, _axes(x)) for value in values)
 
 
@@ -80,7 +79,8 @@ def _normalise(
     """Returns `x` normalised by its own statistics, and these: mean and variance."""
     wide, axes = _to_float32(x), _axes(x)
     mean = jnp.mean(wide, axes)
-    # Neither sum waits for the other. Rounding can make the difference negative.
+    # E[x^2] - E[x]^2: neither sum depends on the other, so one pass over x serves both.
+    # Rounding can make the difference negative.
     var = jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0)
     return _affine(wide, mean, var, scale, bias).astype(x.dtype), mean, var
 
@@ -88,24 +88,29 @@ def _normalise(
 _with_custom_vjp = jax.custom_vjp(_normalise)
 
 
-def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Any, Any]:
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
     y, mean, var = _normalise(x, scale, bias)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
-def _backward(kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradients from two sums over the maps and no stored map but `x`."""
+def _backward(
+    kept: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the gradients from two sums over the maps; only `x` is stored."""
     x, scale, bias, mean, var = kept
     g, g_mean, g_var = cotangents
     g, wide = _to_float32(g), _to_float32(x)
     axes, count = _axes(x), x.size // x.shape[-1]
     inverse = jax.lax.rsqrt(var + _EPSILON)
-    # With g * (x - mean), XLA would store x - mean first. What cancels here is less
-    # than what cancelled in the variance: |mean| / std, there its square.
+    # sum(g * (x - mean)) as a difference of sums: XLA would store x - mean first. The
+    # cancellation grows with |mean| / std, in the variance above with its square.
     total = jnp.sum(g, axes)
     moment = jnp.sum(g * wide, axes) - mean * total
-    # A variance that was clipped at 0 does not move.
+    # y holds (var + epsilon)^-0.5. The clip at 0 in `_normalise` has no gradient.
     to_var = jnp.where(var > 0, g_var - 0.5 * scale * inverse**3 * moment, 0)
+    # Every x enters mean by 1 / count and var by 2 / count * (x - mean).
     constant = (g_mean - scale * inverse * total) / count
     mean, factor, slope, constant = _channels(
         x, mean, scale * inverse, 2 / count * to_var, constant

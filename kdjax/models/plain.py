@@ -22,8 +22,8 @@ def _layers(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((word[0], int(word[1:] or 0)) for word in text.split())
 
 
-# C: convolution of so many channels, P: pooling, F: dense layer. The odd depths lack
-# the last convolution of the next even one.
+# C: convolution with this many channels, P: pooling, F: dense layer of this width. An
+# odd depth is the next even one without its last convolution.
 CIFAR10 = {
     2: _layers("C16 P C16 P"),
     3: _layers("C16 C16 P C32 P"),
@@ -35,7 +35,7 @@ CIFAR10 = {
     9: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 P F128"),
     10: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F128"),
 }
-"""The specification for CIFAR-10, by depth: taken for up to 10 classes."""
+"""The specification for CIFAR-10, by depth: used for up to 10 classes."""
 
 CIFAR100 = {
     2: _layers("C32 P C32 P"),
@@ -48,15 +48,15 @@ CIFAR100 = {
     9: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 P F512"),
     10: _layers("C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F512"),
 }
-"""The specification for CIFAR-100, by depth: taken for more classes."""
+"""The specification for CIFAR-100, by depth: used for more classes."""
 
 
 class Plain(nn.Module):
-    """A plain CNN; it starts as PyTorch's layers do, as in the released code.
+    """A plain CNN with the initialisation of PyTorch's layers, as in the released code.
 
     The features 'stage1', ... are the activated maps before each pooling (and the last
-    one), '..._pre' the same before the ReLU; 'pooled' is what the classifier sees: the
-    flattened maps, or the dense layer on them.
+    maps), '..._pre' their values before the ReLU; 'pooled' is the classifier's input:
+    the flattened maps, or the output of the dense layer on them.
     """
 
     layers: Sequence[tuple[str, int]]
@@ -76,12 +76,13 @@ class Plain(nn.Module):
                     (3, 3),
                     padding=1,
                     kernel_init=torch_kernel,
-                    bias_init=torch_bias(9 * x.shape[-1]),
+                    bias_init=torch_bias(9 * x.shape[-1]),  # fan_in of 3x3 positions
                     name=f"conv{conv}",
                 )(x)
-                features.setdefault("stem", x)
+                features.setdefault("stem", x)  # only the first convolution sets it
                 pre = BatchNorm(train, name=f"bn{conv}")(x)
                 x = nn.relu(pre)
+                # Overwritten by every convolution of the stage: the last one stays.
                 features[f"stage{stage}_pre"], features[f"stage{stage}"] = pre, x
             elif kind == "P":
                 if min(x.shape[1:3]) < 2:
@@ -92,8 +93,10 @@ class Plain(nn.Module):
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
                 stage += 1
             else:
+                # [B, H, W, C] -> [B, HWC]; PyTorch flattens in the order C, H, W.
                 x = x.reshape(len(x), -1)
                 x = nn.relu(torch_dense(x.shape[-1], channels, "dense")(x))
+        # Already flat if the last layer is dense.
         pooled = features["pooled"] = x.reshape(len(x), -1)
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
@@ -110,7 +113,7 @@ class Plain(nn.Module):
 
 
 def create(name: str, num_classes: int) -> Plain:
-    """Returns the network for a name like 'plain-4', as specified for the classes.
+    """Returns the network for a name like 'plain-4' and a number of classes.
 
     Raises:
         UserError: there is no such depth.

@@ -2,7 +2,7 @@
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as the released code of
 CRD (Tian et al., 2020) builds them and the DGKD paper uses them: where the shape
-changes the shortcut is a 1x1 convolution with BatchNorm, not He's padded identity.
+changes, the shortcut is a 1x1 convolution with BatchNorm, not He's padded identity.
 """
 
 import re
@@ -62,7 +62,7 @@ class ResNet(nn.Module):
     """ResNet-d, d = 6 * blocks + 2: three stages of 16, 32 and 64 channels.
 
     The feature 'stem' is activated; 'stage1' to 'stage3' are the stages' outputs,
-    'stage1_pre' to 'stage3_pre' the same before the last ReLU.
+    'stage1_pre' to 'stage3_pre' their values before the last ReLU.
 
     Attributes:
         blocks: in each stage.
@@ -83,6 +83,7 @@ class ResNet(nn.Module):
         features = {"stem": x}
         for stage in (1, 2, 3):
             for block in range(1, self.blocks + 1):
+                # Later stages halve the maps in their first block.
                 pre = Block(
                     self.width * 2 ** (stage - 1),
                     strides=2 if stage > 1 and block == 1 else 1,
@@ -90,7 +91,7 @@ class ResNet(nn.Module):
                 )(x, train)
                 x = nn.relu(pre)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 
@@ -105,7 +106,7 @@ class ResNet(nn.Module):
 def create(name: str, num_classes: int) -> ResNet:
     """Returns the network for a name like 'resnet-20' or 'resnet-8x4'.
 
-    'x4' stands for 32 channels in the stem and 64, 128 and 256 in the stages.
+    'x4' means 32 channels in the stem and 64, 128 and 256 in the stages.
 
     Raises:
         UserError: the name is of another form, or the depth not 6n + 2.
@@ -123,4 +124,5 @@ def create(name: str, num_classes: int) -> ResNet:
             "imagenet_resnet-DEPTH)"
         )
     stem, width = (32, 64) if match[2] else (16, 16)
+    # Three stages of blocks of two convolutions, the stem and the classifier.
     return ResNet((depth - 2) // 6, stem, width, num_classes)

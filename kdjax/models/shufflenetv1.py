@@ -1,4 +1,4 @@
-"""ShuffleNet, the first, for small images: groups of 3, width 1.
+"""ShuffleNetV1 for small images, with 3 groups and width 1.
 
 Zhang et al., *ShuffleNet: An Extremely Efficient Convolutional Neural Network for
 Mobile Devices*, 2018, in the form for CIFAR of the released code of CRD (Tian et al.,
@@ -40,6 +40,7 @@ class Unit(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns the sum or concatenation, before the ReLU that ends the unit."""
+        # The concatenated shortcut brings the remaining channels.
         outer = self.features - x.shape[-1] if self.strides == 2 else self.features
         inner = outer // 4
         out = ConvBatchNorm(
@@ -59,7 +60,7 @@ class Unit(nn.Module):
         )(nn.relu(out), train)
         if self.strides == 1:
             return out + x
-        # The border's zeros are counted, as PyTorch does.
+        # The padding's zeros count in the averages, as in PyTorch.
         x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         return jnp.concatenate([out, x], -1)
 
@@ -68,7 +69,7 @@ class ShuffleNetV1(nn.Module):
     """ShuffleNet: three stages of 240, 480 and 960 channels, each halving the maps.
 
     The feature 'stem' is activated; 'stage1' to 'stage3' are the stages' outputs,
-    'stage1_pre' to 'stage3_pre' the same before the last ReLU.
+    'stage1_pre' to 'stage3_pre' their values before the last ReLU.
     """
 
     num_classes: int
@@ -91,7 +92,7 @@ class ShuffleNetV1(nn.Module):
                 )(x, train)
                 x = nn.relu(pre)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
         head = torch_dense(pooled.shape[-1], self.num_classes, "head")
         return Outputs(head(pooled), features)
 

@@ -21,7 +21,7 @@ from kdjax.runtime.errors import unknown
 VERSION = 1
 
 STAGES = ((116, 4), (232, 8), (464, 4))
-"""Channels and blocks of each stage, the one that halves the maps among them."""
+"""Channels and blocks of each stage, including the block that halves the maps."""
 
 
 class Branch(nn.Module):
@@ -71,9 +71,9 @@ class ShuffleNetV2(nn.Module):
     """ShuffleNetV2: three stages of 116, 232 and 464 channels, each halving the maps.
 
     The feature 'stem' is activated; 'stage1' to 'stage3' are the stages' outputs.
-    'stage1_pre' to 'stage3_pre' are the same before the last ReLU and, as in the
-    released code, before the last shuffle: half of their channels is the last block's
-    untouched input, the other half its branch.
+    'stage1_pre' to 'stage3_pre' are their values before the last ReLU and, as in the
+    released code, before the last shuffle: half of these channels is the last block's
+    unchanged input, the other half the output of its branch.
     """
 
     num_classes: int
@@ -93,10 +93,12 @@ class ShuffleNetV2(nn.Module):
                     kept = Shortcut(half, name=f"{name}_shortcut")(x, train)
                     out = Branch(half, strides=2, name=name)(x, train)
                 else:
+                    # The last shuffle has put channels of both branches here.
                     kept = x[..., :half]
                     out = Branch(half, name=name)(x[..., half:], train)
                 pre = jnp.concatenate([kept, out], -1)
-                # The kept half is rectified already, or is the shortcut's.
+                # The kept half is rectified already, which a second ReLU does not
+                # change, or is the shortcut's output, which needs one.
                 x = channel_shuffle(nn.relu(pre), 2)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
         x = ConvBatchNorm(1024, 1, kernel_init=torch_kernel, name="last")(x, train)

@@ -1,9 +1,10 @@
-"""A network that ends in another one's classifier: what SimKD trains and deploys.
+"""A student's trunk with its teacher's classifier: what SimKD trains and deploys.
 
 Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, 2022.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ VERSION = 1
 
 
 def _deepest(outputs: Outputs) -> str:
+    # With one digit each, the names sort as their numbers.
     return max(name for name in outputs.features if re.fullmatch(r"stage\d_pre", name))
 
 
@@ -42,7 +44,7 @@ class Projector(nn.Module):
         narrow = self.channels // self.factor
         layers = ((narrow, 1), (narrow, 3), (self.channels, 1))
         for i, (width, size) in enumerate(layers, start=1):
-            # Without a bias, which the BatchNorm that follows takes off again.
+            # No bias: the BatchNorm that follows would subtract it again.
             x = nn.Conv(
                 width,
                 (size, size),
@@ -55,18 +57,23 @@ class Projector(nn.Module):
         return x
 
 
-def _skip_head(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Leaves out a network's classifier, so that it has no parameters either."""
+def _skip_head(
+    next_fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Makes a network's classifier the identity, so that it gets no parameters."""
     if context.module.name == "head":
         return args[0]
     return next_fun(*args, **kwargs)
 
 
 class Reusing(nn.Module):
-    """The trunk of a network, a projector, and a classifier as another network's.
+    """The trunk of one network, a projector, and a classifier like another network's.
 
-    The features are the trunk's and, as one stage more, the projector's map; 'pooled'
-    is that map's mean.
+    The features are those of the trunk and the projector's map as one more stage;
+    'pooled' is the mean of the projector's map.
 
     Attributes:
         trunk: the network whose classifier is left out.
@@ -90,6 +97,7 @@ class Reusing(nn.Module):
         pooled = jnp.mean(x, axis=(1, 2))
         number = int(_deepest(outputs).removeprefix("stage").removesuffix("_pre"))
         stage = f"stage{number + 1}"
+        # This 'pooled', the classifier's input, replaces the trunk's.
         features = {stage: x, f"{stage}_pre": x, "pooled": pooled}
         head = torch_dense(self.channels, self.num_classes, "head")
         return Outputs(head(pooled), {**outputs.features, **features})
@@ -104,13 +112,13 @@ def create(name: str, num_classes: int) -> Reusing:
     """Returns the network for a name like 'simkd-2:resnet-8x4:resnet-32x4'.
 
     That is the trunk of resnet-8x4 and the classifier of resnet-32x4, with a projector
-    that is in its middle half as wide.
+    whose first two convolutions have half the width.
 
     Raises:
         UserError: the name is of another form, or the teacher's classifier does not
             read the average of its last map.
     """
-    from kdjax import models  # whose table has this module
+    from kdjax import models  # here: it imports this module
 
     head, _, rest = name.partition(":")
     factor = head.removeprefix("simkd-")
@@ -121,6 +129,7 @@ def create(name: str, num_classes: int) -> Reusing:
         raise UserError(f"model {name!r}: a trunk of that kind has no classifier")
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     network = models.create(teacher, num_classes)
+    # Shapes only: nothing is computed.
     shapes, variables = jax.eval_shape(
         lambda x: network.init_with_output(jax.random.key(0), x, train=False), images
     )

@@ -30,8 +30,8 @@ class VGG(nn.Module):
     """VGG-d: a stem and four stages of 64, 128, 256, 512 and 512 channels.
 
     The features 'stem' and 'stage1' to 'stage4' are the maps before each pooling,
-    'stage1_pre' to 'stage4_pre' the same before the last ReLU. The pooling before the
-    last stage is for images of 64x64 alone.
+    'stage1_pre' to 'stage4_pre' their values before the last ReLU. Only images of 64x64
+    are pooled before the last stage.
     """
 
     depth: int
@@ -45,6 +45,7 @@ class VGG(nn.Module):
             UserError: the images are too small.
         """
         height, width = x.shape[1:3]
+        # Three poolings halve the maps.
         if min(height, width) < 8:
             raise UserError(
                 f"model 'vgg-{self.depth}' pools images of {height}x{width} to "
@@ -60,7 +61,7 @@ class VGG(nn.Module):
             if part in pooled_before:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for layer in range(1, layers + 1):
-                # BatchNorm makes the bias idle; the published counts include it.
+                # BatchNorm cancels the bias, but published parameter counts include it.
                 pre = ConvBatchNorm(size, use_bias=True, name=f"{part}_layer{layer}")(
                     x, train
                 )
@@ -68,7 +69,7 @@ class VGG(nn.Module):
             if part != "stem":
                 features[f"{part}_pre"] = pre
             features[part] = x
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))
+        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
         head = nn.Dense(
             self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head"
         )
@@ -79,7 +80,7 @@ class VGG(nn.Module):
         return {
             f"stage{stage}_pre": (f"stage{stage}_layer{layers}", "bn")
             for stage, layers in enumerate(LAYERS[self.depth])
-            if stage
+            if stage  # 0 is the stem, which has no '_pre' feature
         }
 
 

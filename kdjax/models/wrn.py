@@ -21,7 +21,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def _conv(features: int, size: int, strides: int, name: str) -> nn.Conv:
-    # Padding on both sides: 'SAME' would pad stride-2 convolutions on one side only.
+    # As PyTorch pads: on both sides. 'SAME' pads stride-2 ones on one side only.
     return nn.Conv(
         features,
         (size, size),
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Returns the block's output and its input's first BatchNorm."""
+        """Returns the block's output, and its input after the first BatchNorm."""
         pre = BatchNorm(train, name="bn1")(x)
         out = nn.relu(pre)
         # Without a change of width the shortcut is the identity, otherwise a 1x1
@@ -58,8 +58,8 @@ class WideResNet(nn.Module):
     """WRN-d-k, d = 6 * blocks + 4: three groups of 16k, 32k and 64k channels.
 
     The features 'stage1' to 'stage3' are the groups' outputs, neither normalised nor
-    rectified; 'stage1_pre' to 'stage3_pre' are these after the BatchNorm that comes
-    next.
+    rectified; 'stage1_pre' to 'stage3_pre' are the outputs after the BatchNorm that
+    follows, which belongs to the next group or, for 'stage3_pre', to the network.
     """
 
     blocks: int
@@ -78,6 +78,7 @@ class WideResNet(nn.Module):
                     strides=strides if block == 1 else 1,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
+                # A group's first BatchNorm takes the output of the group before it.
                 if stage > 1 and block == 1:
                     features[f"stage{stage - 1}_pre"] = pre
             features[f"stage{stage}"] = x

@@ -1,1 +1,1 @@
-"""Compiles a config's train step for hardware that is not there, and reports."""
+"""Compiles a config's train step for hardware that this machine lacks, and reports."""

@@ -46,12 +46,12 @@ def _parse(
     )
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     options, rest = parser.parse_known_args(argv)
-    # Only now, as wrong flags are answered at once; and before a config could ask jax
-    # for devices, whatever there is.
+    # Imported late, so that wrong flags fail fast; on CPU, before a config file can
+    # make jax initialise whatever devices this machine has.
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    # The folder is not touched.
+    # The flags need a working folder, which is never touched.
     line = ["kdjax", f"--config={options.config}", *rest, "--workdir=."]
     flags = parse_flags(line)
     if flags is None or flags.stages or flags.dry_run or flags.coordinator:

@@ -8,7 +8,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a device of JAX has, as its maker publishes it.
+    """The figures of one device of JAX, as its maker publishes them.
 
     Attributes:
         name: as in a topology's name.
@@ -47,9 +47,9 @@ def _tpu(
     interconnect: float,
     *shapes: str,
 ) -> Chip:
-    """Returns a TPU, of which products in bfloat16 are published, gigabytes per second.
+    """Returns a TPU from its published bfloat16 TFLOP/s and its gigabytes per second.
 
-    Of float32 at JAX's default precision they are one bfloat16 pass: the same peak.
+    At JAX's default precision float32 products are one bfloat16 pass: the same peak.
     """
     return Chip(
         name,
@@ -66,8 +66,8 @@ def _tpu(
 CHIPS = {
     chip.name: chip
     for chip in (
-        # Of one of a chip's two cores, which are devices of their own when compiled
-        # for without hardware; on a v4 JAX makes one device of both.
+        # One of the chip's two cores: without hardware each core is a device, while on
+        # a real v4 JAX makes one device of both.
         _tpu("v4", 16, 137.5, 600, 300, "2x2x1", "2x2x2", "4x4x4"),
         _tpu("v5e", 16, 197, 819, 400, "1x1", "2x2", "4x4", "4x8", "8x8", "16x16"),
         _tpu("v5p", 95, 459, 2765, 1200, "2x2x1", "2x2x2", "4x4x4"),

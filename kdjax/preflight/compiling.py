@@ -40,7 +40,7 @@ class Compiled:
         flops: of products in one step.
         traffic: bytes that one step reads and writes in memory.
         collectives: of one step.
-        seconds: of compilation, tracing apart.
+        seconds: of compilation, without tracing.
     """
 
     stage: str
@@ -59,7 +59,8 @@ class Compiled:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory that have to be there."""
+        """Bytes of memory that the program takes."""
+        # Aliased (donated) bytes are in the sum three times, and in memory once.
         return sum(self.memory.values()) - 2 * self.memory["aliased"]
 
     @property
@@ -70,7 +71,7 @@ class Compiled:
 
     @property
     def seconds_at_peak(self) -> dict[str, float]:
-        """Least seconds of a step by what takes them, at the published peaks."""
+        """Lower bounds of a step's seconds by resource, at the published peaks."""
         chip = self.target.chip
         seconds = {}
         if self.precision in chip.peak:
@@ -150,14 +151,16 @@ def _compile(
     stage: Stage,
     target: Target,
 ) -> Compiled:
-    """Returns what there is to know of a program once it is compiled."""
+    """Compiles a program and returns its figures."""
     lowered = program.lower_train()
+    # Test images stay on the device during training, but are no argument of the step.
     beside = _bytes(program.feed.test_specs)
     begin = time.perf_counter()
     try:
         compiled = lowered.compile(backend.compiler_options())
     except jax.errors.JaxRuntimeError as error:
         line = str(error).replace("\n", " ")
+        # A program that is too large is refused, with its size only in this text.
         needed = private_names.needed_memory(line)
         if needed is None:
             raise UserError(
@@ -208,13 +211,13 @@ def _bytes(tree: Any) -> int:
 def _too_large(
     program: Program, target: Target, needed: float, fixed: float
 ) -> UserError:
-    """Returns the error for a program that does not fit, with what might.
+    """Returns the error for a program that does not fit, with settings that might.
 
     Args:
-        program: it.
+        program: the program that does not fit.
         target: what it was compiled for.
-        needed: bytes of one device.
-        fixed: of these, what does not shrink with the batch.
+        needed: bytes of one device that the program takes.
+        fixed: the part of `needed` that does not shrink with the batch.
     """
     limit = target.chip.limit or 0.0
     line = (
@@ -227,8 +230,8 @@ def _too_large(
             "optimiser, tables of the bank, training images): bank.use=false or a "
             "smaller train_size would lower it"
         )
-    # Activations, which are nearly all of the rest, go with the images of a part.
-    shrink = math.ceil((needed - fixed) / (limit - fixed))
+    # Nearly all of the rest are activations, proportional to a micro-batch's images.
+    shrink = math.ceil((needed - fixed) / (limit - fixed))  # how many times smaller
     batch, parts = program.feed.stream.batch_size, program.feed.micro_batches
     devices = program.mesh.shape["data"]
     images = batch // devices
@@ -242,7 +245,7 @@ def _too_large(
 
 
 def in_units(size: float) -> str:
-    """Returns a number of bytes for people: three digits and a decimal unit."""
+    """Returns a number of bytes to print: three digits and a decimal unit."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{float(f'{size / factor:.3g}'):,g} {unit}"

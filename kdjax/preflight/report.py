@@ -1,4 +1,4 @@
-"""What is printed and kept of a compiled program."""
+"""The report on a compiled program: a table to print, and figures for JSON."""
 
 from collections import Counter
 from typing import Any
@@ -26,7 +26,7 @@ def figures(compiled: Compiled) -> dict[str, Any]:
         "batch_size": compiled.batch,
         "accumulate": compiled.micro_batches,
         "from_the_bank": list(compiled.banked),
-        "fits": True if chip.limit else None,  # what does not ends with an error
+        "fits": True if chip.limit else None,  # else compiling has raised an error
         "memory": {**compiled.memory, "needed": compiled.needed, "usable": chip.limit},
         "flops_per_step": compiled.flops,
         "bytes_per_step": compiled.traffic,

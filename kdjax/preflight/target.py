@@ -1,4 +1,4 @@
-"""From a topology's name to devices that can be compiled for, though none is there."""
+"""Devices to compile for, from a topology's name, without the hardware."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -16,7 +15,7 @@ from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 
 _NAME = re.compile(r"([a-z]\w*):([1-9]\d*(?:x[1-9]\d*){0,2})")
-# What libtpu asks a machine about itself, answered: else it looks for TPUs and prints.
+# Answers about this machine for libtpu, which otherwise looks for TPUs and prints.
 _QUIET = {
     private_names.NO_TPU_METADATA: "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -68,12 +67,12 @@ class Target:
     Attributes:
         name: of the topology.
         chip: every device is one.
-        devices: JAX's, which need not be there.
+        devices: of JAX; their hardware need not exist.
     """
 
     name: str
     chip: Chip
-    devices: tuple[Any, ...]
+    devices: tuple[jax.Device, ...]
 
 
 def find(name: str) -> Target:
@@ -135,9 +134,9 @@ def _check_compiler(chip: Chip) -> None:
         )
 
 
-def _virtual(name: str, count: int) -> tuple[Any, ...]:
-    """Returns devices of this machine, as many as there are to be."""
-    with contextlib.suppress(RuntimeError):  # in a process that has some already
+def _virtual(name: str, count: int) -> tuple[jax.Device, ...]:
+    """Returns `count` virtual CPU devices of this machine."""
+    with contextlib.suppress(RuntimeError):  # this process has its devices already
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:

@@ -1,4 +1,4 @@
-"""What differs by backend: the one place, with the measurements beside it."""
+"""Everything that differs by backend, with the measurement behind every choice."""
 
 import contextlib
 import contextvars
@@ -21,7 +21,7 @@ _target: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 
 def platform() -> str:
-    """Returns for what is compiled: 'cpu', 'gpu', 'tpu'."""
+    """Returns the platform that programs are compiled for: 'cpu', 'gpu' or 'tpu'."""
     return _target.get() or jax.default_backend()
 
 
@@ -43,7 +43,7 @@ def use_compilation_cache() -> None:
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         folder = cache_folder() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    # The many small programs, too: a cached start of CTKD takes 9.0 s instead of 10.0.
+    # Also the many small programs: a cached start of CTKD takes 9.0 s instead of 10.0.
     shortest = "jax_persistent_cache_min_compile_time_secs"
     if shortest.upper() not in os.environ:
         jax.config.update(shortest, 0.0)
@@ -75,9 +75,9 @@ def start_options() -> Options:
 def _accepted(options: Options, platform: str) -> Options:
     """Returns the options that the compiler takes; the others only cost speed.
 
-    They come and go with jaxlib. For a platform that this process does not run on all
-    are returned: there they can't be tried, and what is compiled is to be what a run
-    would compile, or the compiler's own refusal.
+    Options come and go with versions of jaxlib. For a platform that this process does
+    not run on, all are returned: they cannot be tried here, and preflight must compile
+    what a run would compile, or show the compiler's own refusal.
     """
     if platform != jax.default_backend():
         return dict(options)
@@ -90,16 +90,16 @@ def _accepted(options: Options, platform: str) -> Options:
 
 @functools.cache
 def _is_accepted(platform: str, name: str, value: str | bool) -> bool:
-    """Tries an option, once in a process; says so where the compiler refuses it.
+    """Tries an option, once in a process; prints a line if the compiler refuses it.
 
-    The program of the trial returns its argument, on one device of this process: others
-    of the same run have no part in it.
+    The trial program is the identity on one device of this process: the other processes
+    of a run take no part in it.
     """
     program = jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), jnp.float32))
     try:
         program.compile({name: value})
     except jax.errors.JaxRuntimeError as error:
-        from kdjax.runtime.console import console  # models don't need it
+        from kdjax.runtime.console import console  # here: seldom needed
 
         reason = str(error).partition("\n")[0]
         console.print(
@@ -127,7 +127,7 @@ def loop(
 ) -> tuple[Any, Any]:
     """Returns what `jax.lax.scan` does over 0, 1, ..., count - 1.
 
-    Written out on CPU, for the reason given above.
+    Unrolled on CPU, for the reason in `steps_per_dispatch`.
     """
     if platform() != "cpu":
         return jax.lax.scan(body, carry, jnp.arange(count))
@@ -149,7 +149,7 @@ def own_batch_norm_gradient() -> bool:
 
 
 def stack_teachers() -> bool:
-    """Returns whether equal teachers of one step run as one vmapped call, or in turn.
+    """Returns whether equal teachers of one step run as one vmapped call, or a loop.
 
     Vmapped convolutions become grouped ones. On an H100 a DGKD step of WRN-16-1 with
     four WRN-40-1 takes 5.2 ms in turn and 4.3 vmapped (batch 128). On CPU the four take
@@ -160,12 +160,13 @@ def stack_teachers() -> bool:
 
 
 def unroll_groups() -> bool:
-    """Returns whether grouped convolutions are taken apart into ordinary operations.
+    """Returns whether grouped convolutions are written as ordinary operations.
 
-    XLA's own on CPU are naive loops: values and gradients of a depthwise 3x3
-    convolution of 32 maps of 16x16x72 take 2,600 ms instead of 18, of a 1x1 convolution
-    of 480 to 120 channels in three groups 590 instead of 8 (two busy cores). On an H100
-    a supervised step of MobileNetV2 (0.5, images of 32x32, batch 128) takes 4.0 ms
-    instead of 5.0; networks with groups of several channels were not measured there.
+    On CPU, XLA's grouped convolutions are naive loops: values and gradients of a
+    depthwise 3x3 convolution of 32 maps of 16x16x72 take 2,600 ms instead of 18, those
+    of a 1x1 convolution of 480 to 120 channels in three groups 590 ms instead of 8 (two
+    busy cores). On an H100 a supervised step of MobileNetV2 (0.5, images of 32x32,
+    batch 128) takes 4.0 ms instead of 5.0; networks with groups of several channels
+    were not measured there.
     """
     return platform() in ("cpu", "gpu")

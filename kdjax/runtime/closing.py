@@ -10,7 +10,7 @@ class Closing(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends what was begun."""
+        """Ends or releases what the object holds."""
 
     def __enter__(self) -> Self:
         """Returns itself."""

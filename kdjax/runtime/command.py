@@ -22,12 +22,12 @@ class Parser(argparse.ArgumentParser):
 def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
     """Runs a command and returns the exit code.
 
-    It is 0 when all is done, 2 after a mistake of the user, 128 and its number after a
-    signal, and 1 when another process of the run ended. What is not 0 comes with one
-    line on stderr.
+    The code is 0 when all is done, 2 after a mistake of the user, 128 plus its number
+    after a signal, and 1 when another process of the run ended. Any code but 0 comes
+    with one line on stderr.
 
     Args:
-        command: reads the arguments and does what they ask for.
+        command: reads the arguments and does the work.
         prefix: of the line.
 
     Raises:

@@ -12,10 +12,10 @@ from kdjax.runtime.files import digest
 
 
 def computation_id(function: Callable, *args: Any) -> str:
-    """Returns a hash of a traced function: equal where it computes the same.
+    """Returns a hash of a traced function: equal hashes for equal computations.
 
-    A traced function's text shows numbers, but of arrays only shapes and dtypes: their
-    bits are hashed beside it. What Python computes outside of JAX (callbacks) is not.
+    A traced function's text shows numbers, but only shapes and dtypes of arrays: the
+    arrays' bits are hashed as well. Python code that JAX calls back is not hashed.
 
     Args:
         function: can be traced by JAX.
@@ -33,8 +33,8 @@ def _arrays_in(part: Any) -> Iterator[Any]:
     """Yields the constant arrays of a traced function, in a fixed order.
 
     Depending on where a function closes over an array, JAX holds it as a constant of
-    the whole, as one of a function called inside (`jit`), as an operand, or among an
-    operation's parameters.
+    the traced function, as one of a function called inside (`jit`), as an operand, or
+    among an operation's parameters.
     """
     match part:
         # From jax 0.12 on these are one class; before, the second has no constants.
@@ -58,7 +58,7 @@ def _arrays_in(part: Any) -> Iterator[Any]:
 
 
 def _comparable(array: Any) -> Any:
-    """Returns an array whose bits can be read; random keys give theirs as data."""
+    """Returns an array in a form that can be hashed, also if it holds random keys."""
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return str(jax.random.key_impl(array)), np.asarray(jax.random.key_data(array))
     return np.asarray(array)

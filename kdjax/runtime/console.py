@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains: a bar on a terminal, lines elsewhere."""
+"""Output while a stage trains: a progress bar on a terminal, lines elsewhere."""
 
 from rich.console import Console
 from rich.progress import (

@@ -1,10 +1,10 @@
 """Several processes: how they find each other, and how they end together.
 
-Processes join by flags, or by what Slurm, Open MPI or a Cloud TPU slice tells them. A
-single one, on whatever machine, is left alone. When one ends, the others end too,
+Processes join by flags, or by the environment that Slurm, Open MPI or a Cloud TPU slice
+sets; a single process does nothing of this. When one process ends, the others end too,
 within a minute: nothing can be computed without it.
 
-JAX is imported only where it is needed: commands answer wrong flags before that.
+JAX is imported only where it is needed, so that commands report wrong flags at once.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ LOST = (
 )
 # A process is given up after this many seconds without a sign of life.
 _HEARTBEAT = 30
-# Seconds that a process which failed waits for the others, who may fail alike.
+# Seconds that a process which failed waits for the others, which may fail alike.
 _PATIENCE = 5
 
 
@@ -37,9 +37,9 @@ def start(
 ) -> None:
     """Joins the other processes of the run, if there are any.
 
-    To be called before anything touches a device. With the first three arguments these
-    are what counts, and every local device is used (or those of JAX_LOCAL_DEVICE_IDS).
-    Without them the environment is asked, see `launchers.detect`.
+    Must be called before anything touches a device. The first three arguments, if
+    given, decide alone, and every local device is used (or those of
+    JAX_LOCAL_DEVICE_IDS). Otherwise the environment decides, see `launchers.detect`.
 
     Args:
         coordinator: HOST:PORT of process 0, which must be free there.
@@ -103,23 +103,23 @@ def lost_peer(error: BaseException) -> bool:
         return False
     import jax
 
-    # Gloo's come as JaxRuntimeError or, out of a jitted call, as plain ValueError.
+    # Gloo's errors are JaxRuntimeError or, out of a jitted call, plain ValueError.
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return known and private_names.is_about_a_lost_peer(str(error))
 
 
 def leave(code: int, patience: float = _PATIENCE) -> int:
-    """Parts from the other processes after an error, without waiting for them for long.
+    """Leaves the other processes after an error, without waiting for them for long.
 
-    At a normal exit JAX waits for all processes, for minutes. After an error that
-    others do not share they would never come: then this process just ends.
+    At a normal exit JAX waits for all processes, for minutes. If the others do not
+    share the error they continue and never exit: then this process ends alone.
 
     Args:
         code: the exit code.
         patience: seconds to wait for the others; with 0 the process ends here.
 
     Returns:
-        The exit code, if this process is alone or the others have parted too.
+        The exit code, if this process is alone or the others have left too.
     """
     if not several():
         return code
@@ -141,9 +141,9 @@ def leave(code: int, patience: float = _PATIENCE) -> int:
 class _Abort:
     """What this process prints and returns when JAX aborts it.
 
-    JAX's coordination client ends a process by abort() when the others do not come, or
+    JAX's coordination client ends a process by abort() when the others do not join, or
     one of them dies. Its own callback cannot be set from Python (jaxlib 0.10.2), and a
-    Python signal handler would run too late, so abort() itself is answered.
+    Python signal handler would run too late, so a C handler catches abort()'s signal.
     """
 
     line = LOST

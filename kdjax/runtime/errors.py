@@ -19,7 +19,7 @@ def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
     """Returns the error for a name that is none of `choices`.
 
     Args:
-        kind: what the name stands for, such as 'model'.
+        kind: the kind of thing that is named, such as 'model'.
         value: the name that was given.
         choices: the names that exist.
     """

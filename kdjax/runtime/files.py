@@ -10,7 +10,7 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """Returns the user's folder for what can be made again: $KDJAX_CACHE, or XDG's."""
+    """Returns the user's folder for files to reuse: $KDJAX_CACHE, or XDG's cache."""
     if own := os.environ.get("KDJAX_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -19,7 +19,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:
-    """Gives a file to write, which takes the place of `path` once it is written."""
+    """Yields a path to write to, whose file replaces `path` at the end of the block."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -36,7 +36,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def digest(tree: Any) -> str:
     """Returns a hash of a tree's paths, shapes, dtypes and bits."""
-    import jax  # here: data sets are read before JAX is there
+    import jax  # here: data sets are read before JAX is imported
     import numpy as np
 
     content = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What Slurm, Open MPI and Cloud TPU slices tell a process about the others."""
+"""The processes that Slurm, Open MPI or a Cloud TPU slice has started, if any."""
 
 import importlib.util
 import re
@@ -28,11 +28,11 @@ def detect(environment: Mapping[str, str]) -> str | None:
     """Returns which launcher started several processes, or None if there is one only.
 
     Args:
-        environment: of these variables, JAX itself reads the rest. Open MPI up to 4
-            (mpirun) and Slurm (srun, not the batch script around it) say how many
-            tasks they started; a TPU slice on GKE lists its hosts; on a TPU VM of
-            Compute Engine the metadata server does. In Kubernetes without TPUs
-            nothing is looked for: flags, as in launch/kubernetes.yaml.
+        environment: the environment variables; JAX itself reads further ones. Open MPI
+            up to 4 (mpirun) and Slurm (srun, not the batch script around it) set the
+            number of tasks that they started; a TPU slice on GKE lists its hosts; on a
+            TPU VM of Compute Engine the metadata server does. In Kubernetes without
+            TPUs nothing is detected: use flags, as in launch/kubernetes.yaml.
 
     Returns:
         JAX's name of the launcher: 'ompi', 'slurm', 'gketpu' or 'gcetpu'.
@@ -78,6 +78,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
         rank = int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     if visible == [""] or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
+    # Fewer GPUs than tasks: each task is shown its own ones only.
     if len(visible) < tasks:
         return list(range(len(visible)))
     share = len(visible) // tasks

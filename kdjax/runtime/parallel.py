@@ -1,8 +1,7 @@
 """Devices and processes: the mesh, where arrays live, and what processes agree on.
 
 The mesh has two axes. 'data' shards the batch: BatchNorm and losses see the global
-batch. 'replica' holds different seeds of one stage side by side: nothing is passed
-along it.
+batch. 'replica' holds different seeds of one stage side by side: no data move along it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +17,9 @@ from jax.sharding import PartitionSpec as P
 from kdjax.runtime.errors import UserError
 
 LARGE = 64 << 20
-"""Bytes from which on an array's rows lie over a replica's devices."""
+"""Above this many bytes, an array's rows are sharded over a replica's devices."""
 DATA = P("data")
-"""What is split over the data axis, inside the programs."""
+"""The partition of a batch over the data axis, inside the programs."""
 
 
 def make_mesh(
@@ -29,12 +28,12 @@ def make_mesh(
     """Returns the mesh over the given devices, all by default.
 
     Args:
-        devices: so many must divide by `replicas`.
+        devices: their number must be a multiple of `replicas`.
         replicas: how many seeds are trained side by side.
     """
     devices = jax.devices() if devices is None else devices
-    # The order of a line, whatever the number of replicas: what lies on all devices
-    # serves every mesh.
+    # The devices' order is that of one axis, whatever the number of replicas: arrays
+    # that all devices hold can be used with every mesh.
     line = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     return Mesh(
         line.devices.reshape(replicas, -1),
@@ -67,7 +66,7 @@ def spread(
     """Returns the sharding of one array that has a leading axis of replicas.
 
     Every device of a replica holds a small array whole. The rows of a large one, such
-    as a memory bank, lie over the replica's devices, if they divide.
+    as a memory bank, are sharded over the replica's devices, if they divide evenly.
     """
     if _is_key(leaf) or leaf.ndim < 2 or leaf.shape[1] % mesh.shape["data"]:
         return over_replicas(mesh)
@@ -101,6 +100,7 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
     """
 
     def run(*args: Any) -> Any:
+        # A replica's block has a leading axis of 1: [1, ...] -> [...], and back below.
         own = [
             arg if i in shared else jax.tree.map(lambda leaf: leaf[0], arg)
             for i, arg in enumerate(args)
@@ -114,16 +114,17 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
             mesh=mesh,
             in_specs=specs,
             out_specs=P("replica"),
+            # Manual over replicas only; XLA partitions over 'data'.
             axis_names={"replica"},
-            # Nothing is summed over replicas, so that loops may begin with constants.
+            # Nothing is summed over replicas; unchecked, loops may start at constants.
             check_vma=False,
         )(*args)
 
     return mapped
 
 
-# Trees keep their structure; their leaves become arrays of another library: no type
-# says that.
+# Any: trees keep their structure while their leaves become arrays of another library,
+# which no type can express.
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -147,6 +148,7 @@ def _place(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     if _is_key(leaf):
+        # JAX cannot place keys on devices of other processes, but their data.
         data = np.asarray(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(_place(data, sharding))
     array = np.asarray(leaf)

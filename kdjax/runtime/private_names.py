@@ -1,8 +1,8 @@
 """What kdjax uses of other libraries beyond their public interfaces.
 
-Each function says which library it is, the version it was last seen with, and what
-happens where the name is gone: nothing worse than a slower or less clear end. A library
-is imported by the functions that need it, so that importing this module imports none.
+Each function names the library, the version that has the name or text, and what happens
+without it: at worst a slower or less clear end. A library is imported by the functions
+that need it, so that importing this module imports none.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ NO_TPU_METADATA = "TPU_SKIP_MDS_QUERY"
 
 
 def is_about_a_lost_peer(message: str) -> bool:
-    """Returns whether an error's text says that another process is gone.
+    """Returns whether an error's text means that another process is gone.
 
-    jaxlib 0.10.2 and 0.12.0: XLA, Gloo and NCCL have no class of errors for it. With
-    other words the run ends with a traceback instead of one line.
+    jaxlib 0.10.2 and 0.12.0: XLA, Gloo and NCCL have no class of errors for it. If the
+    text changes, the run ends with a traceback instead of one line.
     """
     return bool(_LOST_PEER.search(message))
 
@@ -35,8 +35,8 @@ def is_about_a_lost_peer(message: str) -> bool:
 def needed_memory(message: str) -> float | None:
     """Returns the bytes that a program needs, from the refusal of XLA's TPU compiler.
 
-    libtpu 0.0.52: a program that does not fit has no figures but in this text. With
-    other words (None) the compiler's own line is shown.
+    libtpu 0.0.52: only this text has figures of a program that does not fit. If the
+    text changes (None), the compiler's own line is shown.
     """
     used = _NEEDED_MEMORY.search(message)
     return float(used[1]) * _UNITS[used[2]] if used else None
@@ -52,10 +52,10 @@ def jax_met_no_tpu(environment: Mapping[str, str]) -> bool:
 
 
 def is_about_a_dead_worker(error: RuntimeError) -> bool:
-    """Returns whether Grain says that a worker process has died.
+    """Returns whether an error of Grain means that a worker process has died.
 
-    grain 0.2.18 raises a plain RuntimeError, as it does for other reasons. With other
-    words the error is shown as it is.
+    grain 0.2.18 raises a plain RuntimeError, as it does for other reasons. If the text
+    changes, the error is shown as it is.
     """
     return "terminated unexpectedly" in str(error)
 
@@ -63,31 +63,31 @@ def is_about_a_dead_worker(error: RuntimeError) -> bool:
 def free_memory_of_ended_workers() -> None:
     """Waits for Grain to give back the memory that it shared with workers.
 
-    grain 0.2.18: a thread of its own does it, a little later. Without the thread's name
-    nothing is waited for, and Python may warn of shared memory when the program ends.
+    grain 0.2.18: a thread of Grain does so, a little later. Without the thread's name
+    there is no wait, and Python may warn of shared memory when the program ends.
     """
     module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
     arrays = getattr(module, "SharedMemoryArray", None)
     if (threads := getattr(arrays, "_del_thread_pool", None)) is not None:
         with contextlib.suppress(ValueError):  # it has ended
-            threads.apply(int)  # comes after all that was asked for before
+            threads.apply(int)  # waits: the pool runs its earlier tasks first
 
 
 def tfds_sorts_in_memory(limit: int) -> contextlib.AbstractContextManager[None]:
-    """Lets TFDS sort up to so many bytes without a file, which would need TensorFlow.
+    """Lets TFDS sort up to `limit` bytes in memory: on disk it needs TensorFlow.
 
     tensorflow-datasets 4.9.10: above 1 GB it sorts on disk. Without the name a larger
-    data set asks for TensorFlow.
+    data set needs TensorFlow.
     """
     shuffle = _module("tensorflow_datasets.core.shuffle")
     return _changed(shuffle, "MAX_MEM_BUFFER_SIZE", limit)
 
 
 def tfds_retries(count: int) -> contextlib.AbstractContextManager[None]:
-    """Lets TFDS repeat a failed download so many times.
+    """Lets TFDS repeat a failed download up to `count` times.
 
     tensorflow-datasets 4.9.10: ten times, which takes more than three minutes where the
-    network is off. Without the name it stays at that.
+    network is off. Without the name there are still ten.
     """
     downloader = _module("tensorflow_datasets.core.download.downloader")
     return _changed(downloader, "MAX_RETRIES", count)
@@ -96,8 +96,8 @@ def tfds_retries(count: int) -> contextlib.AbstractContextManager[None]:
 def tfds_checksum_errors() -> tuple[type[Exception], ...]:
     """Returns what TFDS raises for a download whose checksum is not the published one.
 
-    tensorflow-datasets 4.9.10: the class is in no public module. Without the name
-    (nothing) its own message is shown.
+    tensorflow-datasets 4.9.10: the class is in no public module. Without the name (an
+    empty tuple) the error of TFDS is shown as it is.
     """
     manager = _module("tensorflow_datasets.core.download.download_manager")
     error = getattr(manager, "NonMatchingChecksumError", None)

@@ -15,6 +15,6 @@ def fold(key: jax.Array, *parts: str | int | jax.Array) -> jax.Array:
     for part in parts:
         if isinstance(part, str):
             digest = hashlib.sha256(part.encode()).digest()
-            part = int.from_bytes(digest[:4], "big")
+            part = int.from_bytes(digest[:4], "big")  # fold_in takes 32 bits
         key = jax.random.fold_in(key, part)
     return key

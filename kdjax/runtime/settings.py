@@ -16,7 +16,8 @@ def build(cls: type[T], kind: str, settings: Mapping[str, Any]) -> T:
     Args:
         cls: a dataclass.
         kind: what it is called in errors.
-        settings: values by field name; a list stands for a tuple, an int for a float.
+        settings: values by field name; lists become tuples, and ints become floats
+            where the default is one.
 
     Raises:
         UserError: a name that is no field, or a value of another type.
@@ -33,6 +34,7 @@ def build(cls: type[T], kind: str, settings: Mapping[str, Any]) -> T:
 def _cast(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
+    # Not isinstance: True is an int, but no number here.
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     known = default is not None and default is not dataclasses.MISSING

@@ -31,10 +31,10 @@ class Interrupt:
     def raise_if_set(self) -> None:
         """Raises Interrupted if a signal has come, to this process or another.
 
-        Where there are several processes, all have to ask together.
+        Of several processes, all must call this together.
         """
         from kdjax.runtime import (
-            parallel,  # here: signals are handled before JAX is there
+            parallel,  # here: signals are handled before JAX is imported
         )
 
         if number := parallel.agree(self.number or 0):

@@ -76,7 +76,7 @@ class Sweep:
         data = options.config["data"]
         if data.get("validation"):
             raise UserError("data.validation is what --validation sets; see --help")
-        # The size of the test set is none for the images in its place.
+        # test_size is meant for test images, not for the held-out ones in their place.
         changes = {"validation": self.validation, "test_size": None}
         return {**options.config, "data": {**data, **changes}}
 
@@ -107,7 +107,7 @@ def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
     for word in text.split(","):
         name, _, bounds = word.partition("=")
         try:
-            # As short as a trial's values, whose rounding then stays inside.
+            # To the digits of `line`: a trial's rounded value then stays in the range.
             low, high = (float(f"{float(bound):.3g}") for bound in bounds.split(":"))
         except ValueError:
             raise UserError(f"search: {word!r} is not NAME=LOW:HIGH") from None
@@ -120,7 +120,7 @@ def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
 
 
 def open_ranges(sweep: Sweep, search: str | None) -> dict[str, tuple[float, float]]:
-    """Returns the ranges asked for, or those of the usual ones that can be searched.
+    """Returns the given ranges, or those of the usual ones that can be searched.
 
     Raises:
         UserError: an argument that the config fixes, does not take or does not use.
@@ -131,7 +131,7 @@ def open_ranges(sweep: Sweep, search: str | None) -> dict[str, tuple[float, floa
         try:
             if name in fixed:
                 raise UserError(f"search: {sweep.line({})} fixes {name!r} already")
-            # Such as survival, which only one of the methods has.
+            # A method may not have the argument: only one has `survival`.
             if sweep.config({name: low}) == sweep.config({name: high}):
                 raise UserError(f"search: {name!r} changes nothing in {sweep.line({})}")
         except UserError:
@@ -145,7 +145,7 @@ def open_ranges(sweep: Sweep, search: str | None) -> dict[str, tuple[float, floa
 
 
 def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
-    """Returns the sweep and the number of trials, or None if help was asked for.
+    """Returns the sweep and the number of trials, or None for --help.
 
     Raises:
         UserError: wrong flags or values.
@@ -181,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
 
 
 def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
-    """Runs trials until so many are finished, and prints the best setting.
+    """Runs trials until `wanted` are finished, and prints the best setting.
 
     Raises:
         UserError: what a user can correct.
@@ -196,7 +196,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     from kdjax.experiment.config import parse_config
     from kdjax.experiment.run import Run
 
-    # Before the study is made: the ranges' ends, the data, and whether parts fit.
+    # Errors in the ranges' ends, the data or the config come before the study is made.
     for end in (0, 1):
         params = {name: bounds[end] for name, bounds in sweep.ranges.items()}
         parsed = parse_config(sweep.config(params))
@@ -215,7 +215,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
                 stages = run.run()["stages"]
             except trials.PRUNED as reason:
                 trials.tell(trial, reason)
-                # Teachers' outputs that the student has not read, and will not.
+                # Stored outputs of teachers that the pruned student will not read.
                 shutil.rmtree(sweep.workdir / "bank", ignore_errors=True)
             else:
                 trials.tell(trial, stages[student.name]["test_accuracy"]["median"])

@@ -1,8 +1,8 @@
 """The trials of a sweep: an Optuna study in an SQLite file, which can be stopped.
 
-What was stopped, by whatever, is a trial that still runs on file: it continues with the
-same parameters, and its stages from their checkpoints. Only `kdjax.sweep` imports this
-module, and late, because Optuna is an extra.
+A trial that was interrupted, for whatever reason, is still marked as running in the
+file: it continues with the same parameters, and its stages from their checkpoints. Only
+`kdjax.sweep` imports this module, and late, because Optuna is an extra.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 def opened(
     path: Path, identity: Mapping[str, Any], warmup: int
 ) -> Iterator[tuple[optuna.Study, optuna.storages.RDBStorage]]:
-    """Holds a study for this process, and gives the storage beside it.
+    """Locks a study for this process, and yields it with its storage.
 
     Args:
         path: of the file, which is made if absent.
@@ -66,7 +66,7 @@ def opened(
             )
             study = create()
             if study.user_attrs.get(_IDENTITY) != identity and not finished(study):
-                # None yet, or that of a command that was wrong and is no more.
+                # A new study, or one of another command that finished no trial.
                 optuna.delete_study(study_name=path.stem, storage=storage)
                 study = create()
                 study.set_user_attr(_IDENTITY, dict(identity))
@@ -100,11 +100,12 @@ def next_trial(
         ranges: least and greatest value by parameter.
         seed: of the search.
     """
-    # By the number of the trial: a study that was stopped chooses what it would have.
+    # Seeded by the number of finished trials: a study that was stopped samples what it
+    # would have sampled without the stop.
     seeds = np.random.SeedSequence([seed, len(finished(study))])
     study.sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]))
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    # Not enqueued as another one, which would lose the epochs reported so far.
+    # Not enqueued as a new trial, which would lose the epochs reported so far.
     trial = _continued(study, storage, stopped[0]) if stopped else study.ask()
     for name, (low, high) in ranges.items():
         trial.suggest_float(name, low, high)
@@ -114,7 +115,7 @@ def next_trial(
 def _continued(
     study: optuna.Study, storage: optuna.storages.RDBStorage, stopped: FrozenTrial
 ) -> optuna.Trial:
-    """Returns a trial that still runs on file, as one to report to."""
+    """Returns a trial that is marked as running, as one to report to."""
     study_id = storage.get_study_id_from_name(study.study_name)
     number = stopped.number
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
@@ -132,10 +133,10 @@ def observer(trial: optuna.Trial, student: Stage) -> Observer:
         if stage != student.name or seed or _SCORE not in record:
             return
         epoch = int(record["epoch"])
-        # An epoch comes again if there was no checkpoint after it.
+        # A resumed stage repeats the epochs since its last checkpoint.
         if epoch not in reported:
             trial.report(record[_SCORE], epoch)
-        # After the last one there is nothing left to spare.
+        # After the last epoch pruning saves no time.
         if epoch < student.epochs and trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 

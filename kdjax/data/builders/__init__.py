@@ -1,8 +1,9 @@
 """TFDS builders that need no TensorFlow.
 
-They write what the official builders write: the same names, versions, features, ids
-and order (PNG files may differ in bytes, never in pixels), so that a folder prepared
-by either is read by both. Tiny ImageNet, which TFDS lacks, has a builder of its own.
+These builders write what the official ones write: the same names, versions, features,
+ids and order (PNG files may differ in bytes, never in pixels), so that a folder
+prepared by either can be read by both. Tiny ImageNet, which TFDS lacks, has a builder
+of its own.
 """
 
 from kdjax.data.builders.cifar import Cifar10, Cifar100

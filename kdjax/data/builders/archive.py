@@ -35,8 +35,8 @@ class FromArchive:
         """Returns the path of an archive on this machine.
 
         Args:
-            manager: TFDS's download manager: it resumes nothing but keeps what is whole
-                and compares it with the sums in checksums.tsv.
+            manager: TFDS's download manager. It does not resume a download, but keeps
+                complete files and checks them against checksums.tsv.
             url: where the archive is published.
 
         Raises:
@@ -51,7 +51,7 @@ class FromArchive:
                 )
             return path
         try:
-            # TFDS's ten retries wait more than three minutes for a network that is off.
+            # TFDS's ten retries take more than three minutes where the network is off.
             with private_names.tfds_retries(3):
                 return pathlib.Path(manager.download(url))
         except private_names.tfds_checksum_errors() as error:

@@ -14,7 +14,7 @@ from PIL import Image
 from kdjax.data.builders.archive import FromArchive, reading
 
 _PIXELS = 3 * 32 * 32
-# Classes that only TFDS knows.
+# Any: TFDS looks these classes up by name, where type checkers cannot follow.
 _OfficialCifar10: Any = tfds.builder_cls("cifar10")
 _OfficialCifar100: Any = tfds.builder_cls("cifar100")
 
@@ -80,13 +80,14 @@ class _Cifar(FromArchive):
                 ]
             )
         for index, record in enumerate(records):
+            # Colour planes [3, 32, 32] -> [32, 32, 3]
             image = record[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
             yield (
                 index,
                 {
                     **{key: int(record[i]) for i, key in enumerate(keys)},
                     "id": f"{prefix}{index:05d}",
-                    "image": Image.fromarray(image),  # arrays TFDS encodes with TF
+                    "image": Image.fromarray(image),  # TFDS encodes arrays with TF
                 },
             )
 

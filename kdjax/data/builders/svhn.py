@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdjax.data.builders.archive import FromArchive, reading
 
-_OfficialSvhn: Any = tfds.builder_cls("svhn_cropped")  # a class only TFDS knows
+_OfficialSvhn: Any = tfds.builder_cls("svhn_cropped")  # Any: looked up by name
 _URL = "http://ufldl.stanford.edu/housenumbers/"
 
 
@@ -38,7 +38,7 @@ class SvhnCropped(FromArchive, _OfficialSvhn, skip_registration=True):  # type: 
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         with reading(path):
             content = scipy.io.loadmat(path)
-            images = np.moveaxis(content["X"], -1, 0)
+            images = np.moveaxis(content["X"], -1, 0)  # from [32, 32, 3, N]
             labels = content["y"].reshape(len(images))
             if (
                 images.shape[1:] != (32, 32, 3)

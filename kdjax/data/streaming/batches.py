@@ -10,7 +10,7 @@ from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.encoded import Encoded, Example
 from kdjax.data.streaming.prefetch import Made
 
-_PATIENCE = 100  # so many unreadable examples in a row are a damaged data set
+_PATIENCE = 100  # this many unreadable examples in a row mean a damaged data set
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class HostBatch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchMaker:
-    """Makes batches of positions, in any process; position -1 stands for padding.
+    """Makes batches from positions, in any process; position -1 is padding.
 
     Attributes:
-        examples: where they are read.
+        examples: the encoded examples to read.
         numbers: the record of each position.
         size: height and width of the images.
         crop: how training images are cut; None for test images.
@@ -49,7 +49,7 @@ class BatchMaker:
     epoch: int = 0
 
     def __call__(self, index: np.ndarray) -> Made:
-        """Returns images, labels and index or validity, and what is broken."""
+        """Returns images, labels, index or validity, and the broken records."""
         images = np.zeros((len(index), self.size, self.size, 3), np.uint8)
         labels = np.zeros(len(index), np.int32)
         valid = np.zeros(len(index), bool)
@@ -60,6 +60,7 @@ class BatchMaker:
             used = self._fill(images[row], int(index[row]), example, broken)
             if used is not None:
                 labels[row], valid[row] = used.label, True
+        # Test batches need to know their padding; training batches have none.
         third = valid if self.crop is None else index.astype(np.int32)
         return images, labels, third, tuple(broken)
 
@@ -72,14 +73,15 @@ class BatchMaker:
     ) -> Example | None:
         """Writes an example into `image` and returns the example that was used.
 
-        A training example that cannot be read is replaced by the next in the set that
-        can, cut as the first would have been: a function of the files alone.
+        A training example that cannot be read is replaced by the next readable one of
+        the set, with the crop of the first: the result depends on the files alone.
         """
         position = index
         for _ in range(min(_PATIENCE, len(self.numbers))):
             try:
                 if isinstance(example, Exception):
                     raise example
+                # The crop of `index`, also for the image of a later position.
                 image[:] = self._view(example.content, index)
                 return example
             except Exception as error:  # PIL raises many kinds for damaged files

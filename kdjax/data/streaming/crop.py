@@ -14,8 +14,8 @@ from PIL import Image
 from kdjax.runtime.errors import UserError
 
 _ATTEMPTS = 10
-_DRAWS = 3 + 2 * _ATTEMPTS
-_DOMAIN = 0x6B646A6178  # of the keys: no other use of the seed shares these numbers
+_DRAWS = 3 + 2 * _ATTEMPTS  # left, top and flip; area and ratio of each attempt
+_DOMAIN = 0x6B646A6178  # 'kdjax': no other use of the seed shares these numbers
 _EVALUATION = 256 / 224  # shorter side of the resized image over the side of the crop
 
 
@@ -27,7 +27,7 @@ class Crop:
         area: smallest and largest part of the image's area.
         ratio: smallest and largest width over height.
         flip: whether half of the crops are mirrored.
-        random: False shows training images as they are evaluated: the centre crop.
+        random: False cuts training images as in evaluation: the centre crop.
 
     Reference: C. Szegedy et al., "Going Deeper with Convolutions", 2015 (the crop with
     8 % to 100 % of the area); ten attempts and the central fallback are torchvision's.
@@ -72,6 +72,7 @@ class Crop:
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for area, shape in uniform[3:].reshape(_ATTEMPTS, 2):
             area = self.area[0] + area * (self.area[1] - self.area[0])
+            # Uniform in the logarithm: tall crops are as likely as wide ones.
             ratio = math.exp(low + shape * (high - low))
             w = round(math.sqrt(area * width * height * ratio))
             h = round(math.sqrt(area * width * height / ratio))
@@ -102,7 +103,8 @@ class Crop:
             left, top, w, h = self.box(*image.size, uniform)
             reduced = _decode_reduced(image, min(w, h) // size)
             scale = reduced / width
-            # Rounding must not put a corner outside of the image.
+            # The box in the reduced image's pixels; rounding must not put a corner
+            # outside of it.
             box = (
                 left * scale,
                 top * scale,
@@ -127,9 +129,10 @@ def sample_uniform(seed: int, epoch: int, index: int) -> np.ndarray:
         index: the example's position in the training set.
     """
     key = np.array([seed, _DOMAIN], np.uint64)
-    # The generator counts in the first word.
+    # Philox increments the first word for every block of numbers; the others are free.
     counter = np.array([0, index, epoch, 0], np.uint64)
     bits = np.random.Philox(key=key, counter=counter).random_raw(_DRAWS)
+    # The upper 53 bits, as many as a float64 holds: never rounded up to 1.
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
@@ -158,11 +161,13 @@ def _decode_reduced(image: Image.Image, factor: int) -> float:
     """Makes a JPEG decode at 1, 1/2, 1/4 or 1/8 of its size, at most `factor` smaller.
 
     Returns:
-        The width of the content, which need not fill the last pixel.
+        The width of the image's content in the reduced pixels, of which it may fill the
+        last one in part.
     """
+    # A power of two up to 8: the reductions that JPEG decoders offer.
     factor = 1 << (min(max(factor, 1), 8).bit_length() - 1)
     if factor == 1:
         return image.width
-    # Floors to a power of two of what the size asked for leaves.
+    # PIL takes the largest such reduction that leaves at least this size.
     drafted = image.draft("RGB", (image.width // factor, image.height // factor))
     return drafted[1][2] if drafted else image.width

@@ -34,7 +34,7 @@ BROKEN = ("skip", "stop")
 
 
 class Streamed(Closing):
-    """A data set that is read as it is used; `close` or `with` ends its workers.
+    """A data set that is read during use; `close` or `with` ends its workers.
 
     Attributes:
         name: its key in `sources.SOURCES`.
@@ -45,7 +45,7 @@ class Streamed(Closing):
         test_size: the number of test images.
         mean: mean of each channel, on the scale 0 to 1.
         std: standard deviation of each channel, on the scale 0 to 1.
-        content: what changes when the files do, not when they move: for fingerprints.
+        content: a hash of the files, whatever their folder: for fingerprints.
         crop: how training images are varied.
     """
 
@@ -58,7 +58,7 @@ class Streamed(Closing):
         workers: int,
         broken: str,
     ):
-        """See `open_streamed`; `train` and `test` tell the record of each position."""
+        """See `open_streamed`; `train` and `test` hold record numbers by position."""
         prepared = train[0].prepared
         self.name, self.version = prepared.name, prepared.version
         self.num_classes, self.image_shape = source.num_classes, source.image_shape
@@ -99,6 +99,7 @@ class Streamed(Closing):
         steps = len(order) // batch_size
         if not 0 <= start <= steps:
             raise UserError(f"start={start} must be from 0 to {steps} steps")
+        # A resumed run skips the steps before `start` without reading them.
         rows = self._positions(order[start * batch_size : steps * batch_size])
         part = _share(rows.reshape(-1, batch_size), shard)
         make = self._views(seed, epoch)
@@ -107,8 +108,8 @@ class Streamed(Closing):
     def test(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> Batches[Arrays]:
         """Returns this process's part of all test images, each once.
 
-        Batches are images, labels and validity, as `train` and `DeviceDataset` have
-        them; padding and images that cannot be read are not valid.
+        Batches are images, labels and validity, as in `DeviceDataset.test`; padding and
+        images that cannot be read are not valid.
 
         Args:
             batch_size: images per step, of all processes together.
@@ -117,6 +118,7 @@ class Streamed(Closing):
         Raises:
             UserError: a batch that cannot be shared.
         """
+        # Rounded up to whole batches, of which the last is padded with -1.
         rows = np.full(-(-self.test_size // batch_size) * batch_size, -1, np.int32)
         rows[: self.test_size] = np.arange(self.test_size)
         part = _share(rows.reshape(-1, batch_size), shard)
@@ -190,7 +192,7 @@ class Streamed(Closing):
 
 
 Images = sources.Dataset | Streamed
-"""A data set, wherever its images are."""
+"""A data set, in memory or streamed."""
 
 
 def open_streamed(
@@ -217,8 +219,8 @@ def open_streamed(
         image_size: height and width of images.
         crop: how training images are varied.
         workers: processes that make batches; 0 takes threads of this one.
-        broken: 'skip' takes the next example of the training set for one that cannot be
-            read, marks a test image as not valid, and reports it; 'stop' stops there.
+        broken: 'skip' replaces a training example that cannot be read by the next one,
+            marks such a test image as not valid, and reports both; 'stop' raises.
 
     Raises:
         UserError: no such data set, or not prepared, damaged, or a size that is not
@@ -271,4 +273,4 @@ def _share(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
             f"batch_size={batch} cannot be shared as part {number} of {count} processes"
         )
     size = batch // count
-    return rows[:, number * size : (number + 1) * size]
+    return rows[:, number * size : (number + 1) * size]  # [batches, batch / processes]

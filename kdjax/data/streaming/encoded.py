@@ -1,4 +1,4 @@
-"""Examples of a prepared data set by number, not decoded: sets too large for memory."""
+"""Encoded examples of a prepared data set, read by number: for sets beyond memory."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ class Example(NamedTuple):
 
 
 class Encoded:
-    """The examples of one split; a copy in another process opens the files anew."""
+    """The examples of one split; unpickled in another process, it opens the files."""
 
     def __init__(self, prepared: tfds_files.Prepared, split: str):
         """Opens the files.
@@ -53,6 +53,7 @@ class Encoded:
         return self.prepared.sizes[self.split]
 
     def __getstate__(self) -> dict[str, Any]:
+        # Without the reader: open files cannot be pickled.
         return {"prepared": self.prepared, "split": self.split}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class Encoded:
         """
         keys = [int(number) for number in numbers]
         try:
-            # In parallel, and all or none.
+            # Read in parallel; one broken record makes the whole call fail.
             return [self._example(record) for record in self._source.__getitems__(keys)]
         except Exception:  # array_record and protobuf raise many kinds
             return [self._one(key) for key in keys]
@@ -112,7 +113,7 @@ class Encoded:
             try:
                 builder = tfds.builder_from_directory(path)
                 for file in builder.info.splits[self.split].filenames:
-                    (path / file).stat()  # opened when first used, far into an epoch
+                    (path / file).stat()  # else missed only far into an epoch
                 self._source = builder.as_data_source(
                     self.split,
                     decoders={"image": tfds.decode.SkipDecoding()},
@@ -136,10 +137,10 @@ class Encoded:
 
 
 def content_of(prepared: tfds_files.Prepared, splits: Sequence[str]) -> str:
-    """Returns what changes when a split's files do: their names, sizes and lengths.
+    """Returns a hash of some splits' files: their names, sizes and numbers of records.
 
-    Neither the folder nor the files' dates count, so that copies are the same; nothing
-    is read but dataset_info.json.
+    Neither the folder nor the files' dates count, so that copies have the same hash. Of
+    the contents only dataset_info.json counts, so that no large file is read.
     """
     files = [
         (file.name, file.stat().st_size)

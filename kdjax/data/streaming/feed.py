@@ -1,7 +1,7 @@
-"""Feeds a stage's programs from a data set that is read as it is used.
+"""Feeds a stage's programs from a streamed data set.
 
-Worker processes give every step its images, and decode the next ones while the devices
-compute. Data sets that fit on the devices are fed by `kdjax.data.device_feed`.
+Worker processes decode the images of the next steps while the devices compute. Data
+sets that fit on the devices are fed by `kdjax.data.device_feed`.
 """
 
 import contextlib
@@ -73,7 +73,8 @@ class StreamedFeed:
             self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
         )
         rows = order[: self.stream.steps * self.stream.batch_size]
-        # A process's slice of a batch holds its slice of every part.
+        # A process's slice of a batch holds its slice of every micro-batch:
+        # [steps, micro, processes, size] -> [steps, processes, micro, size] -> flat.
         size = self.stream.batch_size // (self.micro_batches * count)
         rows = rows.reshape(self.stream.steps, self.micro_batches, count, size)
         batches = self.data.train(
@@ -92,6 +93,7 @@ class StreamedFeed:
                     tuple(
                         jax.make_array_from_process_local_data(
                             shape.sharding,
+                            # [B / processes, ...] -> [1, micro, size, ...]
                             array.reshape(
                                 1, self.micro_batches, size, *array.shape[1:]
                             ),
@@ -111,7 +113,7 @@ class StreamedFeed:
         number: jax.Array | int,
     ) -> tuple[jax.Array, ...]:
         """Returns the micro-batch's images, uint8, labels and positions."""
-        del key, step
+        del key, step  # the workers have chosen and cropped the images already
         return tuple(array[number] for array in dispatch_inputs)
 
     def example_inputs(
@@ -157,5 +159,6 @@ class StreamedFeed:
                     jax.make_array_from_process_local_data(
                         shape.sharding, array[None], shape.shape
                     )
+                    # [batch, ...] -> [1, batch, ...]
                     for array, shape in zip(arrays, tested, strict=True)
                 )

@@ -18,19 +18,19 @@ from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import UserError
 
 Made = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[str, str], ...]]
-"""Three arrays of a batch, and what was broken: records and reasons."""
+"""Three arrays of a batch, and its broken records with the reasons."""
 
 T = TypeVar("T")
 
-THREADS = 2  # without worker processes: PIL decodes and scales without the GIL
+THREADS = 2  # in place of worker processes: PIL decodes and scales without the GIL
 _running: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
 
 class Batches(Closing, Iterator[T], Generic[T]):
     """An iterator over batches that workers make ahead; `close` ends the workers.
 
-    They start when the first batch is asked for, and are at most three batches ahead
-    each.
+    The workers start with the first call of `next`; each is at most three batches
+    ahead.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Batches(Closing, Iterator[T], Generic[T]):
         """Starts nothing yet.
 
         Args:
-            make: makes a batch of one row; it travels to the workers.
+            make: makes a batch of one row; it is pickled to the workers.
             rows: `[batches, ...]`.
             workers: the number of processes; 0 takes threads of this one.
-            finish: makes of it what iteration returns, in this process.
+            finish: turns a made batch into what iteration returns, in this process.
         """
         import grain  # half a second: not for `import kdjax`
 
@@ -69,8 +69,9 @@ class Batches(Closing, Iterator[T], Generic[T]):
         self._finish = finish
         self._iterator = iter(batches)
         _running.add(self)
-        # Before multiprocessing's own clean-up, which came with Grain: the last
-        # function registered runs first. Grain left open fails when modules are gone.
+        # At exit the last function registered runs first: this one before the clean-up
+        # of multiprocessing, which Grain has imported. Grain's iterators must be closed
+        # before modules are unloaded.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
 
@@ -113,8 +114,8 @@ class Batches(Closing, Iterator[T], Generic[T]):
 def _free_shared_memory() -> None:
     """Gives back the memory shared with workers that have ended.
 
-    Grain's threads leave each worker's last batch in the cycle of an exception and its
-    frame, and Python warns of shared memory that is left when a program ends.
+    Grain's threads keep each worker's last batch in a reference cycle of an exception
+    and its frame, and Python warns of shared memory that is left when a program ends.
     """
     gc.collect()
     private_names.free_memory_of_ended_workers()
@@ -127,7 +128,7 @@ def _close_all() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process: only its parent stops it, or its parent's death."""
+    """Prepares a worker process to end only when its parent stops it or dies."""
     # A signal to the whole group, as from Ctrl-C or Slurm, is the parent's: it finishes
     # a step with the workers' help, saves, and closes them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

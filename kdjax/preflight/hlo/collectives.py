@@ -1,4 +1,4 @@
-"""What devices pass to each other in a compiled program."""
+"""The collectives of a compiled program: what its devices pass to each other."""
 
 import dataclasses
 import math
@@ -18,9 +18,11 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+# replica_groups={{0,1},{2,3}} or source_target_pairs={{0,1},{1,0}}
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
+# replica_groups=[2,2]<=[4], or transposed, [2,2]<=[2,2]T(1,0)
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-
+# replica_groups=mesh['x'=2,'y'=4] {'y'}
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _AXIS = re.compile(r"'([^']*)'=(\d+)")
 # An axis, or a part of it: 'x':(2)4 are the 4 that follow its major 2.
@@ -34,8 +36,9 @@ class Collective:
     Attributes:
         kind: one of `KINDS`.
         times: how often it runs.
-        bytes: that each device puts in, every time.
-        groups: numbers of the devices that take part together; none: all of them.
+        bytes: that each device contributes every time.
+        groups: numbers of the devices that take part together; empty means one group
+            of all devices.
     """
 
     kind: str
@@ -44,7 +47,7 @@ class Collective:
     groups: tuple[tuple[int, ...], ...]
 
     def between(self, groups: Sequence[Iterable[int]]) -> bool:
-        """Returns whether it passes something from one of the groups to another.
+        """Returns whether the collective passes data from one group to another.
 
         Args:
             groups: all devices' numbers.
@@ -59,7 +62,7 @@ def collectives(text: str, *, unknown: int = 1) -> list[Collective]:
 
     Args:
         text: of a module: `compiled.as_text()`.
-        unknown: how often the body of a loop runs that does not tell.
+        unknown: how often the body of a loop without a known trip count runs.
 
     Raises:
         ValueError: groups that are written in an unknown way.
@@ -67,7 +70,7 @@ def collectives(text: str, *, unknown: int = 1) -> list[Collective]:
     module = Module.parse(text)
     collected = []
     for instruction, times, computation in module.instructions(unknown):
-        # An asynchronous one's end moves nothing more.
+        # Of an asynchronous pair the start counts: its end moves nothing more.
         kind = instruction.kind.removesuffix("-start")
         if kind in KINDS:
             size = sum(array.bytes for array in module.read(computation, instruction))
@@ -77,6 +80,7 @@ def collectives(text: str, *, unknown: int = 1) -> list[Collective]:
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
     if counted := _COUNTED.search(rest):
+        # An iota of shape `source`, transposed by `order` and reshaped to `shape`.
         shape, source, order = (_numbers(part or "") for part in counted.groups())
         devices = np.arange(math.prod(source)).reshape(source)
         if order:
@@ -105,6 +109,7 @@ def _along(
             raise ValueError(f"groups along two parts of an axis: {chosen}")
         if parts:
             _, before, size = chosen[parts[0]]
+            # The axis as [major, middle, minor], of which groups lie along the middle.
             major, middle = int(before or 1), int(size or length)
             inside[parts[0]] = len(sizes) + 1
             sizes += [major, middle, length // (major * middle)]
@@ -113,6 +118,7 @@ def _along(
     dims = [inside[rank] for rank in sorted(inside)]
     devices = np.arange(math.prod(sizes)).reshape(sizes)
     devices = np.moveaxis(devices, dims, range(-len(dims), 0))
+    # [..., the groups' dimensions] -> [groups, devices of each]
     each = math.prod(sizes[dim] for dim in dims)
     return tuple(map(tuple, devices.reshape(-1, each).tolist()))
 

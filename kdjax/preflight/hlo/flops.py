@@ -1,9 +1,9 @@
 """Counts the multiplications and additions of a compiled program from its HLO text.
 
-XLA's own cost analysis does not see into library calls. Convolutions and dot products,
-wherever they are called from, are counted by their shapes: 2 FLOPs for every pair of
-numbers that are multiplied. What falls on padding or between dilated elements is not
-counted. Element-wise work is left out.
+XLA's own cost analysis does not see into library calls. Here convolutions and dot
+products, wherever they are called from, are counted by their shapes: 2 FLOPs for every
+pair of numbers that are multiplied. Products with padding or with the zeros between
+dilated elements are not counted. Element-wise work is left out.
 """
 
 import math
@@ -15,8 +15,8 @@ from kdjax.preflight.hlo.module import Instruction, Module
 _OPAQUE = re.compile(r"conv|dot|gemm|matmul", re.IGNORECASE)
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _GEMM = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
-# Of cuDNN's calls, whose window and labels are those of the convolution in the forward
-# direction: where its input, kernel and output are among operands and result.
+# cuDNN's calls have the window and the labels of the forward convolution. By call, the
+# operands that are its input, kernel and output; None is the result of the call.
 _CUDNN = {
     "__cudnn$convForward": (0, 1, None),
     "__cudnn$convForwardGraph": (0, 1, None),
@@ -24,7 +24,7 @@ _CUDNN = {
     "__cudnn$convBackwardInput": (None, 1, 0),
     "__cudnn$convBackwardFilter": (0, None, 1),
 }
-# Calls whose names sound like products, and which have none.
+# Calls that match `_OPAQUE` by their names, but multiply nothing.
 _HARMLESS = ("ConvertBF16", "convert")
 
 
@@ -33,7 +33,8 @@ def flops(text: str, *, unknown: int | None = None) -> int:
 
     Args:
         text: of a module: `compiled.as_text()`.
-        unknown: how often a loop runs that does not tell; None refuses products there.
+        unknown: how often a loop without a known trip count runs; None raises an error
+            if there are products in one.
 
     Raises:
         ValueError: a loop around them of unknown length, or a library call that may
@@ -51,6 +52,7 @@ def flops(text: str, *, unknown: int | None = None) -> int:
         return sum(runs[name] * product for (name, _), product in of.items())
 
     if unknown is None:
+        # The total depends on the assumed count only if such a loop has products.
         if total(0) != total(1):
             raise ValueError("products in a loop of unknown length")
         unknown = 0
@@ -111,6 +113,7 @@ def _convolution(
         def option(name: str, default: int, i: int = i) -> int:
             return int(options[name].split("x")[i]) if name in options else default
 
+        # 'pad=1_1x0_2': low and high of each axis. The result's size implies the high.
         low = int(options["pad"].split("x")[i].split("_")[0]) if "pad" in options else 0
         pairs *= _pairs(
             lhs[lhs_labels.index(label)],
@@ -121,8 +124,8 @@ def _convolution(
             holes=option("lhs_dilate", 1),
             spacing=option("rhs_dilate", 1),
         )
-    # The kernel's input features are those of one group already; with groups of the
-    # batch, so are the result's examples.
+    # With groups, the kernel's input features are those of one group already; with
+    # groups of the batch (a weight gradient), so are the examples in the result.
     depth = rhs[rhs_labels.index("i")]
     batch, features = (result[out_labels.index(label)] for label in "bf")
     return 2 * batch * features * depth * pairs
@@ -132,6 +135,7 @@ def _pairs(
     size: int, kernel: int, out: int, *, stride: int, low: int, holes: int, spacing: int
 ) -> int:
     """Returns how often a kernel's element meets one of the input along one axis."""
+    # Input elements lie `holes` apart, taps of the kernel `spacing`.
     dilated = (size - 1) * holes + 1
     places = (
         position * stride + tap * spacing - low

@@ -6,13 +6,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+# '  ROOT %add.3 = f32[2]{0} add(%a, %b), metadata={...}'
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CALLEE = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation"
     r"|called_computation)=%?([\w.\-]+)"
 )
 _LISTED = re.compile(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}")
+# In a loop's backend_config, where XLA knows the count.
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# 'f32[2,<=3]{1,0:S(1)}': a dynamic size has a bound, S(1) is on-chip memory.
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<= ]*)\](?:\{([^}]*)\})?")
 _SPACE = re.compile(r"S\(([1-9]\d*)\)")
 _BITS = re.compile(r"\d+")
@@ -34,7 +37,8 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without padding."""
+        """The size without padding."""
+        # 'bf16' has 16 bits, 'pred' a byte; types without a number hold no data.
         match = _BITS.search(self.dtype)
         bits = int(match[0]) if match else 8 if self.dtype == "pred" else 0
         return math.ceil(math.prod(self.shape) * bits / 8)
@@ -46,7 +50,7 @@ class Instruction:
 
     Attributes:
         name: unique in its computation.
-        result: the arrays it makes, of a tuple all of them.
+        result: the arrays it makes: one, or those of a tuple.
         kind: its opcode.
         rest: what follows the opening parenthesis.
     """
@@ -58,8 +62,8 @@ class Instruction:
 
     @functools.cached_property
     def operands(self) -> tuple[str, ...]:
-        """Names of what it reads."""
-        depth = 1
+        """Names of the instructions whose results it reads."""
+        depth = 1  # `rest` begins inside the operands' parentheses
         for end, letter in enumerate(self.rest):
             depth += (letter == "(") - (letter == ")")
             if depth == 0:
@@ -76,7 +80,7 @@ class Instruction:
 
     @property
     def trips(self) -> int | None:
-        """How often it calls them; None: a loop that does not tell."""
+        """How often it calls its computations; None: a loop of unknown trip count."""
         if self.kind != "while":
             return 1
         match = _TRIPS.search(self.rest)
@@ -89,7 +93,7 @@ class Module:
 
     Attributes:
         computations: instructions by name, in order, of every computation.
-        entry: the name of the one that is run.
+        entry: the name of the computation that the program starts with.
     """
 
     computations: Mapping[str, Mapping[str, Instruction]]
@@ -106,6 +110,7 @@ class Module:
         current: dict[str, Instruction] = {}
         entry = None
         for line in text.splitlines():
+            # A computation begins at the margin, its instructions are indented.
             if line.endswith("{") and not line.startswith((" ", "HloModule")):
                 name = line.removeprefix("ENTRY ").lstrip("%")
                 name = name.split(" ")[0].split("(")[0]
@@ -123,10 +128,11 @@ class Module:
         """Returns how often each computation runs, in one run of the program.
 
         Args:
-            unknown: how often the body of a loop runs that does not tell.
+            unknown: how often the body of a loop without a known trip count runs.
         """
         counts = dict.fromkeys(self._callers_first(), 0)
         counts[self.entry] = 1
+        # Callers come first: a computation's count is complete when its own turn comes.
         for name in counts:
             for instruction in self.computations[name].values():
                 trips = instruction.trips
@@ -137,6 +143,7 @@ class Module:
         return counts
 
     def _callers_first(self) -> list[str]:
+        # A depth-first search that appends callees first; reversed below.
         done: dict[str, None] = {}
 
         def visit(name: str) -> None:
@@ -160,7 +167,7 @@ class Module:
                 yield instruction, count, name
 
     def read(self, computation: str, instruction: Instruction) -> list[Array]:
-        """Returns the arrays that an instruction reads, tuples taken apart."""
+        """Returns the arrays that an instruction reads, those of tuples one by one."""
         around = self.computations[computation]
         return [
             array

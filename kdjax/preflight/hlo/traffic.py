@@ -1,15 +1,15 @@
 """Bytes that the kernels of a compiled program read and write in main memory.
 
 Every instruction outside fusions is a kernel: it reads its operands and writes its
-result, once. What lies in on-chip memory is not counted. Of an operand that a kernel
-only takes slices or rows of, these alone are counted.
+result, once. Arrays in on-chip memory are not counted. Where a kernel reads only slices
+or rows of an operand, only these are counted.
 """
 
 from collections.abc import Iterable, Mapping
 
 from kdjax.preflight.hlo.module import Array, Instruction, Module
 
-# These make no copy: they name, or pass on, what is there.
+# These move no data worth counting: most only name or forward arrays.
 _FREE = frozenset(
     (
         "parameter",
@@ -37,7 +37,7 @@ def traffic(text: str, *, unknown: int = 1) -> int:
 
     Args:
         text: of a module: `compiled.as_text()`.
-        unknown: how often the body of a loop runs that does not tell.
+        unknown: how often the body of a loop without a known trip count runs.
     """
     module = Module.parse(text)
     runs = module.runs(unknown)
@@ -72,11 +72,12 @@ def _moved(module: Module, computation: str, instruction: Instruction) -> int:
     inside = module.computations[instruction.callees[0]]
     parameters = sorted(
         (one for one in inside.values() if one.kind == "parameter"),
-        key=lambda one: int(one.rest.split(")")[0]),
+        key=lambda one: int(one.rest.split(")")[0]),  # parameter(0), ...
     )
     read = 0
     for parameter, name in zip(parameters, instruction.operands, strict=True):
         whole = _main(around[name].result)
+        # Several slices of one operand may overlap; none is of on-chip memory.
         read += min(whole, _touched(inside, parameter.name)) if whole else 0
     updates = [one for one in inside.values() if one.kind == "dynamic-update-slice"]
     written = _main(instruction.result)
@@ -89,7 +90,7 @@ def _moved(module: Module, computation: str, instruction: Instruction) -> int:
 def _alone(around: Mapping[str, Instruction], instruction: Instruction) -> int:
     """Returns the bytes that an instruction outside fusions reads and writes."""
     kind, written = instruction.kind, _main(instruction.result)
-    if kind in _SLICES:
+    if kind in _SLICES:  # reads as much as it writes
         return 2 * written
     if kind == "dynamic-update-slice":
         update = around[instruction.operands[1]].result

@@ -49,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend.use_compilation_cache()
     turns = {}
     for method, case in cases(options.negatives).items():
-        runner = _kdjax.Runner(
-            _kdjax.train.program(tiny(case) if options.tiny else case)
-        )
+        runner = _kdjax.Runner(_kdjax.program(tiny(case) if options.tiny else case))
         turns[method] = turn(runner, options.calls, runner.steps)
     try:
         found = measure.interleave(turns, options.rounds, options.busy)

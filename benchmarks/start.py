@@ -40,7 +40,7 @@ def child(options: argparse.Namespace) -> None:
     case = CASES[options.child]
     if options.tiny:
         case = tiny(case)
-    program = _kdjax.train.program(dataclasses.replace(case, size=3 * case.batch))
+    program = _kdjax.program(dataclasses.replace(case, size=3 * case.batch))
     _kdjax.Runner(program)()
     print(json.dumps({"compile": program.compile_seconds, "end": time.time()}))
 

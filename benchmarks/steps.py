@@ -50,7 +50,7 @@ def measure_case(case: Case, rounds: int, calls: int, busy: float) -> dict[str, 
     from benchmarks import _kdjax
     from benchmarks.torch_steps import LAYOUTS, TorchStep
 
-    ours = _kdjax.Runner(_kdjax.train.program(case))
+    ours = _kdjax.Runner(_kdjax.program(case))
     images, labels = ours.batch(0)
     turns = {OURS: turn(ours, calls, ours.steps)}
     for layout in LAYOUTS:
@@ -96,7 +96,7 @@ def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, fl
     from benchmarks.torch_steps import TorchStep
 
     with jax.enable_x64(True):
-        ours = _kdjax.Runner(_kdjax.train.program(case, jax.numpy.float64))
+        ours = _kdjax.Runner(_kdjax.program(case, jax.numpy.float64))
         theirs = TorchStep(case, layout, dtype=torch.float64)
         for role, variables in ours.networks().items():
             torch_networks.load(theirs.trained[role], variables)

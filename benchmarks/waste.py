@@ -222,7 +222,7 @@ def compare(program: Program, least: Least) -> dict[str, Any]:
     """Returns the FLOPs of a program's last phase, the least by part, and their ratio.
 
     Args:
-        program: what `_kdjax.train.program` returns.
+        program: what `_kdjax.program` returns.
         least: for the program's batch.
     """
     program = program.phases[-1]
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.methods:
         teachers = _TEACHERS[methods.create(name, {}).num_teachers]
         case = Case(name, options.student, teachers, batch=options.batch, size=64)
-        found[name] = compare(_kdjax.train.program(case), least)
+        found[name] = compare(_kdjax.program(case), least)
     show(found, options.batch)
     measure.save(options.out, {"batch": options.batch, "methods": found})
     return int(any(figures["ratio"] > LIMIT for figures in found.values()))

@@ -247,7 +247,7 @@ def test_exactly_k_guides_are_dropped():
         ({"survival": 0.0}, r"survival 0.0 is outside \(0, 1\]"),
         ({"survival": 1.5}, r"survival 1.5 is outside \(0, 1\]"),
         ({"temperature": 0.0}, "temperature 0.0 is not positive"),
-        ({"alpha": 1.5}, "dgkd: alpha 1.5 is outside 0..1"),
+        ({"alpha": 1.5}, r"dgkd: alpha \(lambda\) 1.5 is outside 0..1"),
         ({"drop": "some"}, "unknown drop.*'some'.*fixed:K"),
         ({"drop": "fixed:1", "survival": 0.5}, "no use for survival"),
         ({"mask": "image"}, "unknown mask.*'image'.*batch, example"),

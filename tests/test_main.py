@@ -119,6 +119,7 @@ def test_missing_flags(error):
         ("stages.expert.teachers=('student',)", ["'supervised'", "0 teachers"]),
         ("stages.student.teachers=('student',)", ["circle", "student -> student"]),
         ("stages.student.ctkd.attention_target=x", ["'x'", "student, scratch"]),
+        ("stages.student.ctkd.norm=l7", ["'l7'", "mean_square, l2"]),
     ],
 )
 def test_values(error, override, words):
@@ -132,7 +133,6 @@ def test_values(error, override, words):
         ("recipe.batch_size=30", ["batch_size=30", "8 devices", "multiples of 8"]),
         ("data.augment.crop=9", ["crop=9", "(8, 8)"]),
         ("stages.student.ctkd.levels=('stage9',)", ["'stage9'", "stage1, stage1_pre"]),
-        ("stages.student.ctkd.norm=l7", ["'l7'", "mean_square, l2"]),
         ("stages.student.ctkd.inherit=True", ["inherit", "at least as deep"]),
     ],
 )

@@ -8,7 +8,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Term, cross_entropy
 from kdjax.methods.logits import LogitMethod
-from kdjax.methods.ranges import Positive, Range, Share
+from kdjax.methods.ranges import Lambda, Positive, Range
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.rng import fold
 
@@ -42,7 +42,7 @@ class DGKD(LogitMethod):
 
     num_teachers: ClassVar[int | None] = None
     temperature: Positive = 5.0
-    alpha: Share = 0.7
+    alpha: Lambda = 0.7
     survival: Annotated[float, Range(above=0, most=1)] = 1.0
     mask: Literal["batch", "example"] = "batch"
     drop: str = "bernoulli"

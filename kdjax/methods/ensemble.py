@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from kdjax import losses
 from kdjax.methods.base import Context, Term, cross_entropy
 from kdjax.methods.logits import LogitMethod
-from kdjax.methods.ranges import Positive, Share
+from kdjax.methods.ranges import Lambda, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Ensemble(LogitMethod):
 
     num_teachers: ClassVar[int | None] = None
     temperature: Positive = 5.0
-    alpha: Share = 0.7
+    alpha: Lambda = 0.7
     form: Literal["mean", "sum"] = "mean"
 
     def label_term(self, context: Context) -> Term:

@@ -64,6 +64,8 @@ class Entries:
 
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(least=0, most=1)]
+Lambda = Annotated[float, Range(least=0, most=1), "lambda"]
+"""A share that the papers and the configs' arguments call lambda: errors name both."""
 Count = Annotated[int, Range(above=0)]
 Steps = Annotated[int, Range(least=0)]
 Levels = Annotated[tuple[str, ...], Entries(1)]
@@ -88,11 +90,13 @@ def check(name: str, method: object) -> None:
         value = getattr(method, field)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise unknown(f"{field} of {name}", value, get_args(hint))
-        for rule in getattr(hint, "__metadata__", ()):
+        rules = getattr(hint, "__metadata__", ())
+        symbols = "".join(f" ({rule})" for rule in rules if isinstance(rule, str))
+        for rule in rules:
             # `Annotated` may hold other things, which are none of ours.
             known = isinstance(rule, Range | Entries)
             if known and (problem := rule.problem(value)):
-                raise UserError(f"{name}: {field} {value} {problem}")
+                raise UserError(f"{name}: {field}{symbols} {value} {problem}")
 
 
 @functools.cache

@@ -21,6 +21,8 @@ class Command:
     workdir: Path
     args: tuple[str, ...]
     cache: Path
+    # Programs of tiny runs take longer to compile than to run.
+    xla_flags: str = f"--xla_backend_optimization_level=1 {QUICK}"
 
     @property
     def programs(self) -> Path:
@@ -30,7 +32,7 @@ class Command:
     def start(self, **variables: str) -> subprocess.Popen:
         compiled.take(self.programs, "commands")
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(self.cache)}
-        env["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {QUICK}"
+        env["XLA_FLAGS"] = self.xla_flags
         env |= {"PYTHONUNBUFFERED": "1", **compiled.ANYWHERE, **variables}
         return subprocess.Popen(
             [

@@ -1,4 +1,4 @@
-"""What earlier versions left on users' disks is still found, and goes on.
+"""What earlier versions left on users' disks is still found and resumed.
 
 The files in tests/data were made by the version before the packages were rearranged:
 fingerprints and target ids of the published configs' stages; and a working folder,
@@ -129,7 +129,7 @@ def test_the_bank_of_earlier_versions_is_still_read(name):
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """The earlier version's working folder, and its contents before it goes on."""
+    """The earlier version's working folder, before it is resumed."""
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(DATA / "old-workdir.tar.xz") as archive:
         archive.extractall(folder, filter="data")

@@ -51,7 +51,7 @@ def weighted_sum(
 
     `loss = sum_i weight_i(step) * mean(value_i * mask_i)`
 
-    The train step's own sum, for whoever uses a method in another loop.
+    The train step's own sum; for methods in training loops of one's own, too.
 
     Args:
         terms: by name, what `Method.terms` returns.

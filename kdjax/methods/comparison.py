@@ -24,6 +24,8 @@ class Comparison(Method):
     def compare(self, context: Context, student: Adapted, target: Targets) -> jax.Array:
         """Returns the distance, `[batch]` or a scalar.
 
+        Every subclass has one, unless it overrides `distances` (RKD has two terms).
+
         Args:
             context: of the step, for what a distance takes beside the two.
             student: the adapter's outputs; without one, `teacher_targets` of the

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -183,3 +184,8 @@ def test_an_old_folder_is_found_and_its_stopped_stage_ends_in_the_same_bits(
     np.testing.assert_allclose(ours["test_loss"], theirs["test_loss"], rtol=1e-4)
     if processor() == OLD["processor"] and jax.__version__ == OLD["jax"]:
         assert ours["digest"] == theirs["digest"]
+
+
+def test_a_recording_stage_has_the_keys_that_its_checkpoints_had():
+    totals = tiny.program(record=True, dtype=jnp.float32).zero_metrics()
+    assert totals.keys() == {"sums", "bad", "said"}

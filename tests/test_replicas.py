@@ -217,8 +217,8 @@ def test_a_replayed_student_is_the_joint_ones(tmp_path):
     frozen = tiny.frozen()
 
     def recorded(epoch):
-        said = recordings.read(tmp_path / "expert", epoch, (tiny.SIZE, tiny.CLASSES))
-        return replayed.stack_replicas([EpochTargets(recorded={"expert": said})])
+        logits = recordings.read(tmp_path / "expert", epoch, (tiny.SIZE, tiny.CLASSES))
+        return replayed.stack_replicas([EpochTargets(recorded={"expert": logits})])
 
     steps = 5  # of two epochs with three steps each
     expected = tiny.many_steps(joint, steps, [0], frozen)[0]

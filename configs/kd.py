@@ -35,13 +35,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 from kdjax.data.augment import Augment
-from kdjax.experiment import builders
+from kdjax.experiment import builders, pairs
 from kdjax.experiment.builders import StageConfig
 from kdjax.methods import METHODS
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.train.recipe import Recipe
 
-EPOCHS = 240
+EPOCHS = pairs.EPOCHS
 DATASETS = ("cifar100", "cifar10", "svhn", "tiny_imagenet", "digits")
 ARGUMENTS = {
     **builders.SHRINK,
@@ -91,6 +91,26 @@ def setting(dataset: str) -> builders.Setting:
     )
 
 
+def published(
+    teachers: Sequence[str], student: str, dataset: str
+) -> dict[str, dict[str, Any]]:
+    """Returns the hyper-parameters that authors chose for a pair of networks.
+
+    Args:
+        teachers: their models.
+        student: its model.
+        dataset: its name.
+    """
+    pair = teachers[0], student
+    beta = common.attention_weight(dataset)
+    return {
+        "dkd": {"beta": _DKD_BETA.get(pair, 8.0)},
+        "reviewkd": {"beta": _REVIEW_WEIGHT.get(pair, 5.0)},
+        "ctkd": {"beta": beta},
+        "at": {"beta": beta},
+    }
+
+
 def hyper(
     method: str,
     teachers: Sequence[str],
@@ -113,40 +133,8 @@ def hyper(
     Raises:
         UserError: an unknown method or model.
     """
-    beta = common.attention_weight(dataset)
-    pair = teachers[0], student
-    share = min(epochs / EPOCHS, 1.0)
-
-    def lasting(of: int) -> int:
-        return max(1, round(of * share * steps))
-
-    published: dict[str, dict[str, Any]] = {
-        "dkd": {"beta": _DKD_BETA.get(pair, 8.0), "warmup_steps": lasting(20)},
-        "reviewkd": {
-            "beta": _REVIEW_WEIGHT.get(pair, 5.0),
-            "warmup_steps": lasting(20),
-        },
-        "one": {"rampup_steps": lasting(80)},
-        "bss": {"decay_steps": lasting(80)},
-        "dml": {"peers": (teachers[0],)},
-        "rocket": {"scratch": teachers[0]},
-        "ctkd": {"scratch": teachers[0], "beta": beta},
-        "at": {"beta": beta},
-    }
-    for name in ("ab", "ft", "fsp"):
-        published[name] = {"init_epochs": max(1, round(30 * share))}
-    published["sskd"] = {"init_epochs": max(1, round(60 * share))}
-    parts = method.split("+")
-    if parts[0] != "kd":  # added to another method's, its weight is 1
-        published["kd"] = {"alpha": 1.0}
-    levels = min(map(builders.num_levels, pair))
-    options = {}
-    for part in parts:
-        if part not in METHODS:
-            raise unknown("method", part, METHODS)
-        at_levels = builders.at_levels(part, levels)
-        options[part] = {**at_levels, **published.get(part, {})}
-    return options
+    chosen = published(teachers, student, dataset)
+    return pairs.hyper(method, teachers, student, epochs, steps, chosen)
 
 
 def stage(
@@ -171,11 +159,8 @@ def stage(
     Raises:
         UserError: an unknown method or model.
     """
-    networks = tuple(teachers.values()) or (student,)
-    options = hyper(method, networks, student, epochs, steps, dataset)
-    wanted = {METHODS[part].num_teachers for part in options} - {0}
-    taught_by = tuple(teachers) if None in wanted else tuple(teachers)[: len(wanted)]
-    made = builders.stage(student, method, taught_by, **options)
+    chosen = published(tuple(teachers.values()) or (student,), student, dataset)
+    made = pairs.stage(method, teachers, student, epochs, steps, chosen)
     if student.startswith(("mobilenetv2", "shufflenet")):
         made["recipe"] = {"learning_rate": 0.01}
     return made

@@ -15,7 +15,7 @@ FLOORS = (
     ("methods",),
     ("train",),
     ("experiment",),
-    ("main", "sweep", "preflight", "analysis"),
+    ("main", "sweep", "preflight", "analysis", "api"),
 )
 BELOW = {
     room: {below for lower in FLOORS[:number] for below in lower}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 
 from kdjax.experiment.config import Experiment
+from kdjax.experiment.predictions import is_table
 from kdjax.train.step import Step
 
 Reader = tuple[str, int, str]
@@ -45,7 +46,8 @@ class Plan:
     """Who reads what from the bank.
 
     Attributes:
-        banked: by stage, the teachers that it reads from the bank.
+        banked: by stage, the teachers whose targets are there before the step: read
+            from the bank, or made of given predictions.
         entries: the entry that (stage, seed, teacher) reads.
         epochs: by entry, how many epochs are stored.
         bytes_per_epoch: by entry.
@@ -113,7 +115,8 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
         name: tuple(
             teacher
             for teacher in stage.teachers
-            if teacher in kept and (name, teacher) in shared
+            if is_table(stages[teacher].given)
+            or (teacher in kept and (name, teacher) in shared)
         )
         for name, stage in stages.items()
     }
@@ -157,7 +160,8 @@ class _Candidates:
         varies, stage = experiment.augment.varies, experiment.stages[name]
         for teacher in stage.teachers:
             width = _bytes_per_example(step, teacher)
-            if not width:
+            # Predictions are in memory already: nothing is stored for them.
+            if not width or is_table(experiment.stages[teacher].given):
                 continue
             target_id = step.target_id(teacher)
             for seed in range(stage.seeds):

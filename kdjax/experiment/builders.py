@@ -86,7 +86,8 @@ def parse_arg(
     Raises:
         UserError: an unknown variant or key, or a value that is not of its type.
     """
-    words = [word for word in arg.split(",") if word]
+    # Commas within parentheses belong to a network's own arguments.
+    words = [word for word in re.split(r",(?![^()]*\))", arg) if word]
     variant = variants[0]
     if words and "=" not in words[0]:
         variant = words.pop(0)
@@ -103,6 +104,27 @@ def parse_arg(
             kind = {int: "a whole number", float: "a number"}[known[key]]
             raise UserError(f"argument {word!r}: not {kind}") from None
     return variant, values
+
+
+def numbers(
+    name: str, value: str, kind: type[int] | type[float]
+) -> tuple[int | float, ...]:
+    """Returns the numbers of an argument like '0.5/0.5/0.5'; none of an empty one.
+
+    Args:
+        name: the argument's.
+        value: what was given.
+        kind: of the numbers.
+
+    Raises:
+        UserError: a part is no number.
+    """
+    try:
+        return tuple(kind(part) for part in value.split("/") if part)
+    except ValueError:
+        raise UserError(
+            f"argument {name}={value!r}: not numbers joined by '/'"
+        ) from None
 
 
 def experiment(

@@ -49,6 +49,14 @@ class Stage:
         recipe: how it is optimised.
         seeds: number of replicas.
         init_index: equal networks of one seed start alike, unless this differs.
+        start: what its student starts from instead, see `given`; empty: its own start.
+        given: where a network or predictions come from that are not trained here, see
+            `kdjax.experiment.given`; empty for stages that are trained.
+        mean: of each channel as a given network learned to see it, on the scale 0 to
+            1; empty: the data set's.
+        std: standard deviation of each channel, likewise.
+        order: where each of the data set's classes stands among a given network's;
+            empty: in the same place.
     """
 
     name: str
@@ -59,6 +67,11 @@ class Stage:
     recipe: Recipe
     seeds: int
     init_index: int
+    start: str = ""
+    given: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    order: tuple[int, ...] = ()
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -67,7 +80,9 @@ class Stage:
 
     @property
     def epochs(self) -> int:
-        """Of all phases."""
+        """Of all phases; none where the network is given."""
+        if self.given:
+            return 0
         return sum(recipe.epochs for recipe in self.recipes)
 
 
@@ -120,7 +135,7 @@ class Experiment:
         }
 
 
-_CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages")
+_CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages", "note")
 _STREAMED = ("image_size", "workers", "broken")
 _DATA = (
     "name",
@@ -132,7 +147,8 @@ _DATA = (
     "augment",
     *_STREAMED,
 )
-_STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy")
+_STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy", "start")
+_GIVEN = ("model", "given", "mean", "std", "order")
 
 
 def _expect(
@@ -154,7 +170,8 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
 
     Args:
         config: plain nested dictionaries: 'data', 'recipe', 'seeds', 'precision',
-            'saving', 'bank' and 'stages', as `builders.experiment` makes them.
+            'saving', 'bank' and 'stages', as `builders.experiment` makes them; and
+            'note', a line for people.
 
     Raises:
         UserError: an unknown name or a value out of range.
@@ -196,8 +213,10 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
 def _parse_stage(
     name: str, settings: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Stage:
-    # A method's hyper-parameters stand beside the stage's keys, under its own name.
     settings = dict(settings)
+    if "given" in settings:
+        return _parse_given(name, settings, config)
+    # A method's hyper-parameters stand beside the stage's keys, under its own name.
     method = settings.get("method", "supervised")
     known = (*_STAGE, *methods.METHODS)
     _expect(f"key of stage {name!r}", settings, known, ("model",))
@@ -215,6 +234,7 @@ def _parse_stage(
         recipe=build(Recipe, f"recipe of stage {name!r}", recipe),
         seeds=seeds,
         init_index=settings.get("copy", 0),
+        start=settings.get("start", ""),
     )
     for model in stage.method.roles(stage.model).values():
         models.create(model, 2)
@@ -230,6 +250,32 @@ def _parse_stage(
             f"stage {name!r}: a teacher comes twice ({', '.join(stage.teachers)})"
         )
     return stage
+
+
+def _parse_given(
+    name: str, settings: Mapping[str, Any], config: Mapping[str, Any]
+) -> Stage:
+    """Returns a stage whose network or predictions come from elsewhere."""
+    _expect(f"key of given stage {name!r}", settings, _GIVEN, ("model", "given"))
+    given = settings["given"]
+    lists: dict[str, Any] = {
+        key: tuple(settings.get(key, ())) for key in ("mean", "std", "order")
+    }
+    if any(std <= 0 for std in lists["std"]):
+        raise UserError(f"stage {name!r}: std={lists['std']} is not positive")
+    models.create(settings["model"], 2)
+    return Stage(
+        name=name,
+        model=settings["model"],
+        method=Method(),
+        method_name="given",
+        teachers=(),
+        recipe=build(Recipe, "recipe", config["recipe"]),
+        seeds=1,
+        init_index=0,
+        given=(given,) if isinstance(given, str) else tuple(given),
+        **lists,
+    )
 
 
 def _check_replay(stage: Stage, stages: Mapping[str, Stage]) -> None:

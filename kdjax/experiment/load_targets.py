@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import BankEntry
 from kdjax.experiment.store import Store
+from kdjax.models import Outputs
 from kdjax.runtime.signals import Interrupt
 from kdjax.train import recordings
 from kdjax.train.program import Program
@@ -63,6 +66,8 @@ class TargetLoader:
 
     def _banked(self, teacher: str, epoch: int) -> Any:
         """Returns one teacher's targets for all replicas."""
+        if teacher in self._store.givens.tables:
+            return self._from_predictions(teacher)
         entries = [
             self._bank.entry(self._stage, r.seed, teacher) for r in self._replicas
         ]
@@ -77,6 +82,20 @@ class TargetLoader:
         placed = self._program.stack_replicas([by_entry[entry] for entry in entries])
         self._placed[teacher] = stored, placed
         return placed
+
+    def _from_predictions(self, teacher: str) -> Any:
+        """Returns the targets of a teacher of which predictions are given alone.
+
+        They are the same in every epoch, and rounded as the bank's are.
+        """
+        if teacher not in self._placed:
+            table = self._store.givens.tables[teacher]
+            outputs = Outputs(jnp.asarray(table), {})
+            targets = self._program.step.method.teacher_targets(outputs)
+            rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), targets)
+            replicas = [rounded] * len(self._replicas)
+            self._placed[teacher] = 0, self._program.stack_replicas(replicas)
+        return self._placed[teacher][1]
 
     def _load(self, entry: BankEntry, epoch: int, replica: Replica) -> Any:
         """Returns one replica's targets on the host, as the method made them."""

@@ -41,7 +41,7 @@ def summarise(
 
 
 def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
-    def spread(role: str, key: str) -> list[float]:
+    def spread(role: str, key: str) -> list[Any]:
         return [replica["networks"][role][key] for replica in replicas]
 
     def figures(role: str) -> dict[str, Any]:
@@ -52,11 +52,11 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
             "test_accuracy": {
                 "final": final,
                 "best": spread(role, "best_test_accuracy"),
-                "median": float(np.median(final)),
+                "median": _median(final),
             },
             "test_top5": {
                 "final": spread(role, "test_top5"),
-                "median": float(np.median(spread(role, "test_top5"))),
+                "median": _median(spread(role, "test_top5")),
             },
             "test_loss": spread(role, "test_loss"),
         }
@@ -79,8 +79,14 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
+def _median(values: list[float | None]) -> float | None:
+    """Returns the median; None where predictions alone are given: no test figures."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def print_table(
@@ -127,6 +133,10 @@ def plot_curves(results: Mapping[str, list[dict[str, Any]]], path: Path) -> None
         results: by stage, the results of its replicas.
         path: of the PNG file.
     """
+    # Given networks were not trained here.
+    results = {name: found for name, found in results.items() if found[0]["history"]}
+    if not results:
+        return
     from cycler import cycler
     from matplotlib.figure import Figure
 

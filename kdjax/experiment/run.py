@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-import kdjax
 from kdjax.data import device_feed
 from kdjax.data.device_feed import DeviceDataset
 from kdjax.data.sources import Dataset
@@ -17,9 +16,12 @@ from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import plan
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
 from kdjax.experiment.config import Experiment, Stage, ancestry
+from kdjax.experiment.given import with_start
+from kdjax.experiment.given_stages import check_given, with_images
 from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.report import plot_curves, print_table, summarise
 from kdjax.experiment.store import Store
+from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
@@ -59,9 +61,10 @@ class Run:
         """
         if experiment.precision == "float64":
             jax.config.update("jax_enable_x64", True)
-        self._experiment, self._workdir = experiment, workdir
+        self._workdir = workdir
         self._interrupt, self._observe = interrupt, observe
         dataset = open_data(experiment)
+        self._experiment = experiment = with_images(experiment, dataset)
         self._store = Store(experiment, dataset, workdir)
         self._store.make()
         self._data: DeviceDataset | Streamed
@@ -88,6 +91,8 @@ class Run:
             Interrupted: after a signal.
         """
         stages = ancestry(self._experiment, only)
+        if note := self._experiment.config.get("note"):
+            console.print(note, markup=False)
         for teacher in self._plan.too_large:
             console.print(
                 f"bank: {teacher}'s outputs do not fit into bank.max_gb="
@@ -101,11 +106,12 @@ class Run:
                 markup=False,
             )
         self._check_recordings(stages)
+        self._describe_tables(stages)
         # Programs of all stages are traced before the first is trained, so that what
         # does not fit is an error at once and not after hours.
         for name, stage in stages.items():
             missing = self._missing(name, range(stage.seeds))
-            if missing:
+            if missing and not stage.given:
                 self._program(stage, self._width(len(missing)))
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round through all stages: a seed's bank entries are deleted before
@@ -168,10 +174,10 @@ class Run:
         store = self._store
         missing = self._missing(name, seeds)
         for seed in seeds:
-            if version := store.other_version(name, seed):
+            for package, (old, new) in store.other_versions(name, seed).items():
                 console.print(
-                    f"{name} seed {seed}  was begun by kdjax {version}; this is "
-                    f"{kdjax.__version__}, whose results may differ",
+                    f"{name} seed {seed}  was begun by {package} {old}; this is {new}, "
+                    "whose results may differ",
                     markup=False,
                 )
             if seed not in missing:
@@ -179,9 +185,33 @@ class Run:
                 console.print(f"{name} seed {seed}  found in {folder}", markup=False)
         while missing:
             self._interrupt.raise_if_set()
-            self._train(name, missing)
+            if self._experiment.stages[name].given:
+                self._check_given(name)
+            else:
+                self._train(name, missing)
             missing = self._missing(name, missing)
         return [store.result(name, seed) or {} for seed in seeds]
+
+    def _describe_tables(self, stages: Mapping[str, Stage]) -> None:
+        """Says what predictions of the plain images mean where images are varied."""
+        tables = [name for name in self._store.givens.tables if name in stages]
+        if tables and self._experiment.augment.varies:
+            console.print(
+                f"{', '.join(tables)}: the predictions are of the plain images; the "
+                "students see varied ones",
+                markup=False,
+            )
+
+    def _check_given(self, name: str) -> None:
+        """Evaluates a given network, once, and counts it as finished."""
+        stage, store = self._experiment.stages[name], self._store
+        feed = make_feed(
+            self._experiment, stage, self._data, parallel.make_mesh(replicas=1)
+        )
+        with store.open(name, 0), naming(stage):
+            result = check_given(stage, self._steps[name], feed, store.givens)
+            result["fingerprint"] = store.fingerprint(name, 0)
+            store.finish(name, 0, result)
 
     def _train(self, name: str, seeds: Sequence[int]) -> None:
         """Trains the first of some replicas: as many as can run side by side."""
@@ -197,6 +227,7 @@ class Run:
                     folder=held.enter_context(store.open(name, seed)),
                     fingerprint=store.fingerprint(name, seed),
                     frozen=store.teachers(name, seed),
+                    start=functools.partial(self._start, name),
                     observe=functools.partial(self._observe, name, seed),
                     keep_best=saving.best,
                 )
@@ -231,6 +262,11 @@ class Run:
                 store.finish(name, replica.seed, result)
                 replica.discard_checkpoints()
                 self._bank.finished(name, replica.seed)
+
+    def _start(self, name: str, own: Variables) -> Variables:
+        """Returns the student's first variables: its own, or given ones."""
+        start = self._store.givens.start(name)
+        return own if start is None else with_start(name, own, start)
 
 
 def rounds(seeds: int, devices: int) -> Iterator[range]:

@@ -13,6 +13,7 @@ import kdjax
 from kdjax import methods, models
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment.config import Experiment
+from kdjax.experiment.given import Givens
 from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.errors import UserError
@@ -38,6 +39,7 @@ class Store:
             workdir: where everything goes.
         """
         self._experiment, self._dataset = experiment, dataset
+        self.givens = Givens(experiment, dataset)
         self._stages = workdir / "stages"
         self.data = {
             "name": dataset.name,
@@ -73,11 +75,20 @@ class Store:
         experiment = self._experiment
         stage = experiment.stages[name]
         augment = dataclasses.asdict(experiment.augment)
+        given = self.givens.digest(name)
+        if stage.given:  # nothing of how others are trained decides it
+            return {
+                **given,
+                "roles": {"student": _model(stage.model)},
+                "data": self.data,
+                "precision": experiment.precision,
+            }
         return {
+            **given,
             "seed": seed,
             "copy": stage.init_index,
             "roles": {
-                role: {"model": model, "version": models.version(model)}
+                role: _model(model)
                 for role, model in stage.method.roles(stage.model).items()
             },
             # With the name: the first of several methods counts the cross-entropy.
@@ -128,18 +139,50 @@ class Store:
                 raise UserError(
                     f"{folder} is being trained by another process"
                 ) from error
-            settings = {"kdjax": kdjax.__version__, **self.settings(name, seed)}
+            settings = {
+                "kdjax": kdjax.__version__,
+                "num_classes": self._dataset.num_classes,
+                "classes": getattr(self._dataset, "classes", ()),
+                "packages": self._packages(name),
+                **self.settings(name, seed),
+            }
             write_json(folder / "stage.json", settings)
             yield folder
 
-    def other_version(self, name: str, seed: int) -> str | None:
-        """Returns which other version of the library began a replica, if one did."""
+    def _packages(self, name: str) -> dict[str, str]:
+        """Returns the versions of the packages that a stage's own networks are from."""
+        stage = self._experiment.stages[name]
+        return {
+            package: version
+            for model in stage.method.roles(stage.model).values()
+            for package, version in models.packages(model).items()
+        }
+
+    def other_versions(self, name: str, seed: int) -> dict[str, tuple[str, str]]:
+        """Returns which packages had another version when a replica was begun.
+
+        The library itself, and where the stage's own networks are from. Their code is
+        not hashed: a replica is found again, and a line tells the difference.
+
+        Args:
+            name: of the stage.
+            seed: of the replica.
+
+        Returns:
+            The version then and the version now, by package.
+        """
         path = self.folder(name, seed) / "stage.json"
         try:
-            version = json.loads(path.read_text())["kdjax"]
+            begun = json.loads(path.read_text())
+            before = {"kdjax": begun["kdjax"], **begun.get("packages", {})}
         except (OSError, ValueError, KeyError):
-            return None  # not begun, or killed while it was written
-        return version if version != kdjax.__version__ else None
+            return {}  # not begun, or killed while it was written
+        now = {"kdjax": kdjax.__version__, **self._packages(name)}
+        return {
+            package: (version, now[package])
+            for package, version in before.items()
+            if package in now and version != now[package]
+        }
 
     def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
         """Writes a replica's result, the last thing: now it counts as finished."""
@@ -164,11 +207,13 @@ class Store:
             ) from error
 
     def network(self, name: str, seed: int) -> Variables:
-        """Returns the student that a finished replica has trained.
+        """Returns the student that a finished replica has trained, or was given.
 
         Raises:
             UserError: it is damaged.
         """
+        if self._experiment.stages[name].given:
+            return self.givens.variables(name)
         return load_network(
             self.folder(name, seed),
             self._experiment.stages[name].model,
@@ -183,3 +228,7 @@ class Store:
             teacher: self.network(teacher, self.replica_of(teacher, seed))
             for teacher in self._experiment.stages[name].teachers
         }
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"model": name, "version": models.version(name)}

@@ -1,5 +1,7 @@
 """Output while a stage trains: a progress bar on a terminal, lines elsewhere."""
 
+import importlib.util
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +16,10 @@ from kdjax.runtime.closing import Closing
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 110  # tables in log files are not cut
+# In a notebook rich draws bars with the help of a package that need not be there.
+has_bars = console.is_terminal or (
+    console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+)
 
 
 class StageProgress(Closing):
@@ -28,7 +34,7 @@ class StageProgress(Closing):
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not has_bars,
             transient=True,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, speed="")
@@ -40,7 +46,7 @@ class StageProgress(Closing):
 
     def step(self, done: int, images_per_second: float) -> None:
         """Moves the bar."""
-        if console.is_terminal:
+        if has_bars:
             speed = f"{images_per_second:,.0f} images/s"
             self._bar.update(self._task, completed=done, speed=speed)
 

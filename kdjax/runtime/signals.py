@@ -1,6 +1,9 @@
 """SIGTERM and Ctrl-C: finish the step, save a checkpoint, then leave."""
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -23,6 +26,24 @@ class Interrupt:
         """Handles SIGTERM and SIGINT from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handles the signals within a block, if this thread may: the main one.
+
+        For use from Python and notebooks, whose own handlers come back at the end.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = signal.SIGTERM, signal.SIGINT
+        before = [signal.getsignal(number) for number in numbers]
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.number = number

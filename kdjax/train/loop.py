@@ -93,7 +93,10 @@ class Training:
         self._dispatches = 0
         if step is None:
             trees = [
-                (program.start(replica.seed, replica.frozen), program.zero_metrics())
+                (
+                    program.start(replica.seed, replica.frozen, replica.start),
+                    program.zero_metrics(),
+                )
                 for replica in replicas
             ]
         else:

@@ -8,7 +8,7 @@ replicas, the seeds that are trained side by side: it lies along the mesh's axis
 import dataclasses
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -21,9 +21,9 @@ from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
-from kdjax.train import metrics
+from kdjax.train import evaluation, metrics
 from kdjax.train.metrics import Metrics
-from kdjax.train.replica_step import EpochTargets, evaluate_batches, train_step
+from kdjax.train.replica_step import EpochTargets, train_step
 from kdjax.train.step import Step, TrainState
 from kdjax.train.teacher_targets import TeacherTargets
 
@@ -177,18 +177,25 @@ class Program:
 
         return jax.tree.map(stacked, specs)
 
-    def start(self, seed: int, frozen: Mapping[str, Variables]) -> TrainState:
+    def start(
+        self,
+        seed: int,
+        frozen: Mapping[str, Variables],
+        given: Callable[[Variables], Variables] = lambda own: own,
+    ) -> TrainState:
         """Returns one replica's state before the first step, on the host.
 
         Args:
             seed: of the replica.
             frozen: all its teachers' variables.
+            given: makes the student's first variables of its own ones.
         """
         key, labels = jax.random.key(seed), jnp.zeros(self.feed.stream.size, jnp.int32)
         # Labels are read for a memory alone: streamed ones take a pass over the files.
         if jax.tree.leaves(self.specs[0].memory):
             labels = jnp.asarray(self.feed.labels)
         start = self.step.start(key)
+        start["student"] = given(start["student"])
         return jax.device_get(self.step.init(start, frozen, key, labels))
 
     def start_phase(self, state: TrainState) -> TrainState:
@@ -225,7 +232,9 @@ class Program:
         begin = time.perf_counter()
         self._compiled = (
             self.lower_train().compile(backend.compiler_options()),
-            self._lower_test().compile(backend.compiler_options()),
+            evaluation.lower(
+                self.step, self.feed, self._stacked(self.specs[0])
+            ).compile(backend.compiler_options()),
         )
         self._compile_seconds += time.perf_counter() - begin
 
@@ -246,18 +255,6 @@ class Program:
         with jax.set_mesh(self.mesh):
             # The number of steps is an argument: one program for full and last calls.
             return train.lower(*self.inputs, 1)
-
-    def _lower_test(self) -> jax.stages.Lowered:
-        test = jax.jit(
-            parallel.by_replica(
-                functools.partial(evaluate_batches, self.step, self.feed.stream),
-                self.mesh,
-                shared=(1,),
-            ),
-            out_shardings=parallel.over_replicas(self.mesh),
-        )
-        with jax.set_mesh(self.mesh):
-            return test.lower(self._stacked(self.specs[0]), self.feed.test_specs)
 
     def train(
         self,
@@ -304,14 +301,7 @@ class Program:
         One dictionary for every replica.
         """
         assert self._compiled
-        # Sums over valid images, so that padding in the last batch counts for nothing.
-        sums = [self._compiled[1](state, batches) for batches in self.feed.test()]
-        totals = self.unstack_replicas(jax.tree.map(lambda *leaves: sum(leaves), *sums))
-        sizes = [total.pop("count") for total in totals]
-        return [
-            {name: float(value) / float(size) for name, value in total.items()}
-            for total, size in zip(totals, sizes, strict=True)
-        ]
+        return evaluation.run(self._compiled[1], state, self.feed)
 
     def _dispatch(
         self,

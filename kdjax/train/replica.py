@@ -31,6 +31,7 @@ class Replica:
         folder: checkpoints, records and networks go here.
         fingerprint: what its checkpoints must be of.
         frozen: the teachers' variables, by stage.
+        start: makes the student's first variables of its own ones.
         observe: called with every epoch's record.
         keep_best: whether the networks of the best test accuracy are kept as well.
         history: the records so far.
@@ -42,6 +43,7 @@ class Replica:
     folder: Path
     fingerprint: str
     frozen: Mapping[str, Variables]
+    start: Callable[[Variables], Variables] = lambda own: own
     observe: Callable[[metrics.Record], None] = lambda record: None
     keep_best: bool = False
     history: list[metrics.Record] = dataclasses.field(default_factory=list)

@@ -1,0 +1,248 @@
+"""Experiments from Python: of one's own parts, or of a config."""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdjax import models
+from kdjax.api.network import Network
+from kdjax.api.result import Result
+from kdjax.data import own as own_data
+from kdjax.data.sources import Dataset
+from kdjax.experiment import given, own, predictions
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.run import Run
+from kdjax.experiment.teachers import Teacher
+from kdjax.methods import METHODS
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.signals import Interrupt, Interrupted
+
+PathLike = str | os.PathLike[str]
+Data = PathLike | tuple[Any, Any]
+"""A folder or file, or images and labels."""
+
+
+def distill(
+    *,
+    student: Any,
+    data: Data,
+    test: tuple[Any, Any] | None = None,
+    teacher: Any = None,
+    method: str = "kd",
+    chain: Sequence[Any] = (),
+    workdir: PathLike = "runs/own",
+    epochs: int = 0,
+    batch_size: int = 0,
+    seeds: int = 1,
+    options: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    augment: str | Mapping[str, Any] = "default",
+    start: Any = "",
+    student_levels: Sequence[str] = (),
+    teacher_levels: Sequence[str] = (),
+    teacher_model: Any = "",
+    teacher_mean: Sequence[float] = (),
+    teacher_std: Sequence[float] = (),
+    class_order: Sequence[int] = (),
+    kind: str = "",
+    data_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Result:
+    """Trains a student, with all that teaches it, and returns the result.
+
+    It builds the graph of stages that `configs/own.py` does and runs it in the same
+    way: what `workdir` holds already is not repeated, a stopped run goes on from its
+    last checkpoint, and `results.json` is written.
+
+    Args:
+        student: a network's name ('resnet-8', 'package.module:Class(width=32)'), or a
+            linen or NNX module.
+        data: a folder of images, an npz file, a folder of parquet files; or images,
+            uint8 `[N, height, width]` or `[N, height, width, channels]`, and labels,
+            integers or strings.
+        test: images and labels to judge by; by default the folder's own, or a fifth of
+            the images, kept from training.
+        teacher: a network's name or module, which is trained first; a file of PyTorch
+            weights ('teacher.pth:resnet-20'); a `Network`, or 'WORKDIR:STAGE'; logits
+            of the training images, `[N, classes]`, or their file; a function and its
+            variables, `apply(variables, images) -> logits` of normalised images, or
+            a module and its variables.
+        method: how the student learns: a row of `kdjax.methods.METHODS`, several
+            joined by '+', or 'takd', 'dgkd', 'dgkd_stochastic'.
+        chain: networks between teacher and student, the larger first.
+        workdir: the folder for stages and results.
+        epochs: of every stage; 0: by the size of the data.
+        batch_size: 0: by the size of the data.
+        seeds: how many students.
+        options: the method's hyper-parameters; of several methods by their names.
+        recipe: what shall differ from the chosen recipe: fields of
+            `kdjax.train.recipe.Recipe`.
+        augment: how training images are varied: 'default', 'none', or fields of
+            `kdjax.data.own.Vary`.
+        start: what the student starts from: weights as for a teacher, in a file or
+            stage, or its variables.
+        student_levels: paths of the student's modules whose outputs are its levels,
+            'stage1', 'stage2', ..., for methods that compare features.
+        teacher_levels: likewise of the teacher.
+        teacher_model: the network of a file of weights; with predictions alone, the
+            one that some methods train beside the student.
+        teacher_mean: of each channel, on the scale 0 to 1, as the teacher learned to
+            see it; by default the data set's.
+        teacher_std: standard deviation of each channel, likewise.
+        class_order: where each of the data set's classes stands among the teacher's.
+        kind: of the data, such as 'tfds'; by default found by looking at it.
+        data_options: further fields of `kdjax.data.own.OwnData`.
+        settings: 'precision', 'saving' and 'bank' of the config.
+
+    Raises:
+        UserError: a mistake in any of these, in one line, before any training.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
+    """
+    request = own.Request(
+        data=_data(data, test),
+        kind=kind if not isinstance(data, tuple) else "arrays",
+        data_options=data_options or {},
+        student=_name(student),
+        student_levels=tuple(student_levels),
+        teacher=_teacher(
+            teacher,
+            teacher_model,
+            levels=tuple(teacher_levels),
+            mean=tuple(teacher_mean),
+            std=tuple(teacher_std),
+            order=tuple(class_order),
+        ),
+        method=method,
+        chain=tuple(_name(network) for network in chain),
+        start=_source(start),
+        epochs=epochs,
+        batch_size=batch_size,
+        seeds=seeds,
+        recipe=recipe or {},
+        augment=augment,
+        options=_options(method, options or {}),
+        settings=settings or {},
+    )
+    return run(own.config(request).to_dict(), workdir)
+
+
+def run(
+    config: Mapping[str, Any] | Any,
+    workdir: PathLike,
+    stages: Sequence[str] = (),
+) -> Result:
+    """Runs an experiment, as `python -m kdjax.main` does, and returns the result.
+
+    Args:
+        config: what a config's `get_config` returns.
+        workdir: the folder for stages and results; what it holds is not repeated.
+        stages: these alone, with all that teach them; by default all.
+
+    Raises:
+        UserError: a mistake in the config or in what it names.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
+    """
+    plain = config.to_dict() if hasattr(config, "to_dict") else config
+    folder = Path(workdir).expanduser()
+    backend.use_compilation_cache()
+    interrupt = Interrupt()
+    try:
+        with interrupt.installed():
+            summary = Run(parse_config(plain), folder, interrupt).run(tuple(stages))
+    except Interrupted as stopped:
+        if interrupt.number == signal.SIGINT:
+            raise KeyboardInterrupt(str(stopped)) from None
+        raise
+    return Result(summary, folder)
+
+
+def open_data(path: PathLike, kind: str = "", **options: Any) -> Dataset:
+    """Returns a data set as an experiment with the same options sees it.
+
+    Its training images are in the order that a table of a teacher's logits must have.
+
+    Args:
+        path: a folder of images, an npz file, a folder of parquet files.
+        kind: by default found by looking at it.
+        **options: further fields of `kdjax.data.own.OwnData`.
+
+    Raises:
+        UserError: nothing is there, or it does not fit into memory.
+    """
+    name = kind or own_data.find_kind(str(path))
+    settings = own_data.OwnData(name=name, path=str(path), **options)
+    images = own_data.open_own(settings)
+    if not isinstance(images, Dataset):
+        raise UserError(f"{path} does not fit into memory: it can only be streamed")
+    return images
+
+
+def _data(data: Data, test: tuple[Any, Any] | None) -> str:
+    if not isinstance(data, tuple):
+        if test is not None:
+            raise UserError(
+                f"test= goes with arrays: {os.fspath(data)} has its own test images, or "
+                "a part of it is kept from training"
+            )
+        return os.fspath(data)
+    images, labels = data
+    return own_data.register_arrays(images, labels, *(test or ()))
+
+
+def _name(network: Any) -> str:
+    """Returns a network's name, by which the graph of stages knows it."""
+    return network if isinstance(network, str) else models.register(network)
+
+
+def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
+    """Returns who teaches."""
+    name = _name(model) if model else ""
+    if teacher is None:
+        return Teacher(model=name, **view)
+    if isinstance(teacher, Network):
+        return Teacher(source=teacher.source, **view)
+    if isinstance(teacher, np.ndarray):
+        return Teacher(source=predictions.register(teacher), model=name, **view)
+    if isinstance(teacher, str | os.PathLike):
+        return Teacher(source=os.fspath(teacher), model=name, **view)
+    if not isinstance(teacher, tuple):
+        return Teacher(source=_name(teacher), **view)
+    if len(teacher) != 2:
+        raise UserError(
+            f"teacher= {len(teacher)} things, not a function or module and its variables"
+        )
+    network, variables = teacher
+    if callable(network) and not _is_module(network):
+        network = models.Function(network, variables)
+    return Teacher(source=given.register(variables), model=_name(network), **view)
+
+
+def _is_module(thing: Any) -> bool:
+    from flax import linen, nnx
+
+    return isinstance(thing, linen.Module | nnx.Module)
+
+
+def _source(start: Any) -> str:
+    if isinstance(start, Network):
+        return start.source
+    if isinstance(start, Mapping):
+        return given.register(dict(start))
+    return os.fspath(start)
+
+
+def _options(method: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns hyper-parameters by method."""
+    nested = {key: dict(o) for key, o in options.items() if isinstance(o, Mapping)}
+    flat = {key: o for key, o in options.items() if key not in nested}
+    if not flat:
+        return nested
+    part = "dgkd" if method in ("takd", "dgkd_stochastic") else method
+    if part not in METHODS:
+        raise unknown("method of options", part, METHODS)
+    return {**nested, part: {**nested.get(part, {}), **flat}}

@@ -1,0 +1,168 @@
+"""A network that is finished: it predicts, is evaluated, and gives its variables."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import losses
+from kdjax.data import own
+from kdjax.data.stream import normalise
+from kdjax.experiment import finished
+from kdjax.experiment.config import PRECISIONS
+from kdjax.experiment.finished import Finished
+from kdjax.models import Variables
+from kdjax.runtime import backend
+from kdjax.runtime.errors import UserError, unknown
+from kdjax.train.networks import apply_model
+
+_BATCH = 256
+
+
+class Network:
+    """A finished network.
+
+    Attributes:
+        name: its name, such as 'resnet-8'.
+        classes: names by label; empty where the data set has none.
+        num_classes: the length of its logits.
+        image_shape: height, width and channels of what it sees.
+        mean: of each channel, on the scale 0 to 1.
+        std: standard deviation of each channel.
+        source: the stage that it comes from, as a teacher of another experiment.
+    """
+
+    def __init__(self, about: Finished, source: str):
+        """Reads nothing yet.
+
+        Args:
+            about: where it is, and what it is.
+            source: 'WORKDIR:STAGE:SEED'.
+        """
+        self._about, self.source = about, source
+        self.name, self.num_classes = about.model, about.num_classes
+        self.classes, self.image_shape = about.classes, about.image_shape
+        channels = about.image_shape[-1]
+        self.mean = about.mean or (0.0,) * channels
+        self.std = about.std or (1.0,) * channels
+
+    def __repr__(self) -> str:
+        """Returns name, source and accuracy."""
+        known = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f}"
+        return f"Network({self.name}, {self.source}{known})"
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy on the experiment's test images, from 0 to 1."""
+        networks = self._about.result.get("networks", {"student": {}})
+        return networks["student"].get("test_accuracy")
+
+    @functools.cached_property
+    def variables(self) -> Variables:
+        """'params' and 'batch_stats', NumPy arrays.
+
+        Raises:
+            UserError: the files are damaged.
+        """
+        return self._about.variables()
+
+    def logits(self, images: Any) -> np.ndarray:
+        """Returns logits, `[N, classes]`.
+
+        Args:
+            images: uint8 `[N, height, width]` or `[N, height, width, channels]` of any
+                size; or PIL images, or paths of files.
+
+        Raises:
+            UserError: something else than images.
+        """
+        pixels = own.fit(images, self.image_shape)
+        rows = []
+        for start in range(0, len(pixels), _BATCH):
+            part = pixels[start : start + _BATCH]
+            # One compiled program for all batches: the last one is filled up.
+            filled = np.zeros((_BATCH, *part.shape[1:]), np.uint8)
+            filled[: len(part)] = part
+            rows.append(np.asarray(self._apply(self.variables, filled))[: len(part)])
+        return np.concatenate(rows) if rows else np.zeros((0, self.num_classes))
+
+    def predict(self, images: Any) -> np.ndarray:
+        """Returns the classes' probabilities, `[N, classes]`, in the order `classes`.
+
+        Args:
+            images: as for `logits`.
+        """
+        return np.asarray(jax.nn.softmax(self.logits(images), axis=-1))
+
+    def evaluate(
+        self, images: Any, labels: Sequence[int] | Sequence[str] | np.ndarray
+    ) -> dict[str, float]:
+        """Returns 'accuracy', 'top5' and 'loss' on some images.
+
+        Args:
+            images: as for `logits`.
+            labels: numbers, or names of classes.
+
+        Raises:
+            UserError: a label that is none of the classes, or another number of them.
+        """
+        numbers = self._numbers(labels)
+        logits = self.logits(images)
+        if len(numbers) != len(logits):
+            raise UserError(f"{len(numbers)} labels of {len(logits)} images")
+        if not len(logits):
+            raise UserError("no images to evaluate on")
+        best = np.argsort(-logits, axis=1, kind="stable")
+        hits = best[:, : min(5, self.num_classes)] == numbers[:, None]
+        loss = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(numbers))
+        return {
+            "accuracy": float(np.mean(hits[:, 0])),
+            "top5": float(np.mean(hits.any(axis=1))),
+            "loss": float(np.mean(loss)),
+        }
+
+    def _numbers(self, labels: Any) -> np.ndarray:
+        labels = np.asarray(labels)
+        if labels.dtype.kind in "US":
+            index = {name: number for number, name in enumerate(self.classes)}
+            for name in labels:
+                if str(name) not in index:
+                    raise unknown("class", str(name), self.classes)
+            return np.array([index[str(name)] for name in labels], np.int32)
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if wrong.size:
+            raise UserError(f"label {wrong[0]} is not from 0 to {self.num_classes - 1}")
+        return labels.astype(np.int32)
+
+    @functools.cached_property
+    def _apply(self) -> Any:
+        dtype, compute = PRECISIONS[self._about.precision]
+
+        def apply(variables: Variables, images: jax.Array) -> jax.Array:
+            pixels = normalise(images, self.mean, self.std, dtype)
+            outputs, _ = apply_model(
+                self.name, self.num_classes, compute, False, variables, pixels
+            )
+            return outputs.logits.astype(dtype)
+
+        return jax.jit(apply, compiler_options=backend.compiler_options())
+
+
+def load(workdir: str | os.PathLike[str], stage: str, seed: int = 0) -> Network:
+    """Returns the network of a finished stage.
+
+    Args:
+        workdir: of the experiment.
+        stage: its name there, such as 'student'.
+        seed: which of its replicas.
+
+    Raises:
+        UserError: no such folder, stage or seed.
+    """
+    about = finished.find(Path(workdir).expanduser(), stage, seed)
+    return Network(about, f"{workdir}:{stage}:{seed}")

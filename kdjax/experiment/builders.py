@@ -65,7 +65,8 @@ class Setting:
 
 def network(word: str) -> str:
     """Returns a network's name: 'resnet56' is resnet-56, other words stay."""
-    if word.split("-")[0] in MODELS:  # also a family that ends in a digit
+    # A family that ends in a digit, or a network's own path: 'package.module:Class'.
+    if word.split("-")[0] in MODELS or ":" in word:
         return word
     return re.sub(r"(\d)", r"-\1", word, count=1)
 

@@ -13,6 +13,7 @@ from kdjax.data.streaming.dataset import Images
 from kdjax.experiment.bank_plan import plan, without_bank
 from kdjax.experiment.build import make_steps, open_data
 from kdjax.experiment.config import Experiment, ancestry
+from kdjax.experiment.given_stages import with_images
 from kdjax.experiment.store import Store
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
@@ -34,10 +35,12 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
     store = None
     try:
         images = open_data(experiment)
-        store = Store(experiment, images, workdir)
+        store = Store(with_images(experiment, images), images, workdir)
     except UserError as error:
         images = sources.expected(**experiment.data)
         console.print(f"{error}; the sizes below are the published ones", markup=False)
+    experiment = with_images(experiment, images)
+    stages = ancestry(experiment, only)
     steps = make_steps(experiment, images)
     planned = plan(experiment, steps, images.train_size)
     table = Table(title=f"{experiment.data['name']}, {images.train_size:,} images")

@@ -64,6 +64,8 @@ def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:
     others = [role for role in replicas[0]["networks"] if role != "student"]
     return {
         **figures("student"),
+        # Where the network or the predictions come from, if they were not trained here.
+        **({"given": list(stage.given)} if stage.given else {}),
         "method": stage.method_name,
         "teachers": list(stage.teachers),
         # With adapters and further networks; what is tied counts once.
@@ -115,7 +117,7 @@ def print_table(
             table.add_row(
                 label,
                 stage["method"] if label == name else "",
-                network["model"],
+                ", ".join(network.get("given", [network["model"]])),
                 f"{network['parameters']:,}",
                 _percent(accuracy["median"]),
                 _percent(network["test_top5"]["median"]),

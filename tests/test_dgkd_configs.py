@@ -66,7 +66,7 @@ def test_the_chain_of_the_paper():
     assert stages["S2"].method.temperature == 5
     recipe = stages["S2"].recipe
     assert (recipe.epochs, recipe.nesterov, recipe.weight_decay) == (160, True, 1e-4)
-    assert recipe.schedule(1000)(999) == recipe.learning_rate
+    assert recipe.learning_rates(1000)(999) == recipe.learning_rate
     takd = experiment("cifar100-plain,method=takd").stages
     assert [stage.teachers for stage in takd.values()] == [
         (),
@@ -79,7 +79,7 @@ def test_the_chain_of_the_paper():
 
 def test_resnets_drop_the_rate_and_normalise():
     parsed = experiment("cifar10-resnet")
-    schedule = parsed.stages["S8"].recipe.schedule(160)
+    schedule = parsed.stages["S8"].recipe.learning_rates(160)
     np.testing.assert_allclose(
         [schedule(step) for step in (79, 81, 119, 121)], [0.1, 0.01, 0.01, 0.001]
     )

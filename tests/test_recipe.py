@@ -42,6 +42,19 @@ def torch_adam(params, gradients, rates, recipe):
     return params
 
 
+def torch_adamw(params, gradients, rates, recipe):
+    """torch.optim.AdamW, without decay for biases and scales."""
+    decay = recipe.weight_decay if params.ndim > 1 else 0.0
+    plain = dataclasses.replace(recipe, weight_decay=0.0)
+    for count, rate in enumerate(rates, 1):
+        # The moments do not see the parameters: Adam's last step alone moves them.
+        before = torch_adam(0.0, gradients[: count - 1], rates[: count - 1], plain)
+        moved = torch_adam(0.0, gradients[:count], rates[:count], plain) - before
+        params = params - rate * decay * params + moved
+    return params
+
+
+RULES = {"sgd": torch_sgd, "adam": torch_adam, "adamw": torch_adamw}
 RECIPES = {
     "momentum": Recipe(),
     "nesterov": Recipe(nesterov=True),
@@ -49,6 +62,7 @@ RECIPES = {
     "no decay": Recipe(weight_decay=0.0),
     "adam": Recipe(optimizer="adam", learning_rate=0.01),
     "adam, no decay": Recipe(optimizer="adam", learning_rate=0.01, weight_decay=0.0),
+    "adamw": Recipe(optimizer="adamw", learning_rate=0.01, weight_decay=0.05),
 }
 
 
@@ -75,7 +89,7 @@ def test_steps_are_pytorchs_on_every_parameter(name, steps, rng):
         updates, state = tx.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
 
-    rule = torch_adam if recipe.optimizer == "adam" else torch_sgd
+    rule = RULES[recipe.optimizer]
     rate = recipe.learning_rate
     rates = [rate, rate, 0.2 * rate][:steps]
 
@@ -85,6 +99,94 @@ def test_steps_are_pytorchs_on_every_parameter(name, steps, rng):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
     jax.tree.map(compare, params, start, *gradients)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_every_networks_gradient_is_clipped_by_its_own_norm(optimizer, rng):
+    recipe = Recipe(
+        optimizer=optimizer, clip_norm=2.0, momentum=0.5, milestones=(), nesterov=False
+    )
+    shapes = {"student": {"w": (3, 4), "b": (4,)}, "scratch": {"w": (2, 2)}}
+    start = jax.tree.map(
+        lambda shape: rng.normal(size=shape),
+        shapes,
+        is_leaf=lambda leaf: type(leaf) is tuple,
+    )
+    gradients = []
+    for _ in range(3):
+        gradients.append(
+            {
+                role: {
+                    name: size * rng.normal(size=shapes[role][name]) for name in part
+                }
+                for (role, part), size in zip(shapes.items(), (3.0, 0.1), strict=True)
+            }
+        )
+    tx, params = recipe.optimiser(3), jax.tree.map(jnp.asarray, start)
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+
+    def clipped(gradient):
+        norm = np.sqrt(sum(np.sum(leaf**2) for leaf in gradient.values()))
+        return {name: leaf * min(1, 2 / norm) for name, leaf in gradient.items()}, norm
+
+    norms = {role: [clipped(g[role])[1] for g in gradients] for role in shapes}
+    assert min(norms["student"]) > 2 > max(norms["scratch"])
+    for role, parts in shapes.items():
+        for name in parts:
+            own = [clipped(gradient[role])[0][name] for gradient in gradients]
+            rule = RULES[optimizer]
+            expected = rule(start[role][name], own, [0.1] * 3, recipe)
+            np.testing.assert_allclose(params[role][name], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_the_rate_rises_linearly_and_falls_along_half_a_cosine(warmup):
+    steps, rising = 40, round(40 * warmup)
+    recipe = Recipe(schedule="cosine", warmup=warmup, learning_rate=0.3)
+    rates = [float(recipe.learning_rates(steps)(step)) for step in range(steps)]
+    expected = [
+        0.3 * step / rising
+        if step < rising
+        else 0.15 * (1 + np.cos(np.pi * (step - rising) / (steps - rising)))
+        for step in range(steps)
+    ]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
+    assert rates[rising] == pytest.approx(0.3)
+    assert rates[-1] > 0
+
+
+def test_milestones_count_from_the_first_step_of_a_warm_up():
+    recipe = Recipe(
+        learning_rate=1.0, warmup=0.2, milestones=(0.1, 0.5), decay_factor=0.5
+    )
+    schedule = recipe.learning_rates(20)
+    rates = [float(schedule(step)) for step in (0, 1, 2, 4, 9, 10, 19)]
+    np.testing.assert_allclose(rates, [0, 0.25, 0.25, 0.5, 0.5, 0.25, 0.25], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_a_warm_up_leaves_a_step_however_short_the_run_is(schedule):
+    recipe = Recipe(schedule=schedule, warmup=0.9, milestones=())
+    assert float(recipe.learning_rates(1)(0)) == pytest.approx(0.1)
+    assert float(recipe.learning_rates(2)(1)) == pytest.approx(0.1)
+
+
+def test_fields_that_were_added_are_hashed_only_where_they_are_changed():
+    plain = Recipe().settings()
+    assert plain.keys() == {
+        *("version", "epochs", "batch_size", "accumulate", "optimizer"),
+        *("learning_rate", "momentum", "nesterov", "weight_decay"),
+        *("milestones", "decay_factor"),
+    }
+    changed = {"schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0}
+    changed |= {"label_smoothing": 0.1}
+    assert changed.keys() == {*Recipe.ADDED}
+    for name, value in changed.items():
+        assert Recipe(**{name: value}).settings() == {**plain, name: value}
 
 
 @pytest.mark.parametrize("steps_per_epoch", [390, 391, 7, 1])
@@ -100,7 +202,7 @@ def test_the_rate_drops_exactly_at_its_epochs(epochs, drops, steps_per_epoch):
         milestones=tuple(drop / epochs for drop in drops),
         decay_factor=0.2,
     )
-    schedule = recipe.schedule(epochs * steps_per_epoch)
+    schedule = recipe.learning_rates(epochs * steps_per_epoch)
 
     rate = 0.1
     np.testing.assert_allclose(schedule(0), rate, rtol=1e-6)
@@ -126,14 +228,14 @@ def test_the_defaults_are_the_ctkd_papers():
 def test_two_milestones_at_one_step_both_count():
     schedule = Recipe(
         learning_rate=1.0, milestones=(0.5, 0.55), decay_factor=0.1
-    ).schedule(4)
+    ).learning_rates(4)
 
     rates = [float(schedule(step)) for step in range(4)]
     np.testing.assert_allclose(rates, [1, 1, 0.01, 0.01], rtol=1e-6)
 
 
 def test_without_milestones_the_rate_stays():
-    schedule = Recipe(learning_rate=0.3, milestones=()).schedule(10)
+    schedule = Recipe(learning_rate=0.3, milestones=()).learning_rates(10)
 
     np.testing.assert_allclose([schedule(0), schedule(9)], 0.3, rtol=1e-6)
 
@@ -141,7 +243,7 @@ def test_without_milestones_the_rate_stays():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"optimizer": "lamb"}, "'lamb'; choices: sgd, adam"),
+        ({"optimizer": "lamb"}, "'lamb'; choices: sgd, adam, adamw"),
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": -3}, "epochs=-3"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -153,6 +255,12 @@ def test_without_milestones_the_rate_stays():
         ({"weight_decay": float("nan")}, "weight_decay=nan"),
         ({"milestones": (0.3, 60.0)}, r"milestone 60\.0"),
         ({"milestones": (-0.1,)}, r"milestone -0\.1"),
+        ({"schedule": "linear"}, "'linear'; choices: steps, cosine"),
+        ({"warmup": 1.0}, r"warmup=1\.0 is outside"),
+        ({"warmup": -0.1}, r"warmup=-0\.1 is outside"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 is outside"),
+        ({"clip_norm": -1.0}, r"clip_norm=-1\.0 is negative"),
+        ({"clip_norm": float("nan")}, "clip_norm=nan"),
     ],
 )
 def test_impossible_values_are_told(settings, named):

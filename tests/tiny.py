@@ -107,7 +107,7 @@ def program(
             for part in recipes(method, recipe)
         ),
         dtype=dtype,
-        **fields,
+        **{**recipe.step_options(), **fields},
     )
     placed = device_feed.place(data, mesh)
     feed = device_feed.DeviceFeed(placed, stream, mesh, micro_batches)

@@ -97,6 +97,7 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
                 init_index=stage.init_index,
                 dtype=experiment.dtype,
                 compute=PRECISIONS[experiment.precision].compute,
+                **stage.recipe.step_options(),
             )
             step.shapes()
     return steps

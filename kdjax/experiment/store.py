@@ -19,7 +19,6 @@ from kdjax.runtime import parallel
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import write_json
 from kdjax.train.loop import load_network
-from kdjax.train.recipe import Recipe
 
 
 class Store:
@@ -97,7 +96,7 @@ class Store:
                 self.fingerprint(teacher, self.replica_of(teacher, seed))
                 for teacher in stage.teachers
             ],
-            "recipe": {"version": Recipe.VERSION, **dataclasses.asdict(stage.recipe)},
+            "recipe": stage.recipe.settings(),
             "data": self.data,
             "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,

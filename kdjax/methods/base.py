@@ -129,6 +129,7 @@ class Context:
         key: the step's random key.
         phase: the number of the phase.
         memory: the method's, before the step.
+        label_smoothing: the recipe's; `label_cross_entropy` applies it.
         images: `[batch, height, width, channels]`, normalised.
         call_role: runs a trained network on other images, in training mode; running
             statistics do not move. By role.
@@ -146,6 +147,7 @@ class Context:
     key: jax.Array
     phase: int = 0
     memory: Memory = None
+    label_smoothing: float = 0.0
     images: jax.Array | None = None
     call_role: Mapping[str, Call] = dataclasses.field(default_factory=dict)
     call_teacher: Mapping[str, Call] = dataclasses.field(default_factory=dict)
@@ -304,8 +306,25 @@ class Method:
 
 
 def cross_entropy(context: Context, role: str) -> jax.Array:
-    """Returns a role's cross-entropy with the labels, `[batch]`."""
-    return losses.cross_entropy(context.outputs[role].logits, context.labels)
+    """Returns a role's cross-entropy with the labels, `[batch]`.
+
+    Args:
+        context: of the step; its label smoothing applies.
+        role: a trained network.
+    """
+    return label_cross_entropy(context, context.outputs[role].logits)
+
+
+def label_cross_entropy(context: Context, logits: jax.Array) -> jax.Array:
+    """Returns the cross-entropy of any logits with the labels, `[batch]`.
+
+    Args:
+        context: of the step; its label smoothing applies.
+        logits: `[batch, classes]`.
+    """
+    return losses.cross_entropy(
+        logits, context.labels, label_smoothing=context.label_smoothing
+    )
 
 
 def only(mapping: Mapping[str, T]) -> tuple[str, T]:

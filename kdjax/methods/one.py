@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from kdjax import losses
-from kdjax.methods.base import Context, Method, Path, Targets, Term, cross_entropy
+from kdjax.methods.base import (
+    Context,
+    Method,
+    Path,
+    Targets,
+    Term,
+    cross_entropy,
+    label_cross_entropy,
+)
 from kdjax.methods.levels import feature
 from kdjax.methods.ranges import Positive, Range, Steps
 from kdjax.models import Outputs
@@ -122,7 +130,7 @@ class ONE(Method):
         # The ensemble and its gate learn from the labels alone, not from the branches.
         target = jax.lax.stop_gradient(ensemble)
         weight = self._rampup if self.rampup_steps else self.weight
-        ce = losses.cross_entropy(ensemble, context.labels)
+        ce = label_cross_entropy(context, ensemble)
         terms = {"ce/ensemble": Term(ce)}
         for role, own in logits.items():
             terms[f"ce/{role}"] = Term(cross_entropy(context, role))

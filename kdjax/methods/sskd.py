@@ -155,7 +155,12 @@ class SSKD(Method):
         )
         images = losses.kd(own, target_own, temperature=self.temperature)
         return {
-            "ce/student": Term(losses.cross_entropy(own, labels), self.alpha),
+            "ce/student": Term(
+                losses.cross_entropy(
+                    own, labels, label_smoothing=context.label_smoothing
+                ),
+                self.alpha,
+            ),
             f"sskd/kd/{teacher}": Term(images, self.kd_weight),
             f"sskd/transformed/{teacher}": Term(transformed, self.transformed_weight),
             f"sskd/contrast/{teacher}": Term(contrast, self.contrast_weight),

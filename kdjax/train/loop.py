@@ -132,8 +132,8 @@ class Training:
         before = self._step - 1
         phase = bisect.bisect_right(self._ends, before)
         begin = self._ends[phase - 1] if phase else 0
-        schedule = self._recipes[phase].schedule(self._ends[phase] - begin)
-        return float(schedule(before - begin))
+        rates = self._recipes[phase].learning_rates(self._ends[phase] - begin)
+        return float(rates(before - begin))
 
     @property
     def _compile_seconds(self) -> float:

@@ -83,10 +83,12 @@ class Step(Networks):
     Attributes:
         optimisers: of the method's phases.
         phase: the number of the method's phase.
+        label_smoothing: of every cross-entropy with labels in training.
     """
 
     optimisers: tuple[optax.GradientTransformation, ...] = ()
     phase: int = 0
+    label_smoothing: float = 0.0
 
     def init(
         self,
@@ -207,6 +209,7 @@ class Step(Networks):
                 key=fold(key, "step", step),
                 phase=self.phase,
                 memory=state.memory,
+                label_smoothing=self.label_smoothing,
                 images=batch.images,
                 call_role={role: functools.partial(call, role) for role in self.roles},
                 call_teacher={

@@ -1,0 +1,5 @@
+"""All layouts that are known, of every family."""
+
+from kdjax.models.import_torch import compact, residual
+
+LAYOUTS = (*residual.LAYOUTS, *compact.LAYOUTS)

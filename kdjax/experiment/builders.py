@@ -202,20 +202,22 @@ def steps_per_epoch(setting: Setting, values: Values) -> int:
 
 
 @functools.cache
-def num_levels(model: str) -> int:
+def num_levels(model: str, image_shape: tuple[int, int, int] | None = None) -> int:
     """Returns how many levels a network's features have.
 
     Args:
         model: its name.
+        image_shape: height, width and channels of images that it takes.
 
     Raises:
         UserError: there is no such network.
     """
     side = 224 if model.startswith("imagenet") else 32
+    shape = image_shape or (side, side, 3)
     module = models.create(model, 10)
 
     def apply() -> Outputs:
-        images = jnp.zeros((1, side, side, 3))
+        images = jnp.zeros((1, *shape))
         return module.init_with_output(jax.random.key(0), images, train=False)[0]
 
     # Several processes join later: until then nothing may ask jax for its devices.

@@ -83,7 +83,7 @@ def distill(
         recipe: what shall differ from the chosen recipe: fields of
             `kdjax.train.recipe.Recipe`.
         augment: how training images are varied: 'default', 'none', or fields of
-            `kdjax.data.own.Vary`.
+            `kdjax.data.own.vary.Vary`.
         start: what the student starts from: weights as for a teacher, in a file or
             stage, or its variables.
         student_levels: paths of the student's modules whose outputs are its levels,
@@ -175,8 +175,7 @@ def open_data(path: PathLike, kind: str = "", **options: Any) -> Dataset:
         UserError: nothing is there, or it does not fit into memory.
     """
     name = kind or own_data.find_kind(str(path))
-    settings = own_data.OwnData(name=name, path=str(path), **options)
-    images = own_data.open_own(settings)
+    images = own_data.open_own({"name": name, "path": str(path), **options})
     if not isinstance(images, Dataset):
         raise UserError(f"{path} does not fit into memory: it can only be streamed")
     return images

@@ -8,6 +8,8 @@ folder in which TFDS or `python -m kdjax.data.prepare` put them.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +39,15 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        name: its key in `SOURCES`.
+        name: its key in `SOURCES`, or the kind of one's own data.
         version: the version of the files it was read from.
         train: what networks learn from.
         test: what they are judged on.
         num_classes: labels are below this number.
         mean: mean of each channel, on the scale 0 to 1.
         std: standard deviation of each channel, on the scale 0 to 1.
+        classes: their names by label, where they are known.
+        source_content: a hash of what the images were made from; it stands for theirs.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    source_content: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,6 +78,8 @@ class Dataset:
     @functools.cached_property
     def content(self) -> str:
         """A hash of all images and labels."""
+        if self.source_content:
+            return self.source_content
         parts = (self.train, self.test)
         return digest([array for p in parts for array in (p.images, p.labels)])
 
@@ -90,6 +98,7 @@ class Source:
         std: see `Dataset`.
         test_split: the name of TFDS for the split that serves as test set.
         in_memory: whether it fits into memory; otherwise it is streamed.
+        classes: their names by label, where they are known.
     """
 
     tfds_name: str | None
@@ -101,6 +110,7 @@ class Source:
     std: tuple[float, ...]
     test_split: str = "test"
     in_memory: bool = True
+    classes: tuple[str, ...] = ()
 
 
 def _of_255(*channels: float) -> tuple[float, ...]:
@@ -240,16 +250,23 @@ def expected(
     validation: int = 0,
     normalise: bool = True,
     image_size: int | None = None,
-    **_: object,
+    **rest: Any,
 ) -> Source:
     """Returns what is known of a data set without its files.
 
     Arguments are those of `load`, and of `streaming.open_streamed`, where some change
-    nothing here.
+    nothing here. One's own data takes those of `own.OwnData`, and is looked at.
 
     Raises:
         UserError: a size that is not between 1 and the split's.
     """
+    if name not in SOURCES:
+        from kdjax.data import own  # which builds on this module
+
+        sizes = {"train_size": train_size, "test_size": test_size}
+        options = {"validation": validation, "normalise": normalise}
+        seen = {"name": name, "dir": dir, "image_size": image_size}
+        return own.expected({**seen, **sizes, **options, **rest})
     source = SOURCES[name]
     if image_size is not None:
         channels = source.image_shape[-1]
@@ -271,6 +288,20 @@ def expected(
         mean=source.mean if normalise else (0.0,) * len(source.mean),
         std=source.std if normalise else (1.0,) * len(source.std),
     )
+
+
+def fits_memory(data: Mapping[str, Any]) -> bool:
+    """Returns whether a data set is read into memory; otherwise it is streamed.
+
+    Args:
+        data: a config's data section.
+
+    Raises:
+        UserError: one's own data that is not there, or not what the section says.
+    """
+    if data["name"] in SOURCES:
+        return SOURCES[data["name"]].in_memory
+    return expected(**data).in_memory
 
 
 def _digits() -> tuple[Split, Split]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.data.augment import Augment
+from kdjax.data.own.vary import Vary
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
 
@@ -66,7 +67,7 @@ class Stream:
 
     size: int
     batch_size: int
-    augment: Augment
+    augment: Augment | Vary
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: jnp.dtype = jnp.float32

@@ -40,12 +40,14 @@ class Prepared:
         path: the folder of this version.
         sizes: the number of examples of each split.
         info: what TFDS wrote into dataset_info.json.
+        own: whether it is one of the user's, which kdjax does not know beforehand.
     """
 
     name: str
     path: pathlib.Path
     sizes: dict[str, int]
     info: dict[str, Any]
+    own: bool = False
 
     @property
     def version(self) -> str:
@@ -60,8 +62,15 @@ def default_data_dir() -> pathlib.Path:
     ).expanduser()
 
 
-def prepare_command(name: str, data_dir: os.PathLike[str] | str) -> str:
+def prepare_command(
+    name: str, data_dir: os.PathLike[str] | str, own: bool = False
+) -> str:
     """Returns what provides a data set: a command, or for ImageNet two steps."""
+    if own:
+        return (
+            f"tfds build {shlex.quote(name)} --file_format=array_record --data_dir "
+            f"{shlex.quote(str(data_dir))} (TFDS needs TensorFlow for that)"
+        )
     if name == "imagenet":
         folder = pathlib.Path(data_dir)
         script = (
@@ -80,13 +89,21 @@ def prepare_command(name: str, data_dir: os.PathLike[str] | str) -> str:
     )
 
 
-def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
+def find(
+    name: str,
+    tfds_name: str,
+    data_dir: pathlib.Path,
+    version: str | None = None,
+    own: bool = False,
+) -> Prepared | None:
     """Looks for a prepared data set; needs no import of TFDS and no network.
 
     Args:
         name: the name by which kdjax knows the data set, for messages.
         tfds_name: the name by which TFDS knows it.
         data_dir: the folder of all data sets.
+        version: the one that is wanted; None takes the newest.
+        own: see `Prepared`.
 
     Returns:
         The newest version in `data_dir`, or None if there is none.
@@ -99,6 +116,7 @@ def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
         info.parent
         for info in descriptions
         if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+        and version in (None, info.parent.name)
     ]
     if not versions:
         return None
@@ -112,33 +130,42 @@ def find(name: str, tfds_name: str, data_dir: pathlib.Path) -> Prepared | None:
             for split in info["splits"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(name, newest, f"dataset_info.json: {error}") from error
+        broken = Prepared(name, newest, {}, {}, own)
+        raise damaged(broken, f"dataset_info.json: {error}") from error
     if file_format != "array_record":
         raise UserError(
             f"data set {name!r} in {newest} is stored as {file_format}, which cannot "
             "be read without TensorFlow; provide it as array_record in another folder: "
-            + prepare_command(name, "DIR")
+            + prepare_command(name, "DIR", own)
         )
-    return Prepared(name, newest, sizes, info)
+    return Prepared(name, newest, sizes, info, own)
 
 
-def locate(name: str, tfds_name: str, dir: str | None) -> Prepared:
+def locate(
+    name: str,
+    tfds_name: str,
+    dir: str | None,
+    version: str | None = None,
+    own: bool = False,
+) -> Prepared:
     """Returns a prepared data set.
 
     Args:
         name: the name by which kdjax knows the data set.
         tfds_name: the name by which TFDS knows it.
         dir: the folder of all data sets; by default the one TFDS uses.
+        version: the one that is wanted; None takes the newest.
+        own: see `Prepared`.
 
     Raises:
         UserError: it is not there (the message shows how to get it); or as for `find`.
     """
     folder = pathlib.Path(dir or default_data_dir()).expanduser()
-    prepared = find(name, tfds_name, folder)
+    prepared = find(name, tfds_name, folder, version, own)
     if prepared is None:
         raise UserError(
             f"data set {name!r} not found in {folder / tfds_name}; "
-            f"provide it with: {prepare_command(name, folder)}"
+            f"provide it with: {prepare_command(name, folder, own)}"
         )
     return prepared
 
@@ -157,7 +184,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
         UserError: a file is missing or damaged.
     """
     cached = cache_folder() / (
-        f"{prepared.path.parent.name}-{prepared.version}-{split}-{_digest(prepared)}.npz"
+        f"{prepared.path.parent.name}-{prepared.version}-{split}-{digest_of(prepared)}.npz"
     )
     # The npz format has checksums: a damaged file is an error here, and written anew.
     with (
@@ -211,19 +238,23 @@ def _decode(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
                         images[row] = image.convert("RGB")
                     labels[row] = example["label"]
         except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
-            raise damaged(prepared.name, prepared.path, f"{split}: {error}") from error
+            raise damaged(prepared, f"{split}: {error}") from error
     return images, labels
 
 
-def damaged(name: str, path: pathlib.Path, what: str) -> UserError:
+def damaged(prepared: Prepared, what: str) -> UserError:
     """Returns the error for a prepared data set whose files cannot be read."""
+    name, path = prepared.name, prepared.path
+    # <data_dir>/<name>/<version>, or <data_dir>/<name>/<config>/<version>.
+    data_dir = path.parents[1 + name.count("/") * prepared.own]
+    command = prepare_command(name, data_dir, prepared.own)
     return UserError(
         f"data set {name!r} in {path} is damaged ({what.splitlines()[0]}); delete that "
-        f"folder and provide it again with: {prepare_command(name, path.parents[1])}"
+        f"folder and provide it again with: {command}"
     )
 
 
-def _digest(prepared: Prepared) -> str:
+def digest_of(prepared: Prepared) -> str:
     """Returns a hash that changes when the folder, its description or a file does."""
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from kdjax.data import sources
+from kdjax.data import own, sources
 from kdjax.data.augment import Augment
 from kdjax.data.device_feed import DeviceDataset, DeviceFeed
 from kdjax.data.feed import Feed
+from kdjax.data.own.vary import Vary
 from kdjax.data.sources import Source
 from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop
@@ -25,13 +26,16 @@ def open_data(experiment: Experiment) -> Images:
     Raises:
         UserError: it is not there, damaged, or smaller than the sizes asked for.
     """
+    augment = experiment.augment
+    if isinstance(augment, Vary):
+        return own.open_own(experiment.data, augment.on_host())
     if sources.SOURCES[experiment.data["name"]].in_memory:
         return sources.load(**experiment.data)
     options = dict(experiment.data)
     if options.pop("validation", 0):
         raise UserError("data.validation is for data sets that fit into memory")
-    assert isinstance(experiment.augment, Crop)
-    return open_streamed(**options, crop=experiment.augment)
+    assert isinstance(augment, Crop)
+    return open_streamed(**options, crop=augment)
 
 
 @contextlib.contextmanager
@@ -53,10 +57,12 @@ def make_feed(
     """
     known = data if isinstance(data, Streamed) else data.dataset
     augment = experiment.augment
+    if isinstance(data, Streamed) or isinstance(augment, Crop):
+        augment = Augment()  # the workers have varied the images already
     stream = Stream(
         size=known.train_size,
         batch_size=stage.recipe.batch_size,
-        augment=augment if isinstance(augment, Augment) else Augment(),
+        augment=augment,
         mean=known.mean,
         std=known.std,
         dtype=experiment.dtype,

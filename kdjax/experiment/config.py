@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from kdjax import methods, models
-from kdjax.data import sources
+from kdjax.data import own, sources
 from kdjax.data.augment import Augment
+from kdjax.data.own.vary import Vary
 from kdjax.data.streaming.crop import Crop
 from kdjax.methods import Method
 from kdjax.runtime.errors import UserError, unknown
@@ -113,7 +114,7 @@ class Experiment:
 
     config: Mapping[str, Any]
     data: Mapping[str, Any]
-    augment: Augment | Crop
+    augment: Augment | Crop | Vary
     stages: Mapping[str, Stage]
     precision: str
     saving: Saving
@@ -179,17 +180,7 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
     required = ("data", "recipe", "seeds", "stages")
     _expect("config key", config, _CONFIG, required)
     data = dict(config["data"])
-    _expect("data key", data, _DATA, ("name",))
-    if data["name"] not in sources.SOURCES:
-        raise unknown("data set", data["name"], sources.SOURCES)
-    streamed = not sources.SOURCES[data["name"]].in_memory
-    for key in () if streamed else _STREAMED:
-        if key in data:
-            raise UserError(
-                f"data.{key} is for data sets that are streamed, not {data['name']!r}"
-            )
-    kind: type[Augment] | type[Crop] = Crop if streamed else Augment
-    augment = build(kind, "data.augment", data.pop("augment", {}))
+    augment = _parse_data(data)
     precision = config.get("precision", "float32")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -208,6 +199,26 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
         saving=build(Saving, "saving", config.get("saving", {})),
         bank=build(Banking, "bank", config.get("bank", {})),
     )
+
+
+def _parse_data(data: dict[str, Any]) -> Augment | Crop | Vary:
+    """Checks the data section, and takes how training images are varied out of it."""
+    name = data.get("name")
+    if isinstance(name, str) and name not in sources.SOURCES and own.is_own(name):
+        vary = build(Vary, "data.augment", data.pop("augment", {}))
+        own.parse(data)
+        return vary
+    _expect("data key", data, _DATA, ("name",))
+    if name not in sources.SOURCES:
+        raise unknown("data set", name, (*sources.SOURCES, *own.names()))
+    streamed = not sources.SOURCES[name].in_memory
+    for key in () if streamed else _STREAMED:
+        if key in data:
+            raise UserError(
+                f"data.{key} is for data sets that are streamed, not {name!r}"
+            )
+    kind: type[Augment] | type[Crop] = Crop if streamed else Augment
+    return build(kind, "data.augment", data.pop("augment", {}))
 
 
 def _parse_stage(

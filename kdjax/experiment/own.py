@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.data import own as own_data
+from kdjax.data.own.vary import Vary
 from kdjax.experiment import chains, pairs
 from kdjax.experiment.builders import StageConfig
 from kdjax.experiment.teachers import Teacher, check_network
@@ -79,23 +80,21 @@ def config(request: Request) -> ConfigDict:
     student = check_network(request.student, request.student_levels)
     name = request.kind or own_data.find_kind(request.data)
     data = {"name": name, "path": request.data, **request.data_options}
-    about = own_data.describe(own_data.OwnData(**data))
-    if about.train_size < 2:
-        raise UserError(f"{request.data}: {about.train_size} training images")
+    about = own_data.describe(data)
     recipe = _recipe(request, about, student)
-    image_shape = (about.height, about.width, about.channels)
+    image_shape = about.image_shape
     augment = _augment(request, image_shape)
     stages = _stages(request, student, recipe, about.train_size, image_shape)
     note = (
         f"{about.train_size:,} training and {about.test_size:,} test images of "
-        f"{about.num_classes} classes, {about.height}x{about.width}x{about.channels}; "
+        f"{about.num_classes} classes, {'x'.join(map(str, image_shape))}; "
         f"{recipe.epochs} epochs of {about.train_size // recipe.batch_size} steps, "
         f"batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g} "
         f"({recipe.schedule}); images varied by {_words(augment)}"
     )
     config = {
         "note": note,
-        "data": {**dataclasses.asdict(own_data.OwnData(**data)), "augment": augment},
+        "data": {**dataclasses.asdict(own_data.parse(data)), "augment": augment},
         "recipe": dataclasses.asdict(recipe),
         "seeds": request.seeds,
         "precision": "float32",
@@ -143,7 +142,7 @@ def _recipe(request: Request, about: own_data.Description, student: str) -> Reci
 
 def _augment(request: Request, shape: tuple[int, int, int]) -> dict[str, Any]:
     """Returns how images are varied: crops by shifts, of larger images by scale too."""
-    default = dataclasses.asdict(own_data.Vary())
+    default = dataclasses.asdict(Vary())
     if not isinstance(request.augment, str):
         return {**default, **request.augment}
     if request.augment == "none":
@@ -157,7 +156,7 @@ def _augment(request: Request, shape: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def _words(augment: Mapping[str, Any]) -> str:
-    default = dataclasses.asdict(own_data.Vary())
+    default = dataclasses.asdict(Vary())
     changed = {key: value for key, value in augment.items() if value != default[key]}
     return ", ".join(f"{key}={value}" for key, value in changed.items()) or "nothing"
 

@@ -1,6 +1,8 @@
 """Output while a stage trains: a progress bar on a terminal, lines elsewhere."""
 
+import contextlib
 import importlib.util
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -53,3 +55,30 @@ class StageProgress(Closing):
     def line(self, text: str) -> None:
         """Prints a line that stays."""
         console.print(text, markup=False)
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far work is: a bar on a terminal, one line elsewhere.
+
+    Args:
+        label: says what is done.
+        total: how many there are.
+
+    Yields:
+        A function to call with how many more are done.
+    """
+    if not console.is_terminal:
+        console.print(f"{label} ({total:,})", markup=False)
+        yield lambda count: None
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -174,7 +174,8 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     folder = Path(values.workdir).expanduser()
     sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
     data = parse_config(sweep.config({})).data
-    validation = values.validation or sources.SOURCES[data["name"]].train_size // 10
+    whole = {**data, "train_size": None, "test_size": None, "validation": 0}
+    validation = values.validation or sources.expected(**whole).train_size // 10
     ranges = open_ranges(sweep, values.search)
     sweep = dataclasses.replace(sweep, validation=validation, ranges=ranges)
     return sweep, values.trials

@@ -1,13 +1,13 @@
 """Batches of a streamed data set, made from positions in any process or thread."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from kdjax.data import tfds_files
-from kdjax.data.streaming import crop
-from kdjax.data.streaming.crop import Crop
-from kdjax.data.streaming.encoded import Encoded, Example
+from kdjax.data.streaming.crop import evaluation, sample_uniform
+from kdjax.data.streaming.encoded import Example, Records
 from kdjax.data.streaming.prefetch import Made
 
 _PATIENCE = 100  # this many unreadable examples in a row mean a damaged data set
@@ -18,7 +18,7 @@ class HostBatch:
     """A process's part of a training batch, in the host's memory.
 
     Attributes:
-        images: uint8 `[batch, height, width, 3]`.
+        images: uint8 `[batch, height, width, channels]`.
         labels: int32 `[batch]`.
         index: int32 `[batch]` positions in the training set.
     """
@@ -26,6 +26,16 @@ class HostBatch:
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+
+
+class Varied(Protocol):
+    """How training images are cut out and varied on the host."""
+
+    DRAWS: ClassVar[int]
+    """How many uniform numbers decide what one example looks like."""
+
+    def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
+        """Returns an encoded image as training sees it, uint8 `[size, size, C]`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,18 +49,23 @@ class BatchMaker:
         crop: how training images are cut; None for test images.
         seed: of the stream.
         epoch: counted from 0.
+        channels: of the images.
+        evaluation: makes test images of contents and `size`.
     """
 
-    examples: Encoded
+    examples: Records
     numbers: np.ndarray
     size: int
-    crop: Crop | None = None
+    crop: Varied | None = None
     seed: int = 0
     epoch: int = 0
+    channels: int = 3
+    evaluation: Callable[[bytes, int], np.ndarray] = evaluation
 
     def __call__(self, index: np.ndarray) -> Made:
         """Returns images, labels, index or validity, and the broken records."""
-        images = np.zeros((len(index), self.size, self.size, 3), np.uint8)
+        shape = len(index), self.size, self.size, self.channels
+        images = np.zeros(shape, np.uint8)
         labels = np.zeros(len(index), np.int32)
         valid = np.zeros(len(index), bool)
         broken: list[tuple[str, str]] = []
@@ -93,14 +108,11 @@ class BatchMaker:
                 return None
             position = (position + 1) % len(self.numbers)
             (example,) = self.examples.read(self.numbers[[position]])
-        prepared = self.examples.prepared
         what = "; ".join(map(": ".join, broken[-1:]))
-        raise tfds_files.damaged(
-            prepared.name, prepared.path, f"no image readable: {what}"
-        )
+        raise self.examples.damaged(f"no image readable: {what}")
 
     def _view(self, content: bytes, index: int) -> np.ndarray:
         if self.crop is None:
-            return crop.evaluation(content, self.size)
-        uniform = crop.sample_uniform(self.seed, self.epoch, index)
+            return self.evaluation(content, self.size)
+        uniform = sample_uniform(self.seed, self.epoch, index, self.crop.DRAWS)
         return self.crop.training(content, self.size, uniform)

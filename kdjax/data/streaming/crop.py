@@ -38,6 +38,7 @@ class Crop:
     """
 
     VERSION: ClassVar[int] = 1
+    DRAWS: ClassVar[int] = _DRAWS
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
@@ -99,26 +100,40 @@ class Crop:
         if not self.random:
             return evaluation(content, size)
         with Image.open(io.BytesIO(content)) as image:
-            width = image.width
-            left, top, w, h = self.box(*image.size, uniform)
-            reduced = _decode_reduced(image, min(w, h) // size)
-            scale = reduced / width
-            # The box in the reduced image's pixels; rounding must not put a corner
-            # outside of it.
-            box = (
-                left * scale,
-                top * scale,
-                min((left + w) * scale, image.width),
-                min((top + h) * scale, image.height),
-            )
-            view = image.convert("RGB").resize(
-                (size, size), Image.Resampling.BILINEAR, box=box
-            )
-        pixels = np.asarray(view)
+            pixels = np.asarray(self.cut(image, size, uniform))
         return pixels[:, ::-1] if self.flip and uniform[2] < 0.5 else pixels
 
+    def cut(
+        self, image: Image.Image, size: int, uniform: np.ndarray, mode: str = "RGB"
+    ) -> Image.Image:
+        """Returns a random part of an image, scaled, but not mirrored.
 
-def sample_uniform(seed: int, epoch: int, index: int) -> np.ndarray:
+        Args:
+            image: opened; a JPEG's pixels may not be loaded yet.
+            size: height and width of the result.
+            uniform: from `sample_uniform`.
+            mode: PIL's, of the result.
+        """
+        width = image.width
+        left, top, w, h = self.box(*image.size, uniform)
+        reduced = _decode_reduced(image, min(w, h) // size)
+        scale = reduced / width
+        # The box in the reduced image's pixels; rounding must not put a corner
+        # outside of it.
+        box = (
+            left * scale,
+            top * scale,
+            min((left + w) * scale, image.width),
+            min((top + h) * scale, image.height),
+        )
+        return image.convert(mode).resize(
+            (size, size), Image.Resampling.BILINEAR, box=box
+        )
+
+
+def sample_uniform(
+    seed: int, epoch: int, index: int, count: int = _DRAWS
+) -> np.ndarray:
     """Returns the numbers in [0, 1) that decide what one example looks like.
 
     Raw bits of a counter-based generator: NumPy promises them for every version.
@@ -127,11 +142,12 @@ def sample_uniform(seed: int, epoch: int, index: int) -> np.ndarray:
         seed: of the stream, from 0 to 2**64 - 1.
         epoch: counted from 0.
         index: the example's position in the training set.
+        count: how many; the first ones do not depend on it.
     """
     key = np.array([seed, _DOMAIN], np.uint64)
     # Philox increments the first word for every block of numbers; the others are free.
     counter = np.array([0, index, epoch, 0], np.uint64)
-    bits = np.random.Philox(key=key, counter=counter).random_raw(_DRAWS)
+    bits = np.random.Philox(key=key, counter=counter).random_raw(count)
     # The upper 53 bits, as many as a float64 holds: never rounded up to 1.
     return (bits >> np.uint64(11)) * 2.0**-53
 

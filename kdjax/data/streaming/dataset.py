@@ -18,9 +18,10 @@ from typing import TypeVar
 import numpy as np
 
 from kdjax.data import sources, tfds_files
-from kdjax.data.streaming.batches import BatchMaker, HostBatch
+from kdjax.data.streaming import crop as crops
+from kdjax.data.streaming.batches import BatchMaker, HostBatch, Varied
 from kdjax.data.streaming.crop import Crop
-from kdjax.data.streaming.encoded import Encoded, content_of
+from kdjax.data.streaming.encoded import Encoded, Records, content_of
 from kdjax.data.streaming.prefetch import Batches, Made
 from kdjax.data.subsets import stratified
 from kdjax.runtime.closing import Closing
@@ -37,7 +38,7 @@ class Streamed(Closing):
     """A data set that is read during use; `close` or `with` ends its workers.
 
     Attributes:
-        name: its key in `sources.SOURCES`.
+        name: its key in `sources.SOURCES`, or the kind of one's own data.
         version: the version of the files.
         num_classes: labels are below this number.
         image_shape: height, width and channels.
@@ -47,24 +48,42 @@ class Streamed(Closing):
         std: standard deviation of each channel, on the scale 0 to 1.
         content: a hash of the files, whatever their folder: for fingerprints.
         crop: how training images are varied.
+        classes: their names by label, where they are known.
     """
 
     def __init__(
         self,
         source: sources.Source,
-        train: tuple[Encoded, np.ndarray],
-        test: tuple[Encoded, np.ndarray],
-        crop: Crop,
+        train: tuple[Records, np.ndarray],
+        test: tuple[Records, np.ndarray],
+        crop: Varied,
         workers: int,
         broken: str,
+        *,
+        name: str,
+        version: str,
+        content: str,
+        evaluation: Callable[[bytes, int], np.ndarray] = crops.evaluation,
     ):
-        """See `open_streamed`; `train` and `test` hold record numbers by position."""
-        prepared = train[0].prepared
-        self.name, self.version = prepared.name, prepared.version
+        """Reads nothing yet.
+
+        Args:
+            source: what is known of the data set.
+            train: the training records, and the number of each position's.
+            test: the same of the test images.
+            crop: how training images are varied.
+            workers: see `open_streamed`.
+            broken: see `open_streamed`.
+            name: of the data set.
+            version: of its files.
+            content: their hash.
+            evaluation: makes test images of contents and their height and width.
+        """
+        self.name, self.version, self.content = name, version, content
         self.num_classes, self.image_shape = source.num_classes, source.image_shape
-        self.mean, self.std = source.mean, source.std
-        self.content = content_of(prepared, ("train", source.test_split))
+        self.mean, self.std, self.classes = source.mean, source.std, source.classes
         self.crop = crop
+        self._evaluation = evaluation
         self.train_size, self.test_size = len(train[1]), len(test[1])
         self._train, self._test = train, test
         self._workers, self._broken = workers, broken
@@ -122,7 +141,12 @@ class Streamed(Closing):
         rows = np.full(-(-self.test_size // batch_size) * batch_size, -1, np.int32)
         rows[: self.test_size] = np.arange(self.test_size)
         part = _share(rows.reshape(-1, batch_size), shard)
-        make = BatchMaker(*self._test, self.image_shape[0])
+        make = BatchMaker(
+            *self._test,
+            self.image_shape[0],
+            channels=self.image_shape[2],
+            evaluation=self._evaluation,
+        )
         return self._start(make, part, self._checked)
 
     def examples(self, index: np.ndarray, seed: int, epoch: int) -> HostBatch:
@@ -160,7 +184,14 @@ class Streamed(Closing):
     def _views(self, seed: int, epoch: int) -> BatchMaker:
         if not 0 <= seed < 2**64:
             raise UserError(f"stream seed {seed} must be from 0 to 2**64 - 1")
-        return BatchMaker(*self._train, self.image_shape[0], self.crop, seed, epoch)
+        return BatchMaker(
+            *self._train,
+            self.image_shape[0],
+            self.crop,
+            seed,
+            epoch,
+            channels=self.image_shape[2],
+        )
 
     def _positions(self, index: np.ndarray) -> np.ndarray:
         index = np.asarray(index, np.int32)
@@ -250,7 +281,17 @@ def open_streamed(
     test = _part(
         Encoded(prepared, source.test_split), test_size, f"test_size of {name}"
     )
-    return Streamed(source, train, test, crop, workers, broken)
+    return Streamed(
+        source,
+        train,
+        test,
+        crop,
+        workers,
+        broken,
+        name=prepared.name,
+        version=prepared.version,
+        content=content_of(prepared, ("train", source.test_split)),
+    )
 
 
 def _part(examples: Encoded, size: int | None, what: str) -> tuple[Encoded, np.ndarray]:

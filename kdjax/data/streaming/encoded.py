@@ -6,12 +6,13 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from kdjax.data import tfds_files
 from kdjax.runtime.console import console
+from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import cache_folder
 
 _CHUNK = 256  # records fetched at once
@@ -31,20 +32,55 @@ class Example(NamedTuple):
     label: int
 
 
+class Records(Protocol):
+    """Encoded examples that are read by number; they can be pickled."""
+
+    @property
+    def split(self) -> str:
+        """What part of the data set they are, for messages."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
+        """Returns examples; in place of one that cannot be read, the reason.
+
+        Args:
+            numbers: of records, from 0.
+        """
+
+    def labels(self) -> np.ndarray:
+        """Returns every label, int32 `[N]`; of what cannot be read it may be -1."""
+
+    def damaged(self, what: str) -> UserError:
+        """Returns the error for records of which none can be read."""
+
+
 class Encoded:
     """The examples of one split; unpickled in another process, it opens the files."""
 
-    def __init__(self, prepared: tfds_files.Prepared, split: str):
+    def __init__(
+        self,
+        prepared: tfds_files.Prepared,
+        split: str,
+        image: str = "image",
+        label: str = "label",
+    ):
         """Opens the files.
+
+        Args:
+            prepared: the data set.
+            split: the name that TFDS gives the split.
+            image: the feature that holds the images.
+            label: the feature that holds the classes.
 
         Raises:
             UserError: there is no such split, or its files are missing or damaged.
         """
         self.prepared, self.split = prepared, split
+        self._image, self._label = image, label
         if not prepared.sizes.get(split):
             raise tfds_files.damaged(
-                prepared.name,
-                prepared.path,
+                prepared,
                 f"it has no split {split!r} but {', '.join(prepared.sizes) or 'none'}",
             )
         self._open()
@@ -54,7 +90,7 @@ class Encoded:
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the reader: open files cannot be pickled.
-        return {"prepared": self.prepared, "split": self.split}
+        return {key: value for key, value in vars(self).items() if key != "_source"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -80,7 +116,8 @@ class Encoded:
         """
         folder = f"{self.prepared.path.parent.name}-{self.prepared.version}"
         digest = content_of(self.prepared, [self.split])
-        cached = cache_folder() / f"{folder}-labels-{self.split}-{digest}.npz"
+        feature = "labels" if self._label == "label" else f"labels_{self._label}"
+        cached = cache_folder() / f"{folder}-{feature}-{self.split}-{digest}.npz"
         with (
             contextlib.suppress(
                 OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
@@ -116,12 +153,10 @@ class Encoded:
                     (path / file).stat()  # else missed only far into an epoch
                 self._source = builder.as_data_source(
                     self.split,
-                    decoders={"image": tfds.decode.SkipDecoding()},
+                    decoders={self._image: tfds.decode.SkipDecoding()},
                 )
             except (RuntimeError, ValueError, KeyError, OSError) as error:
-                raise tfds_files.damaged(
-                    self.prepared.name, path, f"{self.split}: {error}"
-                ) from error
+                raise self.damaged(f"{self.split}: {error}") from error
 
     def _one(self, key: int) -> Example | Exception:
         try:
@@ -129,11 +164,14 @@ class Encoded:
         except Exception as error:
             return error
 
-    @staticmethod
-    def _example(record: dict[str, Any]) -> Example:
+    def _example(self, record: dict[str, Any]) -> Example:
         name = record.get("file_name", b"?")
         name = name.decode() if isinstance(name, bytes) else str(name)
-        return Example(name, record["image"], int(record["label"]))
+        return Example(name, record[self._image], int(record[self._label]))
+
+    def damaged(self, what: str) -> UserError:
+        """Returns the error for files of which nothing can be read."""
+        return tfds_files.damaged(self.prepared, what)
 
 
 def content_of(prepared: tfds_files.Prepared, splits: Sequence[str]) -> str:

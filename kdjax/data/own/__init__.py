@@ -1,0 +1,33 @@
+"""One's own data: folders of images, arrays, parquet, any data set of TFDS.
+
+found = describe({"name": "folder", "path": "photos"})
+data = open_own({"name": "folder", "path": "photos", "image_size": 64})
+"""
+
+from kdjax.data.own.arrays import register_arrays
+from kdjax.data.own.opening import (
+    Description,
+    describe,
+    expected,
+    find_kind,
+    open_own,
+    parse,
+)
+from kdjax.data.own.pixels import fit
+from kdjax.data.own.spec import GROUP, KINDS, OwnData, is_own, names
+
+__all__ = [
+    "GROUP",
+    "KINDS",
+    "Description",
+    "OwnData",
+    "describe",
+    "expected",
+    "find_kind",
+    "fit",
+    "is_own",
+    "names",
+    "open_own",
+    "parse",
+    "register_arrays",
+]

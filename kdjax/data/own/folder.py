@@ -1,0 +1,197 @@
+"""A folder of images: one folder per class, below train/ and test/ or without them."""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdjax.data.own import classes as checks
+from kdjax.data.own.given import EncodedData
+from kdjax.data.streaming.encoded import Example
+from kdjax.runtime.errors import UserError
+
+_PLAIN = (".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga")
+_PHOTOS = (".jfif", ".jpe", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")
+SUFFIXES = frozenset((*_PLAIN, *_PHOTOS))
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")
+"""Names of the folders of splits; of several test folders the first is taken."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Image files as records.
+
+    Attributes:
+        split: what part they are, for messages.
+        root: the folder.
+        names: paths within it.
+        classes: int32 `[N]`.
+    """
+
+    split: str
+    root: str
+    names: tuple[str, ...]
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
+        """Returns files' contents; in place of one that cannot be read, the reason."""
+        return [self._one(int(number)) for number in numbers]
+
+    def labels(self) -> np.ndarray:
+        """Returns every label, int32 `[N]`."""
+        return self.classes
+
+    def damaged(self, what: str) -> UserError:
+        """Returns the error for files of which none can be read."""
+        return UserError(f"folder {self.root}: {what}")
+
+    def _one(self, number: int) -> Example | Exception:
+        name = self.names[number]
+        try:
+            with open(os.path.join(self.root, name), "rb") as file:
+                return Example(name, file.read(), int(self.classes[number]))
+        except OSError as error:
+            return error
+
+
+def subfolders(path: Path) -> list[str]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(one.name for one in os.scandir(path) if one.is_dir() and _counts(one))
+
+
+def read(path: str) -> EncodedData:
+    """Returns the images of a folder, sorted by class and name; opens no file.
+
+    Raises:
+        UserError: no such folder, or one that is not made of class folders; an empty
+            class, one class alone, two that differ in case alone, or a class that is in
+            test but not in training.
+    """
+    root = Path(path).expanduser()
+    label = f"folder {path}"
+    if not root.is_dir():
+        raise UserError(f"no such folder: {path}")
+    train, test = _splits(root)
+    parts = [("train" if test else "images", train)]
+    parts += [("test", test)] if test else []
+    stamp = hashlib.sha256(str(root.resolve()).encode())
+    found = [_scan(folder, stamp) for _, folder in parts]
+    names = tuple(sorted(found[0]))
+    if not names:
+        raise UserError(f"{label}: {_without_classes(train)}")
+    for name in sorted({name for by_class in found for name in by_class}):
+        if name not in found[0]:
+            raise UserError(
+                f"{label}: the class {name!r} is in test but not in training"
+            )
+        for (_, folder), by_class in zip(parts, found, strict=True):
+            if name in by_class and not by_class[name]:
+                raise UserError(
+                    f"{label}: the class {name!r} has no images: "
+                    f"{contents(folder / name)}"
+                )
+    checks.check_names(names, label)
+    records = [
+        _records(root, split, folder, by_class, names)
+        for (split, folder), by_class in zip(parts, found, strict=True)
+    ]
+    return EncodedData(
+        train=records[0],
+        test=records[1] if test else None,
+        classes=names,
+        stamp=stamp.hexdigest()[:16],
+    )
+
+
+def _splits(root: Path) -> tuple[Path, Path | None]:
+    """Returns the folders of training and test classes; a lone one holds all."""
+    inside = {name.casefold(): root / name for name in subfolders(root)}
+
+    def first(names: Sequence[str]) -> Path | None:
+        # A class may be called 'train', but then there are images in its folder.
+        folders = [inside[name] for name in names if name in inside]
+        return next((folder for folder in folders if subfolders(folder)), None)
+
+    train, test = first(TRAIN), first(TEST)
+    if train is not None:
+        return train, test
+    if test is not None:
+        raise UserError(
+            f"folder {root} has {test.name}/ with class folders, but no train/"
+        )
+    return root, None
+
+
+def _scan(folder: Path, stamp: "hashlib._Hash") -> dict[str, list[str]]:
+    """Returns the image files of every class, sorted, as paths within its folder."""
+    found: dict[str, list[str]] = {}
+    for name in subfolders(folder):
+        found[name] = files = []
+        pending = [""]
+        while pending:
+            inside = pending.pop()
+            with os.scandir(folder / name / inside) as entries:
+                for entry in entries:
+                    if not _counts(entry):
+                        continue
+                    if entry.is_dir():
+                        pending.append(os.path.join(inside, entry.name))
+                    elif os.path.splitext(entry.name)[1].casefold() in SUFFIXES:
+                        files.append(os.path.join(inside, entry.name))
+        files.sort()
+        for file in files:
+            status = os.stat(folder / name / file)
+            line = f"{folder.name}/{name}/{file} {status.st_size} {status.st_mtime_ns}"
+            stamp.update(f"{line}\n".encode())
+    return found
+
+
+def _records(
+    root: Path,
+    split: str,
+    folder: Path,
+    by_class: dict[str, list[str]],
+    names: Sequence[str],
+) -> Files:
+    below = folder.relative_to(root)
+    files = [
+        (str(below / name / file), label)
+        for label, name in enumerate(names)
+        for file in by_class.get(name, ())
+    ]
+    return Files(
+        split,
+        str(root),
+        tuple(file for file, _ in files),
+        np.array([label for _, label in files], np.int32),
+    )
+
+
+def _counts(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.name != "__MACOSX"
+
+
+def _without_classes(folder: Path) -> str:
+    return f"there are no class folders in it, but {contents(folder)}"
+
+
+def contents(folder: Path) -> str:
+    """Says what a folder holds."""
+    with os.scandir(folder) as entries:
+        suffixes = Counter(
+            os.path.splitext(entry.name)[1].casefold() or "no suffix"
+            for entry in entries
+            if _counts(entry)
+        )
+    if not suffixes:
+        return "nothing"
+    several = ", ".join(f"{suffix} ({n})" for suffix, n in suffixes.most_common(5))
+    return f"files of {several}"

@@ -1,0 +1,38 @@
+"""What a reader of one's own data returns: encoded records, or arrays."""
+
+import dataclasses
+
+from kdjax.data.sources import Split
+from kdjax.data.streaming.encoded import Records
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedData:
+    """Encoded images on disk, not yet looked into.
+
+    Attributes:
+        train: the training images, or all where there are no test images.
+        test: the test images, if there are some.
+        classes: their names by label.
+        stamp: a hash of place, names, sizes and times of all files: for caches.
+    """
+
+    train: Records
+    test: Records | None
+    classes: tuple[str, ...]
+    stamp: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayData:
+    """Decoded images in memory.
+
+    Attributes:
+        train: the training images, or all where there are no test images.
+        test: the test images, if there are some.
+        classes: their names by label.
+    """
+
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...]

@@ -1,0 +1,127 @@
+"""Decoded images in memory, and what training images are like on average."""
+
+import dataclasses
+
+import numpy as np
+
+from kdjax.data.own import cache, pixels
+from kdjax.data.own.survey import in_threads
+from kdjax.data.streaming.encoded import Example, Records
+
+_CHUNK = 1 << 22  # pixels that are counted at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """Images of some records.
+
+    Attributes:
+        images: uint8 `[N, H, W, C]`, without those that cannot be read.
+        labels: int32 `[N]`.
+        broken: lines that say what cannot be read, and why.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    broken: tuple[str, ...]
+
+
+def decode(
+    records: Records,
+    numbers: np.ndarray,
+    shape: tuple[int, int, int],
+    stamp: str,
+    label: str,
+) -> Decoded:
+    """Returns images as evaluation sees them, from the cache if they are the same.
+
+    Args:
+        records: to read.
+        numbers: which, ascending.
+        shape: height, width and channels.
+        stamp: of the files; see `EncodedData`.
+        label: what the data set is called in messages.
+    """
+    path = cache.path_of("images", pixels.VERSION, stamp, records.split, shape, numbers)
+    arrays = cache.load(path)
+    if arrays is None:
+        arrays = _decode(records, numbers, shape, f"{label}: decoding {records.split}")
+        cache.keep(path, arrays)
+    broken = tuple(map(str, arrays["broken"]))
+    return Decoded(arrays["images"], arrays["labels"], broken)
+
+
+def _decode(
+    records: Records, numbers: np.ndarray, shape: tuple[int, int, int], label: str
+) -> cache.Arrays:
+    images = np.empty((len(numbers), *shape), np.uint8)
+    labels = np.full(len(numbers), -1, np.int32)
+
+    def fill(rows: np.ndarray) -> list[str]:
+        broken = []
+        for row, example in zip(rows, records.read(numbers[rows]), strict=True):
+            try:
+                if isinstance(example, Exception):
+                    raise example
+                images[row] = pixels.view(example.content, shape)
+                labels[row] = example.label
+            except Exception as error:  # PIL raises many kinds for damaged files
+                name = example.name if isinstance(example, Example) else "a record"
+                broken.append(f"{name}: {pixels.reason(error)}")
+        return broken
+
+    rows = np.arange(len(numbers))
+    broken = [line for lines in in_threads(fill, rows, label) for line in lines]
+    whole = labels >= 0
+    if broken:
+        images, labels = images[whole], labels[whole]
+    return {"images": images, "labels": labels, "broken": np.array(broken, np.str_)}
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
+
+    Pixels are counted by value, so the sums are exact whatever their number; a constant
+    channel has the deviation 1, by which it can be divided.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+    """
+    return from_counts(count_values(images))
+
+
+def count_values(images: np.ndarray) -> np.ndarray:
+    """Returns how often each channel has each value, integers `[C, 256]`.
+
+    Args:
+        images: uint8 `[..., C]`.
+    """
+    channels = images.shape[-1]
+    flat = images.reshape(-1, channels)
+    counts = np.zeros((channels, 256), np.int64)
+    # In parts: NumPy counts 8 bytes for each of these.
+    for start in range(0, len(flat), _CHUNK):
+        for channel in range(channels):
+            values = flat[start : start + _CHUNK, channel]
+            counts[channel] += np.bincount(values, minlength=256)
+    return counts
+
+
+def from_counts(
+    counts: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of pixels that are counted by value.
+
+    Args:
+        counts: how often each channel has each value, integers `[C, 256]`.
+    """
+    values = np.arange(256)
+    means, deviations = [], []
+    for count in counts:
+        total = int(count.sum())
+        first, second = int(count @ values), int(count @ values**2)
+        # In whole numbers, of any size, up to the last division.
+        variance = (total * second - first**2) / total**2
+        means.append(first / total / 255)
+        deviations.append(variance**0.5 / 255 or 1.0)
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,54 @@
+"""Mean and deviation of streamed images: of a fixed part of them, decoded once."""
+
+import numpy as np
+
+from kdjax.data.own import cache, pixels
+from kdjax.data.own.resident import count_values, from_counts
+from kdjax.data.own.survey import in_threads
+from kdjax.data.streaming.encoded import Example, Records
+from kdjax.data.subsets import stratified
+
+MOST = 10_000
+"""Images that are looked at: the mean's standard error is then 1 % of the deviation."""
+
+
+def streamed_statistics(
+    records: Records,
+    numbers: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, int, int],
+    stamp: str,
+    label: str,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
+
+    Args:
+        records: the training images.
+        numbers: which of them are used; of more than `MOST` a stratified part counts.
+        labels: of all records.
+        shape: height, width and channels.
+        stamp: of the files; see `EncodedData`.
+        label: what the data set is called in messages.
+    """
+    chosen = np.sort(numbers[stratified(labels[numbers], min(MOST, len(numbers)))])
+    path = cache.path_of("mean", pixels.VERSION, stamp, records.split, shape, chosen)
+    arrays = cache.load(path)
+    if arrays is None:
+        counts = np.zeros((shape[2], 256), np.int64)
+
+        def count(part: np.ndarray) -> np.ndarray:
+            total = np.zeros((shape[2], 256), np.int64)
+            for example in records.read(part):
+                try:
+                    if isinstance(example, Example):
+                        total += count_values(pixels.view(example.content, shape))
+                except Exception:  # told when it is trained on
+                    continue
+            return total
+
+        text = f"{label}: mean and deviation of {len(chosen):,} training images"
+        for part in in_threads(count, chosen, text):
+            counts += part
+        arrays = {"counts": counts}
+        cache.keep(path, arrays)
+    return from_counts(arrays["counts"])

@@ -1,0 +1,110 @@
+"""The settings of one's own data, with every default, and the kinds there are."""
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from kdjax.runtime.errors import UserError, unknown
+
+KINDS = ("folder", "npz", "parquet", "tfds", "arrays")
+"""The kinds that kdjax reads; installed packages add theirs by entry points."""
+
+GROUP = "kdjax.data"
+"""The group of entry points: a name, and a function that returns arrays."""
+
+SMALLEST = 8  # pixels of a side; smaller images hold nothing that networks could use
+BROKEN = ("skip", "stop")
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnData:
+    """A data set of one's own, and how it is read.
+
+    Attributes:
+        name: its kind: one of `KINDS`, or an entry point's name.
+        path: of the folder or file; of 'tfds' the data set's name as TFDS knows it
+            ('name', 'name/config', 'name:version'); of 'arrays' what
+            `register_arrays` returned; an entry point's function takes it as it is.
+        dir: of 'tfds' the folder of all data sets; None is the one TFDS uses.
+        image_size: height and width of what networks see; None takes the median of
+            the images' shorter sides, 224 at the most, and arrays as they are.
+        test_share: of the images, kept from training where there are no test images.
+        image_column: column or feature of the images ('parquet', 'tfds').
+        label_column: column or feature of the labels ('parquet', 'tfds').
+        memory_share: of the machine's memory that decoded images may take; a larger
+            data set is read while it is used.
+        broken: 'skip' names a file that cannot be read and goes on without it, 'stop'
+            ends the run.
+        workers: processes that read a data set beyond memory; 0 takes threads.
+        train_size: take that many training images; None takes all.
+        test_size: take that many test images; None takes all.
+        validation: if positive, this many images leave the training set and replace the
+            test images.
+        normalise: whether mean and deviation are the training images', or 0 and 1.
+        options: further arguments of an entry point's function.
+    """
+
+    name: str = ""
+    path: str = ""
+    dir: str | None = None
+    image_size: int | None = None
+    test_share: float = 0.2
+    image_column: str = "image"
+    label_column: str = "label"
+    memory_share: float = 0.25
+    broken: str = "skip"
+    workers: int = 2
+    train_size: int | None = None
+    test_size: int | None = None
+    validation: int = 0
+    normalise: bool = True
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not is_own(self.name):
+            raise unknown("kind of data", self.name, names())
+        if not self.path and self.name in KINDS:
+            raise UserError(f"data.path is missing: what {self.name!r} is to be read")
+        for key, value, kind in (
+            ("dir", self.dir, str),
+            ("image_size", self.image_size, int),
+            ("train_size", self.train_size, int),
+            ("test_size", self.test_size, int),
+        ):
+            if value is not None and type(value) is not kind:
+                raise UserError(f"data.{key}={value!r} is not of type {kind.__name__}")
+        if self.broken not in BROKEN:
+            raise unknown("treatment of broken images", self.broken, BROKEN)
+        for key, least in (("image_size", SMALLEST), ("workers", 0), ("validation", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(f"data.{key}={value} must be at least {least}")
+        if not 0 < self.test_share < 1:
+            raise UserError(
+                f"data.test_share={self.test_share} must lie between 0 and 1"
+            )
+        if not 0 <= self.memory_share <= 1:
+            raise UserError(
+                f"data.memory_share={self.memory_share} must be from 0 to 1"
+            )
+
+    @property
+    def label(self) -> str:
+        """What messages call the data set: its kind and path."""
+        return f"{self.name} {self.path}".strip()
+
+
+def entries() -> dict[str, metadata.EntryPoint]:
+    """Returns the data sources of installed packages by name, not yet imported."""
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+
+
+def names() -> tuple[str, ...]:
+    """Returns all kinds of one's own data: kdjax's and those of installed packages."""
+    return (*KINDS, *(name for name in sorted(entries()) if name not in KINDS))
+
+
+def is_own(name: str) -> bool:
+    """Returns whether `name` is a kind of one's own data."""
+    return name in KINDS or name in entries()

@@ -1,0 +1,120 @@
+"""A look at every file once: its hash, size and colours; no pixel is decoded."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from kdjax.data.own import cache, pixels
+from kdjax.data.streaming.encoded import Example, Records
+from kdjax.runtime import console
+
+_VERSION = 1  # raised when the same files would give other results
+_CHUNK = 64  # records that a thread takes at once
+_DIGEST = 16  # bytes
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Survey:
+    """What is known of records without decoding them.
+
+    Attributes:
+        labels: int32 `[N]`; -1 where an image cannot be read.
+        digests: hashes of the encoded images, uint8 `[N, 16]`.
+        sizes: height and width as viewers show them, int32 `[N, 2]`.
+        grey: which are stored without colours, bool `[N]`.
+        broken: why an image cannot be read, by number.
+    """
+
+    labels: np.ndarray
+    digests: np.ndarray
+    sizes: np.ndarray
+    grey: np.ndarray
+    broken: dict[int, str]
+
+
+def survey(records: Records, stamp: str, label: str) -> Survey:
+    """Returns what is known of records, from the cache if the files are the same.
+
+    Args:
+        records: to look at.
+        stamp: of the files; see `EncodedData`.
+        label: what the data set is called in messages.
+    """
+    path = cache.path_of("survey", _VERSION, stamp, records.split, len(records))
+    arrays = cache.load(path)
+    if arrays is None:
+        arrays = _look(records, f"{label}: looking at {records.split}")
+        cache.keep(path, arrays)
+    reasons = zip(arrays["broken"], arrays["reasons"], strict=True)
+    return Survey(
+        arrays["labels"],
+        arrays["digests"],
+        arrays["sizes"],
+        arrays["grey"],
+        {int(number): str(reason) for number, reason in reasons},
+    )
+
+
+def _look(records: Records, label: str) -> cache.Arrays:
+    count = len(records)
+    labels = np.full(count, -1, np.int32)
+    digests = np.zeros((count, _DIGEST), np.uint8)
+    sizes = np.zeros((count, 2), np.int32)
+    grey = np.zeros(count, bool)
+
+    def look(numbers: np.ndarray) -> dict[int, str]:
+        broken = {}
+        for number, example in zip(numbers, records.read(numbers), strict=True):
+            try:
+                if isinstance(example, Exception):
+                    raise example
+                digest = hashlib.blake2b(example.content, digest_size=_DIGEST).digest()
+                digests[number] = np.frombuffer(digest, np.uint8)
+                with Image.open(io.BytesIO(example.content)) as image:
+                    pixels.check_size(image)
+                    sizes[number] = pixels.upright_size(image)
+                    grey[number] = pixels.is_grey(image)
+                labels[number] = example.label
+            except Exception as error:  # PIL raises many kinds for damaged files
+                name = example.name if isinstance(example, Example) else "a record"
+                broken[int(number)] = f"{name}: {pixels.reason(error)}"
+        return broken
+
+    broken: dict[int, str] = {}
+    for found in in_threads(look, np.arange(count), label):
+        broken.update(found)
+    return {
+        "labels": labels,
+        "digests": digests,
+        "sizes": sizes,
+        "grey": grey,
+        "broken": np.array(sorted(broken), np.int64),
+        "reasons": np.array([broken[number] for number in sorted(broken)], np.str_),
+    }
+
+
+def in_threads(
+    function: Callable[[np.ndarray], T], numbers: np.ndarray, label: str
+) -> Iterator[T]:
+    """Calls a function for chunks of records on all cores, and shows how far it is.
+
+    Yields:
+        What it returns, in order.
+    """
+    chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        console.progress(label, len(numbers)) as advance,
+    ):
+        for chunk, result in zip(chunks, pool.map(function, chunks), strict=True):
+            yield result
+            advance(len(chunk))

@@ -108,7 +108,7 @@ def network(depth: int, widen: int) -> Any:
 
 
 def theirs(size: int) -> Callable[[], float]:
-    """Returns a function that trains an epoch by Keras's Distiller: images per second."""
+    """Returns a function that trains an epoch by Keras: images per second."""
     import keras
     from keras.distillation import Distiller, LogitsDistillation
 

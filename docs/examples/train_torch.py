@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 MEAN, STD = 0.47, 0.25  # what this script normalises with, for all channels
 

@@ -185,8 +185,8 @@ def _data(data: Data, test: tuple[Any, Any] | None) -> str:
     if not isinstance(data, tuple):
         if test is not None:
             raise UserError(
-                f"test= goes with arrays: {os.fspath(data)} has its own test images, or "
-                "a part of it is kept from training"
+                f"test= goes with arrays: {os.fspath(data)} has its own test images, "
+                "or a part of it is kept from training"
             )
         return os.fspath(data)
     images, labels = data
@@ -213,7 +213,8 @@ def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
         return Teacher(source=_name(teacher), **view)
     if len(teacher) != 2:
         raise UserError(
-            f"teacher= {len(teacher)} things, not a function or module and its variables"
+            f"teacher= {len(teacher)} things, not a function or module, and its "
+            "variables"
         )
     network, variables = teacher
     if callable(network) and not _is_module(network):

@@ -306,6 +306,8 @@ def test_unknown_families_are_told_with_the_forms_of_all():
         models.create("resnext-50", 10)
 
     choices = str(error.value).split("choices: ")[1].split(", ")
+    *choices, own = choices
+    assert own == "package.module:Class(argument=value)"
     assert {choice.split("-")[0] for choice in choices} == (
         models.MODELS.keys() - {"tiny"}  # the tests' own
     )

@@ -7,7 +7,7 @@ A config's `get_config` splits its argument by `parse_arg`, makes its stages by 
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from kdjax.data.sources import SOURCES
 from kdjax.data.streaming.crop import Crop
 from kdjax.methods import METHODS
 from kdjax.models import MODELS, Outputs
+from kdjax.models.own import told
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.train.recipe import Recipe
@@ -65,8 +66,8 @@ class Setting:
 
 def network(word: str) -> str:
     """Returns a network's name: 'resnet56' is resnet-56, other words stay."""
-    # A family that ends in a digit, or a network's own path: 'package.module:Class'.
-    if word.split("-")[0] in MODELS or ":" in word:
+    # Also a family that ends in a digit, and one's own networks.
+    if word.split("-")[0] in MODELS or models.is_own(word):
         return word
     return re.sub(r"(\d)", r"-\1", word, count=1)
 
@@ -201,27 +202,36 @@ def steps_per_epoch(setting: Setting, values: Values) -> int:
     return max(1, size // values.get("batch_size", setting.recipe.batch_size))
 
 
-@functools.cache
 def num_levels(model: str, image_shape: tuple[int, int, int] | None = None) -> int:
     """Returns how many levels a network's features have.
 
     Args:
         model: its name.
-        image_shape: height, width and channels of images that it takes.
+        image_shape: height, width and channels; one's own network may take no others.
+            None: those of its family.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or it fails on such images.
     """
-    side = 224 if model.startswith("imagenet") else 32
-    shape = image_shape or (side, side, 3)
+    if image_shape is None:
+        side = 224 if model.startswith("imagenet") else 32
+        image_shape = (side, side, 3)
+    return _num_levels(models.identity(model), model, image_shape)
+
+
+@functools.cache
+def _num_levels(
+    identity: Hashable, model: str, image_shape: tuple[int, int, int]
+) -> int:
+    del identity  # with the name, what the result is kept by
     module = models.create(model, 10)
 
     def apply() -> Outputs:
-        images = jnp.zeros((1, *shape))
+        images = jnp.zeros((1, *image_shape))
         return module.init_with_output(jax.random.key(0), images, train=False)[0]
 
     # Several processes join later: until then nothing may ask jax for its devices.
-    with backend.compiling_for("cpu"):
+    with backend.compiling_for("cpu"), told(model, image_shape):
         outputs = jax.eval_shape(apply)
     return sum(bool(re.fullmatch(r"stage\d", name)) for name in outputs.features)
 

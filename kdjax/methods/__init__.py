@@ -28,6 +28,7 @@ from kdjax.methods.rocket import Rocket
 from kdjax.methods.simkd import SimKD
 from kdjax.methods.sskd import SSKD
 from kdjax.methods.vid import VID
+from kdjax.runtime.entry_points import Registry
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.settings import build
 
@@ -43,7 +44,7 @@ __all__ = [
     "weighted_sum",
 ]
 
-METHODS: dict[str, type[Method]] = {
+_BUILT_IN: dict[str, type[Method]] = {
     "supervised": Method,
     "label_smoothing": LabelSmoothing,
     "kd": KD,
@@ -74,7 +75,25 @@ METHODS: dict[str, type[Method]] = {
     "ft": FT,
     "fsp": FSP,
 }
-"""Methods by name; a name like 'rocket+kd' combines several."""
+
+
+def _problem(name: str, method: Any) -> str | None:
+    """Returns why an entry point's object cannot be a row, or None."""
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        return "is not a subclass of kdjax.methods.Method"
+    if not dataclasses.is_dataclass(method):
+        return "is not a dataclass"
+    if name != method.NAME:
+        return f"has the NAME {method.NAME!r}, which must be the entry point's"
+    return None
+
+
+METHODS: Registry[type[Method]] = Registry("kdjax.methods", _BUILT_IN, _problem)
+"""Methods by name; a name like 'rocket+kd' combines several.
+
+Installed packages add rows by entry points of the group `kdjax.methods`: a frozen
+dataclass, a subclass of `Method`, under its NAME.
+"""
 
 
 def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
@@ -103,7 +122,8 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
 
 def options(method: Method) -> dict[str, dict[str, Any]]:
     """Returns every part's hyper-parameters and version by name: for fingerprints."""
-    names = {cls: name for name, cls in METHODS.items()}
+    # Those of other packages that nobody asked for need not be there.
+    names = {cls: name for name, cls in METHODS.loaded().items()}
     parts = method.methods.values() if isinstance(method, Combined) else (method,)
     return {
         names[type(part)]: {"version": part.VERSION, **dataclasses.asdict(part)}

@@ -21,9 +21,16 @@ def feature(outputs: Outputs, name: str) -> jax.Array:
     Raises:
         UserError: the network has none of that name.
     """
-    if name not in outputs.features:
-        raise unknown("feature", name, sorted(outputs.features))
-    return outputs.features[name]
+    if name in outputs.features:
+        return outputs.features[name]
+    error = unknown("feature", name, sorted(outputs.features))
+    # The package's networks all have a stem; others name their levels themselves.
+    if "stem" not in outputs.features:
+        error = UserError(
+            f"{error} (which of one's own network's modules are its levels is said by "
+            "student_levels= and teacher_levels=, in Python levels=)"
+        )
+    raise error
 
 
 def feature_maps(outputs: Outputs, levels: tuple[str, ...]) -> dict[str, jax.Array]:

@@ -1,10 +1,14 @@
-"""The networks: linen modules `model(x, train) -> Outputs(logits, features)`."""
+"""The networks: `init` and `apply(variables, x, train) -> Outputs(logits, features)`.
+
+The package's own are linen modules, named as in the papers. One's own networks are
+named `package.module:Class(width=32)`, or given as objects to `register`; installed
+packages add families by the entry-point group `kdjax.models`.
+"""
 
 import functools
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Hashable
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -12,31 +16,49 @@ from kdjax.models import (
     bottleneck_resnet,
     imagenet_resnet,
     mobilenetv2,
+    names,
+    own,
     plain,
+    registered,
     resnet,
     shufflenetv1,
     shufflenetv2,
     simkd,
     vgg,
+    wrapped,
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.models.names import is_own
+from kdjax.models.registered import Function, function_id, register
+from kdjax.models.wrapped import preprocessed, with_levels
 from kdjax.runtime import backend
+from kdjax.runtime.entry_points import Registry
 from kdjax.runtime.errors import unknown
 from kdjax.runtime.rng import fold
 
 __all__ = [
     "MODELS",
+    "Function",
     "Outputs",
     "Variables",
     "create",
+    "function_id",
+    "identity",
     "init",
+    "inner",
+    "is_own",
+    "needs_key",
     "norms",
+    "packages",
+    "preprocessed",
+    "register",
     "shapes",
     "version",
+    "with_levels",
 ]
 
-MODELS = {
+_BUILT_IN: dict[str, Any] = {
     "bottleneck_resnet": bottleneck_resnet,
     "imagenet_resnet": imagenet_resnet,
     "mobilenetv2": mobilenetv2,
@@ -48,6 +70,20 @@ MODELS = {
     "vgg": vgg,
     "wrn": wrn,
 }
+
+
+def _problem(name: str, module: Any) -> str | None:
+    """Returns what an entry point's object lacks of a family, or None."""
+    if "-" in name or ":" in name:
+        return "has a name with '-' or ':', which a family's cannot have"
+    if not callable(getattr(module, "create", None)):
+        return "has no function create(name, num_classes)"
+    if not isinstance(getattr(module, "VERSION", None), int):
+        return "has no whole number VERSION"
+    return None
+
+
+MODELS: Registry[Any] = Registry("kdjax.models", _BUILT_IN, _problem)
 """Families by the first word of their names; each module has `create` and `VERSION`."""
 
 _FORMS = (
@@ -65,20 +101,148 @@ _FORMS = (
 )
 
 
-def _family(name: str) -> ModuleType:
-    try:
-        return MODELS[name.split("-")[0]]
-    except KeyError:
-        raise unknown("model", name, _FORMS) from None
+def _family(name: str) -> Any:
+    family = name.split("-")[0]
+    if family not in MODELS:
+        raise unknown("model", name, (*_FORMS, *MODELS.outside(), names.FORM))
+    return MODELS[family]
 
 
-def create(name: str, num_classes: int) -> nn.Module:
-    """Returns a network by its name in the papers, such as 'wrn-16-1'.
+def create(name: str, num_classes: int) -> Any:
+    """Returns a network by its name in the papers, such as 'wrn-16-1', or one's own.
+
+    What it returns has `init(key, images, train=False)` and
+    `apply(variables, images, train=..., mutable=...) -> Outputs`: a linen module, or
+    for one's own networks an object around the user's module.
+
+    Args:
+        name: 'wrn-16-1', or 'package.module:Class(width=32)': the class or a function
+            that returns a module, found from the current directory as well and called
+            with literal arguments, and with `num_classes` if it takes that.
+        num_classes: the number of classes.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or it cannot be made.
     """
-    return _family(name).create(name, num_classes)
+    if not is_own(name):
+        return _family(name).create(name, num_classes)
+    if (value := registered.find(name)) is not None:
+        return registered.network(value, name, num_classes)
+    reference, target = names.parse(name), _target(name)
+    if _is_wrapped(target):
+        kwargs = {**reference.kwargs, "name": name}
+        reference = reference._replace(kwargs=kwargs)
+    return registered.called(target, reference, name, num_classes)
+
+
+def _target(name: str) -> Any:
+    """Returns the class or function behind a name: of no object's."""
+    return names.load(name, names.parse(name))
+
+
+def _is_wrapped(target: Any) -> bool:
+    return isinstance(target, type) and issubclass(target, wrapped.Wrapped)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Returns the names of the networks that a network is built from."""
+    if not is_own(name):
+        family = _family(name)
+        return family.parts(name) if hasattr(family, "parts") else ()
+    if registered.find(name) is None and _is_wrapped(_target(name)):
+        # As any mistake in the arguments, a missing one is told when it is created.
+        network = names.parse(name).kwargs.get("network")
+        return (network,) if isinstance(network, str) else ()
+    return ()
+
+
+def inner(name: str) -> str:
+    """Returns the network inside of `preprocessed` and `with_levels`, or the name.
+
+    The variables of both are the same.
+
+    Args:
+        name: the network's.
+    """
+    if is_own(name) and registered.find(name) is None and _is_wrapped(_target(name)):
+        return inner(*_parts(name))
+    return name
+
+
+def identity(name: str) -> Hashable:
+    """Returns what a name stands for at this time: a key for caches beside the name.
+
+    It changes where a class was defined anew or an object took another's place, as
+    happens in notebooks. None for networks of installed families.
+
+    Args:
+        name: the network's.
+    """
+    parts = tuple(identity(part) for part in _parts(name))
+    if not is_own(name):
+        return parts or None
+    if generation := registered.generation(name):
+        return generation
+    registered.find(name)  # an object that this process does not have is told
+    return _target(name), *parts
+
+
+def needs_key(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:
+    """Returns whether a network asks for random numbers ('dropout') in training mode.
+
+    Args:
+        name: the network's.
+        num_classes: the number of classes.
+        image_shape: height, width and channels.
+
+    Raises:
+        UserError: it is one's own and fails in training mode.
+    """
+    return _needs_key(identity(name), name, num_classes, image_shape)
+
+
+@functools.cache
+def _needs_key(
+    identity: Hashable, name: str, num_classes: int, image_shape: tuple[int, ...]
+) -> bool:
+    if not any(map(is_own, (name, *_parts(name)))):
+        return False
+    return own.needs_key(_network(name, num_classes), image_shape)
+
+
+def _network(name: str, num_classes: int) -> Any:
+    """Returns any network with a name to tell of in errors."""
+    network = create(name, num_classes)
+    if isinstance(network, own.Network):
+        return network
+    return own.LinenNetwork(network, name)
+
+
+def packages(name: str) -> dict[str, str]:
+    """Returns the packages that a network's code comes from, besides kdjax.
+
+    Args:
+        name: the network's.
+
+    Returns:
+        Installed versions by top-level package; 'unknown' for a module that belongs to
+        no installed package.
+    """
+    versions: dict[str, str] = {}
+    for part in _parts(name):
+        versions |= packages(part)
+    value = registered.find(name) if is_own(name) else None
+    if isinstance(value, Function):
+        module = getattr(value.apply, "__module__", None) or "__main__"
+    elif value is not None:
+        cls = value if hasattr(value, "__qualname__") else type(value)
+        module = cls.__module__
+    elif is_own(name):
+        module = names.parse(name).module
+    else:
+        module = _family(name).__name__
+    top, version = names.package(module)
+    return versions if top == "kdjax" else {**versions, top: version}
 
 
 def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
@@ -94,10 +258,15 @@ def norms(name: str, num_classes: int) -> dict[str, tuple[str, ...]]:
 def version(name: str) -> int:
     """Returns the version of a network's numbers, which goes into fingerprints.
 
-    A network that is built from others has the sum of all their versions and its own.
+    One's own class may have a whole number `VERSION`; without it is 1. A network that
+    is built from others has the sum of all their versions and its own.
     """
     # 'simkd-2:resnet-8x4:resnet-32x4' names three.
-    return sum(_family(part).VERSION for part in name.split(":"))
+    total = sum(version(part) for part in _parts(name))
+    if not is_own(name):
+        return total + _family(name).VERSION
+    value = registered.find(name)
+    return total + getattr(_target(name) if value is None else value, "VERSION", 1)
 
 
 def init(
@@ -123,13 +292,17 @@ def init(
             unless this number differs.
         dtype: of the parameters and statistics.
     """
-    start = _start(name, num_classes, image_shape, dtype)
+    start = _start(identity(name), name, num_classes, image_shape, dtype)
     return _compiled(start)(fold(key, name, num_classes, init_index))
 
 
 @functools.cache
 def _start(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], dtype: jnp.dtype
+    identity: Hashable,
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: jnp.dtype,
 ) -> Callable[[jax.Array], Variables]:
     """Returns the function from a network's own key to its initial variables."""
 
@@ -151,13 +324,37 @@ def _compiled(
     return jax.jit(start, compiler_options=backend.start_options())
 
 
-@functools.cache
 def shapes(
     name: str,
     num_classes: int,
     image_shape: tuple[int, int, int],
     dtype: jnp.dtype = jnp.float32,
 ) -> Variables:
-    """Returns the shapes and dtypes of a network's variables."""
-    start = _start(name, num_classes, image_shape, dtype)
+    """Returns the shapes and dtypes of a network's variables.
+
+    Args:
+        name: the network's.
+        num_classes: the number of classes.
+        image_shape: height, width and channels of the images.
+        dtype: of the parameters and statistics.
+
+    Raises:
+        UserError: the network is one's own and fails on such images, or its logits are
+            not of that number.
+    """
+    return _shapes(identity(name), name, num_classes, image_shape, dtype)
+
+
+@functools.cache
+def _shapes(
+    identity: Hashable,
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: jnp.dtype,
+) -> Variables:
+    if any(map(is_own, (name, *_parts(name)))):
+        network = _network(name, num_classes)
+        own.check(network, name, num_classes, image_shape)
+    start = _start(identity, name, num_classes, image_shape, dtype)
     return jax.eval_shape(start, jax.random.key(0))

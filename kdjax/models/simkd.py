@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models import names, own
 from kdjax.models.base import Outputs
 from kdjax.models.layers import torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
@@ -20,12 +21,24 @@ VERSION = 1
 
 
 def _deepest(outputs: Outputs) -> str:
-    # With one digit each, the names sort as their numbers.
-    return max(name for name in outputs.features if re.fullmatch(r"stage\d_pre", name))
+    stages = [key for key in outputs.features if re.fullmatch(r"stage\d(_pre)?", key)]
+    if not stages:
+        known = ", ".join(outputs.features) or "none"
+        raise UserError(
+            "simkd: a network has no feature stage1, stage2, ...; it has "
+            f"{known} (of one's own network, student_levels= and teacher_levels=, in "
+            "Python levels=, name them)"
+        )
+    # With one digit each, the names sort as their numbers; before the activation last.
+    return max(stages)
 
 
 def last_map(outputs: Outputs) -> jax.Array:
-    """Returns the deepest feature map, rectified."""
+    """Returns the deepest feature map, rectified.
+
+    Raises:
+        UserError: the network has none.
+    """
     return nn.relu(outputs.features[_deepest(outputs)])
 
 
@@ -108,6 +121,27 @@ def name_of(factor: int, student: str, teacher: str) -> str:
     return f"simkd-{factor}:{student}:{teacher}"
 
 
+def _split(name: str) -> tuple[int, str, str]:
+    """Returns the factor, the student and the teacher that a name says."""
+    from kdjax import models  # here: it imports this module
+
+    head, _, rest = name.partition(":")
+    factor = head.removeprefix("simkd-")
+    student, teacher = names.first(rest, models.MODELS)
+    if not (factor.isdecimal() and int(factor) and student and teacher):
+        raise UserError(f"model {name!r} is not of the form simkd-FACTOR:MODEL:MODEL")
+    return int(factor), student, teacher
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Returns the names of the student and of the teacher.
+
+    Raises:
+        UserError: the name is of another form.
+    """
+    return _split(name)[1:]
+
+
 def create(name: str, num_classes: int) -> Reusing:
     """Returns the network for a name like 'simkd-2:resnet-8x4:resnet-32x4'.
 
@@ -120,20 +154,22 @@ def create(name: str, num_classes: int) -> Reusing:
     """
     from kdjax import models  # here: it imports this module
 
-    head, _, rest = name.partition(":")
-    factor = head.removeprefix("simkd-")
-    student, _, teacher = rest.partition(":")
-    if not (factor.isdecimal() and int(factor) and student and teacher):
-        raise UserError(f"model {name!r} is not of the form simkd-FACTOR:MODEL:MODEL")
-    if student.startswith("simkd"):
+    factor, student, teacher = _split(name)
+    if student.startswith("simkd-"):
         raise UserError(f"model {name!r}: a trunk of that kind has no classifier")
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     network = models.create(teacher, num_classes)
-    # Shapes only: nothing is computed.
-    shapes, variables = jax.eval_shape(
-        lambda x: network.init_with_output(jax.random.key(0), x, train=False), images
-    )
-    channels = variables["params"]["head"]["kernel"].shape[0]
+    shapes, variables = _traced(network, teacher)
+    head = variables["params"].get("head", {})
+    if set(head) != {"kernel", "bias"}:
+        raise UserError(
+            f"simkd: {teacher!r} has no dense layer named 'head' as its classifier; "
+            f"it has {', '.join(variables['params'])}"
+        )
+    if getattr(network, "reorders", False):
+        raise UserError(
+            f"simkd: the classifier of {teacher!r} has its classes in another order"
+        )
+    channels = head["kernel"].shape[0]
     level = _deepest(shapes)
     width = shapes.features[level].shape[-1]
     if width != channels:
@@ -142,6 +178,41 @@ def create(name: str, num_classes: int) -> Reusing:
             f"last map {level} of {width} channels; choices: networks such as "
             "resnet-DEPTH, wrn-DEPTH-WIDEN and vgg-DEPTH"
         )
-    return Reusing(
-        models.create(student, num_classes), channels, int(factor), num_classes
-    )
+    trunk = models.create(student, num_classes)
+    if isinstance(trunk, own.Network):
+        _check_trunk(trunk, student)
+        trunk = own.Embedded(trunk)
+    return Reusing(trunk, channels, factor, num_classes)
+
+
+def _traced(network: Any, name: str) -> tuple[Outputs, Any]:
+    """Returns the shapes of a network's outputs and variables: nothing is computed."""
+
+    def apply(x: jax.Array) -> Any:
+        return network.init_with_output(jax.random.key(0), x, train=False)
+
+    # Widths do not depend on the images; one's own network may take some sizes alone.
+    first: UserError | None = None
+    for shape in ((32, 32, 3), (32, 32, 1), (28, 28, 1), (224, 224, 3)):
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        try:
+            with own.told(name, shape):
+                return jax.eval_shape(apply, images)
+        except UserError as error:
+            first = first or error
+            if not isinstance(network, own.Network):
+                raise
+    assert first is not None
+    raise first
+
+
+def _check_trunk(trunk: own.Network, name: str) -> None:
+    """Raises UserError unless a student's classifier can be left out."""
+    _, whole = _traced(trunk, name)
+    with nn.intercept_methods(_skip_head):
+        _, rest = _traced(trunk, name)
+    if "head" not in whole["params"] or "head" in rest["params"]:
+        raise UserError(
+            f"simkd: {name!r} has no linen module named 'head' as its classifier, "
+            "which is left out"
+        )

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -21,6 +21,8 @@ from kdjax.runtime.computation import computation_id
 Tree = TypeVar("Tree")
 """A tree of arrays."""
 Value = TypeVar("Value")
+Random = Callable[[str], jax.Array]
+"""Returns a role's random key of a micro-batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,11 @@ class Networks:
         return apply_model(name, self.num_classes, compute, False, variables, images)[0]
 
     def apply_roles(
-        self, params: Mapping[str, Any], stats: Mapping[str, Any], images: jax.Array
+        self,
+        params: Mapping[str, Any],
+        stats: Mapping[str, Any],
+        images: jax.Array,
+        random: Random,
     ) -> tuple[dict[str, Outputs], dict[str, Any]]:
         """Returns the trained networks' outputs in training mode, and new statistics.
 
@@ -158,11 +164,12 @@ class Networks:
             params: by role, complete.
             stats: by role.
             images: `[batch, height, width, channels]`, normalised.
+            random: the random key of a role; called for networks with dropout alone.
         """
         outputs, new_stats = {}, {}
         for role in self.roles:
             outputs[role], new_stats[role] = self.apply_role(
-                role, params, stats, images
+                role, params, stats, images, random
             )
         return outputs, new_stats
 
@@ -172,11 +179,15 @@ class Networks:
         params: Mapping[str, Any],
         stats: Mapping[str, Any],
         images: jax.Array,
+        random: Random | None = None,
     ) -> tuple[Outputs, dict[str, Any]]:
         """Returns one trained network's outputs, as `apply_roles` does all."""
         variables = {"params": params[role], "batch_stats": stats[role]}
         name, compute = self.roles[role], self.compute or self.dtype
-        return apply_model(name, self.num_classes, compute, True, variables, images)
+        key = functools.partial(random, role) if random else None
+        return apply_model(
+            name, self.num_classes, compute, True, variables, images, key
+        )
 
     @functools.cached_property
     def output_specs(self) -> Mapping[str, Outputs]:
@@ -209,6 +220,7 @@ class Networks:
     def _outputs(self, name: str, batch: int, train: bool) -> Outputs:
         compute = self.compute or self.dtype
         return _outputs(
+            models.identity(name),
             name,
             self.num_classes,
             (batch, *self.image_shape),
@@ -236,6 +248,7 @@ def apply_model(
     train: bool,
     variables: Variables,
     images: jax.Array,
+    key: Callable[[], jax.Array] | None = None,
 ) -> tuple[Outputs, dict[str, Any]]:
     """Returns a network's outputs and its new BatchNorm statistics.
 
@@ -246,20 +259,27 @@ def apply_model(
         train: whether BatchNorm normalises by the batch, and its statistics move.
         variables: the network's.
         images: `[batch, height, width, channels]`, normalised.
+        key: the random key of networks with dropout, in training mode; not called for
+            others.
     """
     model = models.create(name, num_classes)
     variables = {**variables, "params": _cast(variables["params"], compute)}
     images = _cast(images, compute)
     if not train:
-        return model.apply(variables, images, train=False), {}  # type: ignore[return-value]
+        return model.apply(variables, images, train=False), {}
+    # Networks without random numbers keep the programs that they always had.
+    rngs = {}
+    if key is not None and models.needs_key(name, num_classes, images.shape[1:]):
+        rngs["rngs"] = {"dropout": key()}
     outputs, mutated = model.apply(
-        variables, images, train=True, mutable=["batch_stats"]
+        variables, images, train=True, mutable=["batch_stats"], **rngs
     )
     return outputs, mutated.get("batch_stats", {})
 
 
 @functools.cache
 def _outputs(
+    identity: Hashable,
     name: str,
     num_classes: int,
     shape: tuple[int, int, int, int],
@@ -268,10 +288,16 @@ def _outputs(
     train: bool,
 ) -> Outputs:
     """Returns the shapes of a network's outputs for images of a shape and dtype."""
+    del identity  # with the name, what the results are kept by
     variables = models.shapes(name, num_classes, shape[1:], dtype)
     images = jax.ShapeDtypeStruct(shape, dtype)
-    how = functools.partial(apply_model, name, num_classes, compute, train)
-    return jax.eval_shape(how, variables, images)[0]
+
+    def apply(variables: Variables, images: jax.Array, key: jax.Array) -> Outputs:
+        return apply_model(
+            name, num_classes, compute, train, variables, images, lambda: key
+        )[0]
+
+    return jax.eval_shape(apply, variables, images, jax.random.key(0))
 
 
 class _Lazy(Mapping[str, Value]):

@@ -182,9 +182,13 @@ class Step(Networks):
         # Differentiated by what the phase trains only: the rest costs no backward pass.
         trained, rest = self._split(state.params)
 
+        # With a position: the micro-batches of a step drop different units.
+        def random(role: str) -> jax.Array:
+            return fold(key, "step", step, "dropout", role, batch.index[0])
+
         def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(_merge(trained, rest))
-            outputs, new_stats = self.apply_roles(params, stats, batch.images)
+            outputs, new_stats = self.apply_roles(params, stats, batch.images, random)
             adapted = {}
             for name, adapter in self.adapters.items():
                 variables = {"params": self._lower(params[name])}
@@ -196,7 +200,7 @@ class Step(Networks):
 
             # Further images of a method, such as BSS's attacks: statistics stay.
             def call(role: str, images: jax.Array) -> Outputs:
-                return self.apply_role(role, params, stats, images)[0]
+                return self.apply_role(role, params, stats, images, random)[0]
 
             context = Context(
                 labels=batch.labels,

@@ -1,0 +1,1 @@
+"""Networks of other libraries as the package's: one file per library."""

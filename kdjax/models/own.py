@@ -1,0 +1,387 @@
+"""One's own networks as the package's: what `models.create` returns for them.
+
+The user's module is called as it is, so its variables are its own trees: they fit the
+module alone, and the module's fit here.
+"""
+
+import abc
+import contextlib
+import contextvars
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.base import Outputs, Variables
+from kdjax.models.names import brief
+from kdjax.runtime.errors import UserError
+
+# What a module's `__call__` may name the mode, and whether it is the training mode.
+_MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+
+
+class Network(abc.ABC):
+    """A network that is no module of the package: `init` and `apply` as modules have.
+
+    Attributes:
+        name: by which it is known, for errors.
+    """
+
+    name: str
+
+    @abc.abstractmethod
+    def init(
+        self, key: jax.Array, images: jax.Array, train: bool = False
+    ) -> dict[str, Any]:
+        """Returns initial variables, by collection."""
+
+    @abc.abstractmethod
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: jax.Array,
+        train: bool = False,
+        mutable: Sequence[str] | bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """Returns `Outputs`; where collections are mutable, also what they become.
+
+        Args:
+            variables: by collection.
+            images: `[batch, height, width, channels]`.
+            train: the mode.
+            mutable: collections that may change.
+            rngs: random keys by name, such as 'dropout'.
+        """
+
+    def init_with_output(
+        self, key: jax.Array, images: jax.Array, train: bool = False
+    ) -> tuple[Outputs, dict[str, Any]]:
+        """Returns outputs in evaluation mode, and the initial variables."""
+        variables = self.init(key, images, train)
+        return self.apply(variables, images), variables
+
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns the path of the BatchNorm before a feature's activation, if known."""
+        return {}
+
+    @property
+    def reorders(self) -> bool:
+        """Whether its classes are in another order than its classifier's."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenNetwork(Network):
+    """A linen module of the user's.
+
+    Attributes:
+        module: called with images and the mode, as its signature has it.
+        name: for errors.
+    """
+
+    module: nn.Module
+    name: str
+
+    def __post_init__(self) -> None:
+        """Checks that the module can be called with images and a mode.
+
+        Raises:
+            UserError: it asks for anything else.
+        """
+        mode(type(self.module), False, self.name)
+
+    def init(
+        self, key: jax.Array, images: jax.Array, train: bool = False
+    ) -> dict[str, Any]:
+        """Returns the module's own initial variables."""
+        kwargs = mode(type(self.module), train, self.name)
+        variables = self.module.init(key, images, **kwargs)  # type: ignore[arg-type]
+        return dict(nn.meta.unbox(variables))
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: jax.Array,
+        train: bool = False,
+        mutable: Sequence[str] | bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """Returns the module's outputs."""
+        kwargs = mode(type(self.module), train, self.name)
+        result: Any = self.module.apply(
+            variables,
+            images,
+            **kwargs,  # type: ignore[arg-type]
+            mutable=mutable,
+            rngs=rngs,  # type: ignore[arg-type]
+        )
+        if mutable is False:
+            return as_outputs(result, self.name)
+        return as_outputs(result[0], self.name), result[1]
+
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns what the module declares."""
+        return self.module.norms() if hasattr(self.module, "norms") else {}
+
+
+class Embedded(nn.Module):
+    """A network as a part of a linen module.
+
+    Attributes:
+        network: its variables lie in this module's place.
+    """
+
+    network: Network
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> Outputs:
+        """Classifies images `[batch, height, width, channels]`."""
+        if self.is_initializing():
+            variables = self.network.init(self.make_rng("params"), x, train)
+            self._put(variables)
+            return self.network.apply(variables, x)
+        variables = {name: dict(part) for name, part in self.variables.items()}
+        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+        if not self.is_mutable_collection("batch_stats"):
+            return self.network.apply(variables, x, train, rngs=rngs)
+        outputs, new = self.network.apply(variables, x, train, ["batch_stats"], rngs)
+        self._put(new)
+        return outputs
+
+    def _put(self, variables: Mapping[str, Any]) -> None:
+        for collection, part in variables.items():
+            for name, value in part.items():
+                self.put_variable(collection, name, value)
+
+
+def mode(cls: type, train: bool, name: str) -> dict[str, bool]:
+    """Returns the arguments that tell a module's `__call__` the mode.
+
+    Args:
+        cls: the module's class.
+        train: whether it trains.
+        name: of the network, for errors.
+
+    Raises:
+        UserError: it asks for an argument that is neither images nor a mode.
+    """
+    # The module itself and the images come first.
+    parameters = list(inspect.signature(cls.__call__).parameters.values())[2:]
+    kwargs = {}
+    for parameter in parameters:
+        if parameter.name in _MODES:
+            kwargs[parameter.name] = train == _MODES[parameter.name]
+        elif parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise UserError(
+                f"model {name!r}: {cls.__name__}.__call__ wants {parameter.name!r}; it "
+                f"may ask for images and one of {', '.join(_MODES)}"
+            )
+    return kwargs
+
+
+def as_outputs(result: Any, name: str) -> Outputs:
+    """Returns what a module returned as `Outputs`.
+
+    Args:
+        result: logits, logits with a dictionary of features, or `Outputs`.
+        name: of the network, for errors.
+
+    Raises:
+        UserError: it is something else.
+    """
+    match result:
+        case Outputs():
+            logits, features = result.logits, result.features
+        case (logits, Mapping() as features):
+            pass
+        case _:
+            logits, features = result, {}
+    if not _is_array(logits) or logits.ndim != 2:
+        raise UserError(
+            f"model {name!r} returns {_describe(result)}; it must return logits "
+            "[batch, classes], (logits, features by name) or kdjax.models.Outputs"
+        )
+    for key, value in features.items():
+        if not _is_array(value) or value.ndim not in (2, 4):
+            raise UserError(
+                f"model {name!r}: feature {key!r} is {_describe(value)}; features are "
+                "[batch, height, width, channels] or [batch, channels]"
+            )
+    return Outputs(logits, dict(features))
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_describe, value))})"
+    return f"an object of type {type(value).__name__}"
+
+
+@contextlib.contextmanager
+def told(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turns an error of somebody else's network into one line.
+
+    Args:
+        name: the network's.
+        image_shape: height, width and channels.
+
+    Raises:
+        UserError: instead of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        size = "x".join(map(str, image_shape))
+        raise UserError(
+            f"model {name!r} fails on images of {size}: {brief(error)}"
+        ) from error
+
+
+def check(
+    network: Network, name: str, num_classes: int, image_shape: tuple[int, int, int]
+) -> None:
+    """Checks a network by its shapes: nothing is computed.
+
+    Args:
+        network: what `name` stands for.
+        name: for errors.
+        num_classes: the data set's.
+        image_shape: height, width and channels.
+
+    Raises:
+        UserError: it fails, keeps variables that cannot be trained, gives another
+            number of logits, or its maps have no positions left.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    with told(name, image_shape):
+        variables = jax.eval_shape(network.init, jax.random.key(0), images)
+        if others := sorted(
+            key
+            for key, part in variables.items()
+            if key not in ("params", "batch_stats") and jax.tree.leaves(part)
+        ):
+            raise UserError(
+                f"model {name!r} keeps variables in {', '.join(others)}; choices: "
+                "params, batch_stats"
+            )
+        outputs = jax.eval_shape(network.apply, variables, images)
+    if (given := outputs.logits.shape[-1]) != num_classes:
+        raise UserError(
+            f"model {name!r} gives {given} logits; the data set has {num_classes} "
+            "classes"
+        )
+    for feature, value in outputs.features.items():
+        if not value.size:
+            raise UserError(
+                f"model {name!r}: images of {image_shape[0]}x{image_shape[1]} are too "
+                f"small: nothing is left of {feature!r} {list(value.shape)}"
+            )
+
+
+def needs_key(network: Network, image_shape: tuple[int, ...]) -> bool:
+    """Returns whether a network asks for random numbers in training mode.
+
+    Args:
+        network: in question.
+        image_shape: height, width and channels.
+
+    Raises:
+        UserError: it fails in training mode.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    variables: Variables = jax.eval_shape(network.init, jax.random.key(0), images)
+
+    def train(variables: Variables, images: jax.Array) -> Any:
+        return network.apply(variables, images, True, ["batch_stats"])
+
+    with told(network.name, image_shape):
+        try:
+            jax.eval_shape(train, variables, images)
+        except flax.errors.InvalidRngError:
+            return True
+    return False
+
+
+@dataclasses.dataclass
+class Captured:
+    """What the parts of a network return while it runs.
+
+    Attributes:
+        wanted: paths of the parts whose outputs are kept.
+        seen: paths of all parts that ran.
+        values: outputs by path; of a part that ran several times, the last.
+    """
+
+    wanted: tuple[str, ...]
+    seen: list[str] = dataclasses.field(default_factory=list)
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def add(self, path: Sequence[str], value: Any) -> None:
+        """Takes what the part at a path returned."""
+        text = "/".join(path)
+        if text and text not in self.seen:
+            self.seen.append(text)
+        if text in self.wanted:
+            self.values[text] = value
+
+
+_captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
+    "captured", default=None
+)
+
+
+def current_capture() -> Captured | None:
+    """Returns where a network that is no linen module puts its parts' outputs."""
+    return _captured.get()
+
+
+@contextlib.contextmanager
+def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
+    """Keeps the outputs of some parts of the network that runs inside.
+
+    Args:
+        wanted: the parts' paths, such as 'block2/conv'.
+    """
+    captured = Captured(wanted)
+
+    def keep(
+        next_fun: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        value = next_fun(*args, **kwargs)
+        # A part in `nn.remat` is seen inside first, then outside: that one stays.
+        if context.method_name == "__call__":
+            captured.add(context.module.path, value)
+        return value
+
+    token = _captured.set(captured)
+    try:
+        with nn.intercept_methods(keep):
+            yield captured
+    finally:
+        _captured.reset(token)

@@ -1,0 +1,249 @@
+"""Networks around another network: other inputs, another order of classes, levels.
+
+Their variables are those of the network inside, at the same paths.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from kdjax.models import names, own
+from kdjax.models.base import Outputs
+from kdjax.runtime.errors import UserError, unknown
+
+_MAX_LEVELS = 9  # 'stage1' to 'stage9': names sort as their numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped(own.Network):
+    """A network around another one.
+
+    Attributes:
+        network: the name of the one inside.
+        num_classes: the data set's.
+        name: for errors.
+    """
+
+    VERSION: ClassVar[int] = 1
+    network: str
+    _: dataclasses.KW_ONLY
+    num_classes: int
+    name: str = ""
+
+    @property
+    def inner(self) -> Any:
+        """The network inside."""
+        from kdjax import models  # here: it imports this module
+
+        return models.create(self.network, self.num_classes)
+
+    def init(
+        self, key: jax.Array, images: jax.Array, train: bool = False
+    ) -> dict[str, Any]:
+        """Returns initial variables of the network inside."""
+        return self.inner.init(key, self.before(images), train=train)
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: jax.Array,
+        train: bool = False,
+        mutable: Sequence[str] | bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """Returns the outputs, changed by `after`."""
+        result = self.run(
+            variables, self.before(images), train=train, mutable=mutable, rngs=rngs
+        )
+        if mutable is False:
+            return self.after(result)
+        return self.after(result[0]), result[1]
+
+    def run(self, variables: Mapping[str, Any], images: jax.Array, **how: Any) -> Any:
+        """Runs the network inside."""
+        return self.inner.apply(variables, images, **how)
+
+    def before(self, images: jax.Array) -> jax.Array:
+        """Returns what the network inside is shown."""
+        return images
+
+    def after(self, outputs: Outputs) -> Outputs:
+        """Returns the outputs from those of the network inside."""
+        return outputs
+
+    def norms(self) -> dict[str, tuple[str, ...]]:
+        """Returns those of the network inside."""
+        inner = self.inner
+        return inner.norms() if hasattr(inner, "norms") else {}
+
+    @property
+    def reorders(self) -> bool:
+        """Whether its classes are in another order than its classifier's."""
+        return getattr(self.inner, "reorders", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessed(Wrapped):
+    """A network that sees `images * scale + shift` and has its own order of classes.
+
+    Attributes:
+        scale: by channel, or one for all; empty: 1.
+        shift: by channel, or one for all; empty: 0.
+        order: the network's class that is class 0, class 1, ...; empty: as it is.
+    """
+
+    _: dataclasses.KW_ONLY
+    scale: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+    order: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the order.
+
+        Raises:
+            UserError: it is not one of the classes' orders.
+        """
+        if sorted(self.order) != list(range(len(self.order))):
+            raise UserError(
+                f"model {self.name!r}: order={self.order} does not name each class "
+                "from 0 on once"
+            )
+
+    def before(self, images: jax.Array) -> jax.Array:
+        """Returns the images as the network is used to them."""
+        for values in (self.scale, self.shift):
+            if len(values) not in (0, 1, images.shape[-1]):
+                raise UserError(
+                    f"model {self.name!r}: {len(values)} numbers for images of "
+                    f"{images.shape[-1]} channels: {values}"
+                )
+        if self.scale:
+            images = images * jnp.asarray(self.scale, images.dtype)
+        if self.shift:
+            images = images + jnp.asarray(self.shift, images.dtype)
+        return images
+
+    def after(self, outputs: Outputs) -> Outputs:
+        """Returns the logits in the data set's order."""
+        if not self.order:
+            return outputs
+        if len(self.order) != outputs.logits.shape[-1]:
+            raise UserError(
+                f"model {self.name!r}: an order of {len(self.order)} classes, but "
+                f"{self.network!r} gives {outputs.logits.shape[-1]} logits"
+            )
+        order = jnp.asarray(self.order)
+        return Outputs(outputs.logits[..., order], outputs.features)
+
+    @property
+    def reorders(self) -> bool:
+        """Whether its classes are in another order than its classifier's."""
+        return bool(self.order) or super().reorders
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels(Wrapped):
+    """A network whose parts' outputs are the features 'stage1', 'stage2', ...
+
+    A part that returns a vector is 'pooled'. They take the place of the stages that the
+    network names itself.
+
+    Attributes:
+        levels: paths of parts, such as 'block2/conv', from the first to the deepest.
+    """
+
+    _: dataclasses.KW_ONLY
+    levels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks the number of levels.
+
+        Raises:
+            UserError: none, too many, or one twice.
+        """
+        count = len(self.levels)
+        if not 0 < count <= _MAX_LEVELS or len(set(self.levels)) < count:
+            raise UserError(
+                f"model {self.name!r}: levels={self.levels}; choices: 1 to "
+                f"{_MAX_LEVELS} paths of modules, each once"
+            )
+
+    def run(self, variables: Mapping[str, Any], images: jax.Array, **how: Any) -> Any:
+        """Runs the network inside, with the levels as its features."""
+        with own.capturing(self.levels) as captured:
+            result = super().run(variables, images, **how)
+        outputs = result if isinstance(result, Outputs) else result[0]
+        kept = {
+            key: value
+            for key, value in outputs.features.items()
+            if not key.startswith("stage")
+        }
+        outputs = Outputs(outputs.logits, {**kept, **self._features(captured)})
+        return outputs if isinstance(result, Outputs) else (outputs, result[1])
+
+    def _features(self, captured: own.Captured) -> dict[str, jax.Array]:
+        features: dict[str, jax.Array] = {}
+        number = 0
+        for level in self.levels:
+            if level not in captured.values:
+                raise unknown(f"level of {self.network!r}:", level, captured.seen)
+            value = captured.values[level]
+            if getattr(value, "ndim", 0) == 2:
+                key = "pooled"
+            else:
+                number += 1
+                key = f"stage{number}"
+            if getattr(value, "ndim", 0) not in (2, 4) or key in features:
+                shape = getattr(value, "shape", type(value).__name__)
+                raise UserError(
+                    f"model {self.network!r}: level {level!r} is {shape}; levels are "
+                    "[batch, height, width, channels], and one may be [batch, channels]"
+                )
+            features[key] = value
+        return features
+
+
+def with_levels(name: str, levels: Sequence[str]) -> str:
+    """Returns the name of a network whose named parts are its levels.
+
+    Args:
+        name: the network's.
+        levels: paths of its modules, such as 'block2/conv', from the first to the
+            deepest: features 'stage1', 'stage2', ...; one that gives a vector is
+            'pooled'.
+    """
+    return _name(Levels, name, {"levels": tuple(levels)})
+
+
+def preprocessed(
+    name: str,
+    scale: Sequence[float] = (),
+    shift: Sequence[float] = (),
+    order: Sequence[int] = (),
+) -> str:
+    """Returns the name of a network that sees `images * scale + shift`.
+
+    Args:
+        name: the network's, whose variables fit as they are.
+        scale: by channel, or one number for all; empty: 1.
+        shift: by channel, or one number for all; empty: 0.
+        order: the network's class that is class 0, class 1, ... of the data; empty: as
+            they are.
+    """
+    kwargs = {
+        "scale": tuple(map(float, scale)),
+        "shift": tuple(map(float, shift)),
+        "order": tuple(map(int, order)),
+    }
+    return _name(
+        Preprocessed, name, {key: value for key, value in kwargs.items() if value}
+    )
+
+
+def _name(cls: type[Wrapped], name: str, kwargs: dict[str, Any]) -> str:
+    return names.canonical(
+        names.Reference(cls.__module__, cls.__name__, (), {"network": name, **kwargs})
+    )

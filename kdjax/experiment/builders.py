@@ -23,6 +23,7 @@ from kdjax.models import MODELS, Outputs
 from kdjax.models.own import told
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.settings import build
 from kdjax.train.recipe import Recipe
 
 Arguments = Mapping[str, type[int] | type[float] | type[str]]
@@ -183,9 +184,12 @@ def stage(
         method: a row of `METHODS`, or several joined by '+'.
         teachers: names of stages.
         **options: hyper-parameters by method name.
+
+    Raises:
+        UserError: a hyper-parameter that the method has not, or out of range.
     """
     hyper = {
-        part: dataclasses.asdict(METHODS[part](**options.get(part, {})))
+        part: dataclasses.asdict(build(METHODS[part], part, options.get(part, {})))
         for part in method.split("+")
     }
     return {"model": model, "method": method, "teachers": teachers, **hyper}

@@ -239,7 +239,7 @@ class Givens:
             from kdjax.models import import_torch  # here: seldom needed
 
             path = Path(stage.start).expanduser()
-            return import_torch.num_classes_of(path, models.inner(stage.model))
+            return import_torch.num_classes_of(path)
         other = other_stage(stage.start)
         return other.num_classes if other else self.images.num_classes
 

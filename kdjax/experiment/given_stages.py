@@ -8,6 +8,7 @@ import numpy as np
 
 from kdjax import models
 from kdjax.data.feed import Feed
+from kdjax.data.sources import Source
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment import given
 from kdjax.experiment.config import Experiment, Stage
@@ -19,7 +20,7 @@ from kdjax.train.evaluation import evaluate
 from kdjax.train.step import Step
 
 
-def with_images(experiment: Experiment, images: Images) -> Experiment:
+def with_images(experiment: Experiment, images: Images | Source) -> Experiment:
     """Returns an experiment whose given networks see the images as they learned to.
 
     Images are normalised by the data set's mean and deviation; a network from
@@ -42,14 +43,14 @@ def with_images(experiment: Experiment, images: Images) -> Experiment:
     )
 
 
-def _as_it_learned(stage: Stage, images: Images) -> str:
+def _as_it_learned(stage: Stage, images: Images | Source) -> str:
     if not stage.given or is_table(stage.given):
         return stage.model
     mean, std, order = stage.mean, stage.std, stage.order
     other = given.other_stage(stage.given[0])
     if other is not None:
         mean, std = mean or other.mean or (), std or other.std or ()
-        order = order or _order(other.classes, tuple(getattr(images, "classes", ())))
+        order = order or _order(other.classes, images.classes)
     channels = images.image_shape[-1]
     for what, values in (("mean", mean), ("std", std)):
         if len(values) not in (0, 1, channels):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kdjax import models
 from kdjax.data import own as own_data
 from kdjax.data.own.vary import Vary
 from kdjax.experiment import chains, pairs
@@ -85,6 +86,16 @@ def config(request: Request) -> ConfigDict:
     image_shape = about.image_shape
     augment = _augment(request, image_shape)
     stages = _stages(request, student, recipe, about.train_size, image_shape)
+    for stage in stages.values():
+        # Teachers and assistants that are trained here, if they are of another make.
+        own = _optimisation(stage["model"])
+        changes = {
+            key: value
+            for key, value in own.items()
+            if key not in request.recipe and getattr(recipe, key) != value
+        }
+        if changes and "given" not in stage and stage is not stages["student"]:
+            stage["recipe"] = changes
     note = (
         f"{about.train_size:,} training and {about.test_size:,} test images of "
         f"{about.num_classes} classes, {'x'.join(map(str, image_shape))}; "
@@ -118,19 +129,8 @@ def _recipe(request: Request, about: own_data.Description, student: str) -> Reci
         "milestones": (),
         "schedule": "cosine",
         "warmup": 0.05,
+        **_optimisation(student),
     }
-    if student.split("-")[0] in MODELS:
-        recipe |= {"learning_rate": 0.05, "weight_decay": 5e-4, "nesterov": True}
-        if student.startswith(("mobilenetv2", "shufflenet")):
-            recipe["learning_rate"] = 0.01
-    else:
-        # Of unknown make: what most networks learn with.
-        recipe |= {
-            "optimizer": "adamw",
-            "learning_rate": 1e-3,
-            "weight_decay": 0.05,
-            "clip_norm": 1.0,
-        }
     if request.start:
         recipe["learning_rate"] /= 10  # it has learned already
     known = {field.name for field in dataclasses.fields(Recipe)}
@@ -140,8 +140,28 @@ def _recipe(request: Request, about: own_data.Description, student: str) -> Reci
     return Recipe(**{**recipe, **request.recipe})
 
 
+def _optimisation(network: str) -> dict[str, Any]:
+    """Returns what a network learns well with: SGD, or AdamW if it is not known."""
+    network = models.inner(network)
+    if network.split("-")[0] not in MODELS:
+        return {
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.05,
+            "clip_norm": 1.0,
+        }
+    slow = network.startswith(("mobilenetv2", "shufflenet"))
+    return {
+        "optimizer": "sgd",
+        "learning_rate": 0.01 if slow else 0.05,
+        "weight_decay": 5e-4,
+        "nesterov": True,
+        "clip_norm": 0.0,
+    }
+
+
 def _augment(request: Request, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Returns how images are varied: crops by shifts, of larger images by scale too."""
+    """Returns how images are varied: by shifts, large ones by their scale; by flips."""
     default = dataclasses.asdict(Vary())
     if not isinstance(request.augment, str):
         return {**default, **request.augment}
@@ -149,10 +169,10 @@ def _augment(request: Request, shape: tuple[int, int, int]) -> dict[str, Any]:
         return default
     if request.augment != "default":
         raise unknown("augment", request.augment, ("default", "none"))
-    side = min(shape[:2])
+    side, flip = min(shape[:2]), shape[2] > 1  # grey ones may be of letters
     if side > 64:
-        return {**default, "area": (0.35, 1.0), "flip": True}
-    return {**default, "crop": side // 8, "padding": "zero", "flip": True}
+        return {**default, "area": (0.35, 1.0), "flip": flip}
+    return {**default, "crop": side // 8, "padding": "zero", "flip": flip}
 
 
 def _words(augment: Mapping[str, Any]) -> str:
@@ -218,10 +238,10 @@ def _chain(request: Request, student: str, taught: Any) -> dict[str, StageConfig
     between = tuple(check_network(word) for word in request.chain)
     path = (first["model"], *between, student)
 
-    def name(models: tuple[str, ...], last: bool) -> str:
+    def name(upto: tuple[str, ...], last: bool) -> str:
         if last:
             return "student"
-        return f"assistant{len(models) - 1}" if len(models) > 1 else "teacher"
+        return f"assistant{len(upto) - 1}" if len(upto) > 1 else "teacher"
 
     method = request.method
     if method in _DENSE:

@@ -91,6 +91,13 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def _network(stage: Mapping[str, Any]) -> str:
+    """Returns a network's name; where predictions are given alone, their files'."""
+    if stage["test_accuracy"]["median"] is None:
+        return " + ".join(Path(path).name for path in stage["given"])
+    return stage["model"]
+
+
 def print_table(
     stages: Mapping[str, Mapping[str, Any]], validation: bool = False
 ) -> None:
@@ -117,7 +124,7 @@ def print_table(
             table.add_row(
                 label,
                 stage["method"] if label == name else "",
-                ", ".join(network.get("given", [network["model"]])),
+                _network(network),
                 f"{network['parameters']:,}",
                 _percent(accuracy["median"]),
                 _percent(network["test_top5"]["median"]),

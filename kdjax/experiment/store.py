@@ -141,7 +141,7 @@ class Store:
             settings = {
                 "kdjax": kdjax.__version__,
                 "num_classes": self._dataset.num_classes,
-                "classes": getattr(self._dataset, "classes", ()),
+                "classes": list(self._dataset.classes),
                 "packages": self._packages(name),
                 **self.settings(name, seed),
             }

@@ -310,7 +310,7 @@ def _start(
         images = jnp.zeros((1, *image_shape), dtype)
         variables = create(name, num_classes).init(key, images, train=False)
         # One tree structure for all networks, also for those without BatchNorm.
-        variables = {"batch_stats": {}, **variables}
+        variables = {"params": {}, "batch_stats": {}, **variables}
         return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
 
     return start

@@ -120,10 +120,11 @@ class Preprocessed(Wrapped):
                     f"model {self.name!r}: {len(values)} numbers for images of "
                     f"{images.shape[-1]} channels: {values}"
                 )
+        shape = (1,) * (images.ndim - 1) + (-1,)  # [C] -> [1, ..., 1, C]
         if self.scale:
-            images = images * jnp.asarray(self.scale, images.dtype)
+            images = images * jnp.asarray(self.scale, images.dtype).reshape(shape)
         if self.shift:
-            images = images + jnp.asarray(self.shift, images.dtype)
+            images = images + jnp.asarray(self.shift, images.dtype).reshape(shape)
         return images
 
     def after(self, outputs: Outputs) -> Outputs:

@@ -1,0 +1,353 @@
+"""kdjax from Python: distill, run, load, on small arrays and folders."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny  # noqa: F401 (its networks)
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import kdjax
+from configs import own
+from kdjax.experiment import own as experiment_own
+
+SMALL = {"epochs": 4, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Images and labels to learn from, and to judge by."""
+    found = load_digits()
+    images = np.round(found.images * 255 / 16).astype(np.uint8)
+    return (images[:384], found.target[:384]), (images[384:512], found.target[384:512])
+
+
+class Net(nn.Module):
+    """One's own network: images to logits, and nothing of kdjax's."""
+
+    num_classes: int = 10
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Conv(self.width, (3, 3), 2, name="conv")(x)
+        x = nn.BatchNorm(not train, momentum=0.9, name="bn")(x)
+        x = nn.Conv(self.width, (3, 3), name="deep")(nn.relu(x))
+        return nn.Dense(self.num_classes, name="head")(nn.relu(x).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def distilled(digits, tmp_path_factory):
+    """A student of one's own, taught by another one that is trained first."""
+    train, test = digits
+    workdir = tmp_path_factory.mktemp("distilled")
+    result = kdjax.distill(
+        student=Net(width=8),
+        teacher=Net(),
+        data=train,
+        test=test,
+        workdir=workdir,
+        recipe={"learning_rate": 0.01},
+        epochs=12,
+        batch_size=32,
+    )
+    return result
+
+
+def test_a_student_of_ones_own_learns(distilled, digits):
+    _, (images, labels) = digits
+    assert distilled.accuracy > 0.6
+    assert distilled.accuracies == [distilled.accuracy]
+    probabilities = distilled.predict(images)
+    assert probabilities.shape == (128, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    hits = np.mean(probabilities.argmax(axis=1) == labels)
+    assert hits == pytest.approx(distilled.accuracy)
+    figures = distilled.evaluate(images, labels)
+    stage = distilled.summary["stages"]["student"]
+    assert figures["accuracy"] == pytest.approx(distilled.accuracy)
+    assert figures["loss"] == pytest.approx(stage["test_loss"][0], rel=1e-4)
+    assert figures["top5"] == pytest.approx(stage["test_top5"]["final"][0])
+
+
+def test_its_variables_are_the_modules_own(distilled, digits):
+    _, (images, _) = digits
+    about = distilled.student
+    pixels = (images[..., None] / 255 - np.array(about.mean)) / np.array(about.std)
+    logits = Net(width=8).apply(
+        distilled.variables, jnp.asarray(pixels, jnp.float32), train=False
+    )
+    np.testing.assert_allclose(about.logits(images), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_there_is_not_trained_again(distilled, digits, capsys):
+    train, test = digits
+    again = kdjax.distill(
+        student=Net(width=8),
+        teacher=Net(),
+        data=train,
+        test=test,
+        workdir=distilled.workdir,
+        recipe={"learning_rate": 0.01},
+        epochs=12,
+        batch_size=32,
+    )
+    out = capsys.readouterr().out
+    assert "student seed 0  found in" in out
+    assert "epoch" not in out.replace("12 epochs of", "").replace("last epoch", "")
+    assert again.summary["stages"]["student"]["digest"] == (
+        distilled.summary["stages"]["student"]["digest"]
+    )
+
+
+def test_the_doors_below(distilled, digits, tmp_path):
+    _, (images, _) = digits
+    loaded = kdjax.load(distilled.workdir, "student")
+    np.testing.assert_array_equal(
+        loaded.predict(images[:3]), distilled.predict(images[:3])
+    )
+    assert loaded.accuracy == distilled.accuracy
+    assert loaded.num_classes == 10
+    config = json.loads((distilled.workdir / "results.json").read_text())["config"]
+    run = kdjax.run(config, distilled.workdir, stages=["teacher"])
+    assert list(run.summary["stages"]) == ["teacher"]
+    assert run.accuracy == distilled.summary["stages"]["teacher"][
+        "test_accuracy"
+    ]["median"]
+
+
+def accuracy_of(distilled):
+    return distilled.summary["stages"]["teacher"]["test_accuracy"]["final"]
+
+
+@pytest.mark.parametrize("form", ["network", "path", "variables", "function", "logits"])
+def test_a_teacher_in_any_form(distilled, digits, tmp_path, form):
+    train, test = digits
+    network = distilled.network("teacher")
+
+    def function(variables, images):
+        return Net().apply(variables, images, train=False)
+
+    logits = network.logits(
+        kdjax.open_data(
+            experiment_own.own_data.register_arrays(*train, *test), kind="arrays"
+        ).train.images
+    )
+    teachers = {
+        "network": network,
+        "path": f"{distilled.workdir}:teacher",
+        "variables": (Net(), network.variables),
+        "function": (function, network.variables),
+        "logits": np.asarray(logits),
+    }
+    result = kdjax.distill(
+        student=Net(width=8),
+        teacher=teachers[form],
+        data=train,
+        test=test,
+        workdir=tmp_path,
+        recipe={"learning_rate": 0.01},
+        augment="none",
+        **SMALL,
+    )
+    stage = result.summary["stages"]["teacher"]
+    if form == "logits":
+        assert stage["test_accuracy"]["final"] == [None]
+    else:
+        assert stage["test_accuracy"]["final"] == accuracy_of(distilled)
+    # Which form it has decides nothing of what is learned.
+    loss = kdjax.load(tmp_path, "student")._about.result["history"][-1]["train/loss"]
+    LOSSES.setdefault("loss", loss)
+    assert loss == pytest.approx(LOSSES["loss"], rel=2e-3)
+
+
+LOSSES: dict[str, float] = {}
+
+
+def test_a_chain_of_assistants(digits, tmp_path):
+    train, test = digits
+
+    def taught(method):
+        result = kdjax.distill(
+            student="tiny-3",
+            chain=["tiny-5", "tiny-4"],
+            teacher="tiny-6",
+            data=train,
+            test=test,
+            method=method,
+            workdir=tmp_path,
+            epochs=1,
+            batch_size=64,
+        )
+        return {
+            name: stage["teachers"] for name, stage in result.summary["stages"].items()
+        }
+
+    assert taught("dgkd") == {
+        "teacher": [],
+        "assistant1": ["teacher"],
+        "assistant2": ["teacher", "assistant1"],
+        "student": ["teacher", "assistant1", "assistant2"],
+    }
+    assert taught("takd")["student"] == ["assistant2"]
+
+
+def test_ctkd_trains_expert_and_scratch_teacher(digits, tmp_path):
+    train, test = digits
+    result = kdjax.distill(
+        student="tiny-3",
+        teacher="tiny-4",
+        data=train,
+        test=test,
+        method="ctkd",
+        workdir=tmp_path,
+        epochs=1,
+        batch_size=64,
+    )
+    stages = result.summary["stages"]
+    assert stages["teacher"]["model"] == "tiny-4"
+    assert stages["student"]["others"]["scratch"]["model"] == "tiny-4"
+
+
+def test_levels_by_module_path(digits, tmp_path):
+    train, test = digits
+    common = {"data": train, "test": test, "epochs": 1, "batch_size": 64}
+    with pytest.raises(kdjax.UserError) as error:
+        kdjax.distill(
+            student=Net(width=8), teacher=Net(), method="at", workdir=tmp_path, **common
+        )
+    assert "student_levels" in str(error.value)
+    result = kdjax.distill(
+        student=Net(width=8),
+        teacher=Net(),
+        method="at",
+        student_levels=["conv", "deep"],
+        teacher_levels=["conv", "deep"],
+        workdir=tmp_path,
+        **common,
+    )
+    config = result.summary["config"]["stages"]["student"]
+    assert tuple(config["at"]["levels"]) == ("stage1", "stage2")
+
+
+def write_folder(folder, count=12):
+    rng = np.random.default_rng(0)
+    for split, number in (("train", count), ("test", count // 2)):
+        for shade, name in enumerate(("dark", "light")):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(number):
+                pixels = rng.integers(0, 100, (16, 20, 3)) + 150 * shade
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+
+
+def test_a_folder_and_its_classes(tmp_path):
+    write_folder(tmp_path / "photos")
+    result = kdjax.distill(
+        student=Net(num_classes=2, width=4),
+        data=tmp_path / "photos",
+        method="supervised",
+        workdir=tmp_path / "run",
+        epochs=15,
+        batch_size=8,
+        recipe={"learning_rate": 0.01},
+    )
+    assert result.student.classes == ("dark", "light")
+    assert result.accuracy == 1.0
+    path = tmp_path / "photos" / "test" / "light" / "3.png"
+    (row,) = result.predict([path])
+    assert result.student.classes[row.argmax()] == "light"
+    assert result.evaluate([path], ["light"])["accuracy"] == 1.0
+    with pytest.raises(kdjax.UserError, match="unknown class 'grey'; choices: dark"):
+        result.evaluate([path], ["grey"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "nope"}, ("'nope'", "kd")),
+        ({"student": "resnet-9"}, ("resnet-9",)),
+        ({"student": "nowhere.nets:Net"}, ("nowhere",)),
+        ({"student": ""}, ("student= is missing",)),
+        ({"student": Net(num_classes=7)}, ("7", "10")),
+        ({"teacher": None}, ("wants a teacher",)),
+        ({"teacher": "teacher.pth"}, ("teacher.pth",)),
+        ({"teacher": (1, 2, 3)}, ("3 things",)),
+        ({"teacher": np.zeros((5, 10))}, ("(5, 10)", "(384, 10)")),
+        ({"teacher_mean": (0.5,)}, ("teacher_mean",)),
+        ({"options": {"temprature": 3.0}}, ("temprature", "temperature")),
+        ({"recipe": {"lr": 3.0}}, ("'lr'", "learning_rate")),
+        ({"augment": "mirror"}, ("'mirror'", "default")),
+        ({"start": "nothing.pth"}, ("nothing.pth",)),
+        ({"batch_size": 1000}, ("batch_size=1000", "384")),
+        ({"test": None, "data": "nowhere"}, ("nowhere",)),
+        ({"data": "nowhere"}, ("test= goes with arrays",)),
+    ],
+)
+def test_mistakes_are_told_in_one_line(digits, tmp_path, changes, words):
+    train, test = digits
+    given = {
+        "student": Net(width=4),
+        "teacher": Net(),
+        "data": train,
+        "test": test,
+        "workdir": tmp_path / "run",
+        "epochs": 1,
+        **changes,
+    }
+    with pytest.raises(kdjax.UserError) as error:
+        kdjax.distill(**given)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+    assert not list((tmp_path / "run").glob("stages/*"))
+
+
+def test_outside_of_the_main_thread_no_signal_is_taken(digits, tmp_path):
+    train, test = digits
+    found = []
+
+    def train_in_thread():
+        result = kdjax.distill(
+            student=Net(width=4),
+            data=train,
+            test=test,
+            method="supervised",
+            workdir=tmp_path,
+            epochs=1,
+            batch_size=64,
+        )
+        found.append(result.accuracy)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=train_in_thread)
+    thread.start()
+    thread.join()
+    assert found
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_losses_need_none_of_it():
+    code = (
+        "import sys; from kdjax import losses; "
+        "print(sorted(n for n in sys.modules if n.startswith('kdjax.')))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "kdjax.api" not in out
+    assert "kdjax.experiment" not in out
+
+
+def test_the_config_names_every_argument():
+    for name in own.ARGUMENTS:
+        known = name in own.__doc__ or name in own._RECIPE
+        assert known, name

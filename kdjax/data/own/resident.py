@@ -18,11 +18,13 @@ class Decoded:
     Attributes:
         images: uint8 `[N, H, W, C]`, without those that cannot be read.
         labels: int32 `[N]`.
+        counts: how often each channel has each value, integers `[C, 256]`.
         broken: lines that say what cannot be read, and why.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    counts: np.ndarray
     broken: tuple[str, ...]
 
 
@@ -48,7 +50,7 @@ def decode(
         arrays = _decode(records, numbers, shape, f"{label}: decoding {records.split}")
         cache.keep(path, arrays)
     broken = tuple(map(str, arrays["broken"]))
-    return Decoded(arrays["images"], arrays["labels"], broken)
+    return Decoded(arrays["images"], arrays["labels"], arrays["counts"], broken)
 
 
 def _decode(
@@ -75,19 +77,12 @@ def _decode(
     whole = labels >= 0
     if broken:
         images, labels = images[whole], labels[whole]
-    return {"images": images, "labels": labels, "broken": np.array(broken, np.str_)}
-
-
-def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
-
-    Pixels are counted by value, so the sums are exact whatever their number; a constant
-    channel has the deviation 1, by which it can be divided.
-
-    Args:
-        images: uint8 `[N, H, W, C]`.
-    """
-    return from_counts(count_values(images))
+    return {
+        "images": images,
+        "labels": labels,
+        "counts": count_values(images),
+        "broken": np.array(broken, np.str_),
+    }
 
 
 def count_values(images: np.ndarray) -> np.ndarray:
@@ -107,10 +102,13 @@ def count_values(images: np.ndarray) -> np.ndarray:
     return counts
 
 
-def from_counts(
+def statistics(
     counts: np.ndarray,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation of pixels that are counted by value.
+    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
+
+    Pixels are counted by value, so that the sums are exact whatever their number; a
+    constant channel has the deviation 1, by which it can be divided.
 
     Args:
         counts: how often each channel has each value, integers `[C, 256]`.

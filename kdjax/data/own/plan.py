@@ -142,6 +142,11 @@ def expected(settings: Mapping[str, Any] | OwnData) -> Source:
 
 
 def look(own: OwnData, data: EncodedData) -> Plan:
+    """Returns what will be made of encoded images; each file is looked at once.
+
+    Raises:
+        UserError: no image can be read, or labels and sizes do not fit.
+    """
     train = survey(data.train, data.stamp, own.label)
     test = survey(data.test, data.stamp, own.label) if data.test is not None else None
     for known in (train, test):
@@ -162,11 +167,13 @@ def look(own: OwnData, data: EncodedData) -> Plan:
 
 
 def divide_arrays(own: OwnData, data: ArrayData) -> Division:
+    """Returns which arrays are used for what; see `division.divide`."""
     test = None if data.test is None else data.test.labels
     return divide(own, data.classes, data.train.labels, test)
 
 
 def array_shape(own: OwnData, data: ArrayData) -> tuple[int, int, int]:
+    """Returns height, width and channels of what networks see of arrays."""
     height, width, channels = data.train.images.shape[1:]
     if own.image_size is not None:
         height = width = own.image_size
@@ -185,6 +192,7 @@ def content_of(plan: Plan, way: str) -> str:
 
 
 def fits(own: OwnData, plan: Plan) -> bool:
+    """Returns whether decoded images are within the share of the memory."""
     # Of all memory, not of what is free just now: it decides a fingerprint.
     return plan.bytes <= own.memory_share * memory()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data.own import pixels
+from kdjax.data.own import cache, pixels
 from kdjax.data.own.classes import check_counts
 from kdjax.data.own.division import Division
 from kdjax.data.own.given import ArrayData
@@ -23,7 +23,7 @@ from kdjax.data.own.plan import (
     look,
     memory,
 )
-from kdjax.data.own.resident import count_values, decode, statistics
+from kdjax.data.own.resident import Decoded, choose, count_values, decode, statistics
 from kdjax.data.own.sample import streamed_statistics
 from kdjax.data.own.spec import OwnData
 from kdjax.data.sources import Dataset, Source, Split
@@ -66,16 +66,33 @@ def open_own(
 
 def _resident(own: OwnData, plan: Plan) -> Dataset:
     stamp = plan.data.stamp
-    decoded = [
-        decode(records, numbers, plan.shape, stamp, own.label)
-        for records, _, numbers in plan.parts
-    ]
-    _tell(own, [line for part in decoded for line in part.broken])
-    train, test = (Split(part.images, part.labels) for part in decoded)
+    decoded: dict[int, Decoded] = {}
+    splits, lines = [], []
+    for records, known, numbers in plan.parts:
+        if id(records) not in decoded:
+            used = np.concatenate([n for r, _, n in plan.parts if r is records])
+            # All of them where it is little more: other sizes find them in the cache.
+            every = np.flatnonzero(known.labels >= 0)
+            taken = every if 2 * len(used) >= len(every) else np.sort(used)
+            found = decode(
+                records, taken.astype(np.int32), plan.shape, stamp, own.label
+            )
+            decoded[id(records)] = found
+        split, broken = choose(decoded[id(records)], numbers)
+        splits.append(split)
+        lines += broken
+    _tell(own, lines)
+    train, test = splits
     if own.train_size is None:
         check_counts(train.labels, test.labels, plan.data.classes, own.label)
+    numbers, split = plan.division.train, plan.data.train.split
+    path = cache.path_of("counts", pixels.VERSION, stamp, split, plan.shape, numbers)
+    counts = cache.load(path)
+    if counts is None:
+        counts = {"counts": count_values(train.images)}
+        cache.keep(path, counts)
     content = content_of(plan, "resident")
-    return _dataset(own, plan.data.classes, train, test, decoded[0].counts, content)
+    return _dataset(own, plan.data.classes, train, test, counts["counts"], content)
 
 
 def _streamed(own: OwnData, plan: Plan, vary: HostVary) -> Streamed:

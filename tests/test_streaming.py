@@ -241,6 +241,9 @@ class FakeRecords:
     def read(self, numbers):
         return [self.stored[number] for number in numbers]
 
+    def damaged(self, what):
+        return tfds_files.damaged(self.prepared, what)
+
 
 class TestOpening:
     def test_what_is_known(self, data_dir):

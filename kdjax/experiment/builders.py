@@ -16,7 +16,8 @@ from ml_collections import ConfigDict, config_dict
 
 from kdjax import models
 from kdjax.data.augment import Augment
-from kdjax.data.sources import SOURCES
+from kdjax.data.own.vary import Vary
+from kdjax.data.sources import SOURCES, expected
 from kdjax.data.streaming.crop import Crop
 from kdjax.methods import METHODS
 from kdjax.models import MODELS, Outputs
@@ -56,13 +57,15 @@ class Setting:
         augment: how training images are varied.
         normalise: whether images are standardised by channel, or left in 0..1.
         seeds: the number of replicas.
+        data: further keys of the data section: of one's own data its path.
     """
 
     dataset: str
     recipe: Recipe
-    augment: Augment | Crop
+    augment: Augment | Crop | Vary
     normalise: bool = True
     seeds: int = 5
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def network(word: str) -> str:
@@ -146,10 +149,11 @@ def experiment(
     train_size, test_size = config_dict.placeholder(int), config_dict.placeholder(int)
     # What decodes and cuts the images of a data set that does not fit into memory.
     streamed = {"image_size": 224, "workers": 2, "broken": "skip"}
+    source = SOURCES.get(setting.dataset)  # None of one's own data
     return ConfigDict(
         {
             "data": {
-                **({} if SOURCES[setting.dataset].in_memory else streamed),
+                **({} if source is None or source.in_memory else streamed),
                 "name": setting.dataset,
                 # None: $TFDS_DATA_DIR, or TFDS's own default.
                 "dir": config_dict.placeholder(str),
@@ -159,6 +163,7 @@ def experiment(
                 "validation": 0,
                 "normalise": setting.normalise,
                 "augment": dataclasses.asdict(setting.augment),
+                **setting.data,
             },
             "recipe": dataclasses.asdict(recipe),
             "seeds": values.get("seeds", setting.seeds),
@@ -202,7 +207,9 @@ def steps_per_epoch(setting: Setting, values: Values) -> int:
         setting: of the experiment.
         values: from `parse_arg`.
     """
-    size = values.get("train_size", SOURCES[setting.dataset].train_size)
+    size = values.get("train_size")
+    if size is None:
+        size = expected(name=setting.dataset, **setting.data).train_size
     return max(1, size // values.get("batch_size", setting.recipe.batch_size))
 
 

@@ -135,6 +135,7 @@ def _program(parsed: Experiment, stage: Stage, mesh: Mesh) -> Program:
             f"data set {parsed.data['name']!r} does not fit into memory: the programs "
             "of streamed data cannot be compiled ahead yet; choices: "
             + ", ".join(n for n, s in sources.SOURCES.items() if s.in_memory)
+            + ", and one's own data within data.memory_share"
         )
     steps = make_steps(parsed, source)
     return Program(

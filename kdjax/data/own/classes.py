@@ -140,8 +140,9 @@ def _plain(labels: np.ndarray, what: str) -> np.ndarray:
             dtype=np.str_,
         )
     if labels.dtype.kind not in "iuU" and labels.dtype.kind != "T":
-        missing = labels.dtype.kind == "f" and np.isnan(labels).any()
-        hint = f", NaN at {int(np.flatnonzero(np.isnan(labels))[0])}" * bool(missing)
+        hint = ""
+        if labels.dtype.kind == "f" and np.isnan(labels).any():
+            hint = f", NaN at {int(np.flatnonzero(np.isnan(labels))[0])}"
         raise UserError(
             f"{what} are of dtype {labels.dtype}{hint}; give integers from 0, or names"
         )

@@ -83,7 +83,10 @@ def read(path: str) -> EncodedData:
     parts = [("train" if test else "images", train)]
     parts += [("test", test)] if test else []
     stamp = hashlib.sha256(str(root.resolve()).encode())
-    found = [_scan(folder, stamp) for _, folder in parts]
+    try:
+        found = [_scan(folder, stamp) for _, folder in parts]
+    except OSError as error:
+        raise UserError(f"{label}: {error.filename}: {error.strerror}") from error
     names = tuple(sorted(found[0]))
     if not names:
         raise UserError(f"{label}: {_without_classes(train)}")
@@ -134,7 +137,7 @@ def _scan(folder: Path, stamp: "hashlib._Hash") -> dict[str, list[str]]:
     """Returns the image files of every class, sorted, as paths within its folder."""
     found: dict[str, list[str]] = {}
     for name in subfolders(folder):
-        found[name] = files = []
+        files: list[tuple[str, int, int]] = []
         pending = [""]
         while pending:
             inside = pending.pop()
@@ -145,12 +148,11 @@ def _scan(folder: Path, stamp: "hashlib._Hash") -> dict[str, list[str]]:
                     if entry.is_dir():
                         pending.append(os.path.join(inside, entry.name))
                     elif os.path.splitext(entry.name)[1].casefold() in SUFFIXES:
-                        files.append(os.path.join(inside, entry.name))
+                        file = os.path.join(inside, entry.name)
+                        files.append((file, *_size_and_time(entry)))
         files.sort()
-        for file in files:
-            status = os.stat(folder / name / file)
-            line = f"{folder.name}/{name}/{file} {status.st_size} {status.st_mtime_ns}"
-            stamp.update(f"{line}\n".encode())
+        stamp.update(f"{folder.name}/{name} {files}\n".encode())
+        found[name] = [file for file, _, _ in files]
     return found
 
 
@@ -181,6 +183,14 @@ def _counts(entry: os.DirEntry[str]) -> bool:
 
 def _without_classes(folder: Path) -> str:
     return f"there are no class folders in it, but {contents(folder)}"
+
+
+def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nothing: named when it is read
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def contents(folder: Path) -> str:

@@ -75,7 +75,7 @@ class HostVary:
             # A JPEG that needs no turning may be decoded at a part of its resolution.
             if image.mode not in ("L", "RGB") or pixels.is_turned(image):
                 image = pixels.convert(image, self.channels)
-            return crop.cut(image, size, uniform, mode)
+            return crop.cut(image, size, uniform[: Crop.DRAWS], mode)
 
     def _shift(self, array: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         if not self.crop:

@@ -6,6 +6,7 @@ import numpy as np
 
 from kdjax.data.own import cache, pixels
 from kdjax.data.own.survey import in_threads
+from kdjax.data.sources import Split
 from kdjax.data.streaming.encoded import Example, Records
 
 _CHUNK = 1 << 22  # pixels that are counted at once
@@ -16,14 +17,16 @@ class Decoded:
     """Images of some records.
 
     Attributes:
-        images: uint8 `[N, H, W, C]`, without those that cannot be read.
+        numbers: which records they are, ascending: those that can be read.
+        images: uint8 `[N, H, W, C]`.
         labels: int32 `[N]`.
-        broken: lines that say what cannot be read, and why.
+        broken: lines that say what cannot be read and why, by number.
     """
 
+    numbers: np.ndarray
     images: np.ndarray
     labels: np.ndarray
-    broken: tuple[str, ...]
+    broken: dict[int, str]
 
 
 def decode(
@@ -47,8 +50,27 @@ def decode(
     if arrays is None:
         arrays = _decode(records, numbers, shape, f"{label}: decoding {records.split}")
         cache.keep(path, arrays)
-    broken = tuple(map(str, arrays["broken"]))
-    return Decoded(arrays["images"], arrays["labels"], broken)
+    reasons = zip(arrays["broken"], arrays["reasons"], strict=True)
+    return Decoded(
+        arrays["numbers"],
+        arrays["images"],
+        arrays["labels"],
+        {int(number): str(reason) for number, reason in reasons},
+    )
+
+
+def choose(decoded: Decoded, numbers: np.ndarray) -> tuple[Split, list[str]]:
+    """Returns the images of some of the decoded records, and what cannot be read.
+
+    Args:
+        decoded: of these records and perhaps others.
+        numbers: ascending.
+    """
+    lines = [decoded.broken[n] for n in map(int, numbers) if n in decoded.broken]
+    if np.array_equal(decoded.numbers, numbers):
+        return Split(decoded.images, decoded.labels), lines
+    rows = np.isin(decoded.numbers, numbers)
+    return Split(decoded.images[rows], decoded.labels[rows]), lines
 
 
 def _decode(
@@ -57,8 +79,8 @@ def _decode(
     images = np.empty((len(numbers), *shape), np.uint8)
     labels = np.full(len(numbers), -1, np.int32)
 
-    def fill(rows: np.ndarray) -> list[str]:
-        broken = []
+    def fill(rows: np.ndarray) -> dict[int, str]:
+        broken = {}
         for row, example in zip(rows, records.read(numbers[rows]), strict=True):
             try:
                 if isinstance(example, Exception):
@@ -67,27 +89,22 @@ def _decode(
                 labels[row] = example.label
             except Exception as error:  # PIL raises many kinds for damaged files
                 name = example.name if isinstance(example, Example) else "a record"
-                broken.append(f"{name}: {pixels.reason(error)}")
+                broken[int(numbers[row])] = f"{name}: {pixels.reason(error)}"
         return broken
 
-    rows = np.arange(len(numbers))
-    broken = [line for lines in in_threads(fill, rows, label) for line in lines]
-    whole = labels >= 0
+    broken: dict[int, str] = {}
+    for found in in_threads(fill, np.arange(len(numbers)), label):
+        broken.update(found)
     if broken:
-        images, labels = images[whole], labels[whole]
-    return {"images": images, "labels": labels, "broken": np.array(broken, np.str_)}
-
-
-def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
-
-    Pixels are counted by value, so the sums are exact whatever their number; a constant
-    channel has the deviation 1, by which it can be divided.
-
-    Args:
-        images: uint8 `[N, H, W, C]`.
-    """
-    return from_counts(count_values(images))
+        whole = labels >= 0
+        numbers, images, labels = numbers[whole], images[whole], labels[whole]
+    return {
+        "numbers": numbers,
+        "images": images,
+        "labels": labels,
+        "broken": np.array(sorted(broken), np.int64),
+        "reasons": np.array([broken[number] for number in sorted(broken)], np.str_),
+    }
 
 
 def count_values(images: np.ndarray) -> np.ndarray:
@@ -107,10 +124,13 @@ def count_values(images: np.ndarray) -> np.ndarray:
     return counts
 
 
-def from_counts(
+def statistics(
     counts: np.ndarray,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation of pixels that are counted by value.
+    """Returns mean and standard deviation of each channel, on the scale 0 to 1.
+
+    Pixels are counted by value, so that the sums are exact whatever their number; a
+    constant channel has the deviation 1, by which it can be divided.
 
     Args:
         counts: how often each channel has each value, integers `[C, 256]`.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdjax.data.own import cache, pixels
-from kdjax.data.own.resident import count_values, from_counts
+from kdjax.data.own.resident import count_values, statistics
 from kdjax.data.own.survey import in_threads
 from kdjax.data.streaming.encoded import Example, Records
 from kdjax.data.subsets import stratified
@@ -51,4 +51,4 @@ def streamed_statistics(
             counts += part
         arrays = {"counts": counts}
         cache.keep(path, arrays)
-    return from_counts(arrays["counts"])
+    return statistics(arrays["counts"])

@@ -31,6 +31,9 @@ class Vary:
         jitter: strengths of brightness, contrast and saturation, each from 0 to 1, in
             this order; a factor is drawn from 1 - strength to 1 + strength. () is none.
 
+    Images in memory are cut to the networks' size first, so `area` is a share of that
+    middle part; streamed images are cut out of the whole file.
+
     References: the random part is C. Szegedy et al., "Going Deeper with Convolutions",
     2015; the colours are torchvision's ColorJitter, whose order is random there.
     """

@@ -33,6 +33,14 @@ class Wrapped(own.Network):
     num_classes: int
     name: str = ""
 
+    def __post_init__(self) -> None:
+        """Checks that the network inside can be made.
+
+        Raises:
+            UserError: it cannot.
+        """
+        assert self.inner is not None
+
     @property
     def inner(self) -> Any:
         """The network inside."""
@@ -106,6 +114,7 @@ class Preprocessed(Wrapped):
         Raises:
             UserError: it is not one of the classes' orders.
         """
+        super().__post_init__()
         if sorted(self.order) != list(range(len(self.order))):
             raise UserError(
                 f"model {self.name!r}: order={self.order} does not name each class "
@@ -121,9 +130,9 @@ class Preprocessed(Wrapped):
                     f"{images.shape[-1]} channels: {values}"
                 )
         if self.scale:
-            images = images * jnp.asarray(self.scale, images.dtype)
+            images = images * _by_channel(self.scale, images)
         if self.shift:
-            images = images + jnp.asarray(self.shift, images.dtype)
+            images = images + _by_channel(self.shift, images)
         return images
 
     def after(self, outputs: Outputs) -> Outputs:
@@ -142,6 +151,10 @@ class Preprocessed(Wrapped):
     def reorders(self) -> bool:
         """Whether its classes are in another order than its classifier's."""
         return bool(self.order) or super().reorders
+
+
+def _by_channel(values: tuple[float, ...], images: jax.Array) -> jax.Array:
+    return jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +177,7 @@ class Levels(Wrapped):
         Raises:
             UserError: none, too many, or one twice.
         """
+        super().__post_init__()
         count = len(self.levels)
         if not 0 < count <= _MAX_LEVELS or len(set(self.levels)) < count:
             raise UserError(

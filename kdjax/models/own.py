@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.errors
@@ -239,12 +239,17 @@ def _describe(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def told(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
+def told(
+    name: str,
+    image_shape: tuple[int, ...],
+    advice: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """Turns an error of somebody else's network into one line.
 
     Args:
         name: the network's.
         image_shape: height, width and channels.
+        advice: returns what else the line says.
 
     Raises:
         UserError: instead of any other error.
@@ -256,8 +261,25 @@ def told(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
     except Exception as error:
         size = "x".join(map(str, image_shape))
         raise UserError(
-            f"model {name!r} fails on images of {size}: {brief(error)}"
+            f"model {name!r} fails on images of {size}: {brief(error)}{advice()}"
         ) from error
+
+
+def _taken(network: Network, image_shape: tuple[int, ...]) -> Callable[[], str]:
+    """Returns a function to the larger images that a network can take, if any."""
+
+    def advice() -> str:
+        for factor in (2, 4, 8, 16, 32):
+            height, width = (side * factor for side in image_shape[:2])
+            images = jax.ShapeDtypeStruct(
+                (2, height, width, *image_shape[2:]), jnp.float32
+            )
+            with contextlib.suppress(Exception):
+                jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+                return f" (it takes {height}x{width}: image_size)"
+        return ""
+
+    return advice
 
 
 def check(
@@ -276,7 +298,7 @@ def check(
             number of logits, or its maps have no positions left.
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with told(name, image_shape):
+    with told(name, image_shape, _taken(network, image_shape)):
         variables = jax.eval_shape(network.init, jax.random.key(0), images)
         if others := sorted(
             key

@@ -23,6 +23,29 @@ class Tiny(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x)
 
 
+class Block(nn.Module):
+    """A convolution, twice the same."""
+
+    @nn.compact
+    def __call__(self, x):
+        conv = nn.Conv(3, (3, 3), name="conv")
+        return conv(conv(x))
+
+
+class Transformed(nn.Module):
+    """Has a part that is computed again for its gradient, and a repeated one."""
+
+    @nn.compact
+    def __call__(self, x):
+        def repeat(block, x, _):
+            return block(x), None
+
+        x = nn.remat(Block)(name="block")(x)
+        scan = nn.scan(repeat, {"params": 0}, split_rngs={"params": True}, length=2)
+        x, _ = scan(Block(name="repeated"), x, None)
+        return nn.Dense(4)(x.mean((1, 2)))
+
+
 class Versioned(nn.Module):
     """Named features, and a version of its numbers."""
 

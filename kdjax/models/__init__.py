@@ -196,12 +196,9 @@ def _needs_key(
     return own.needs_key(_network(name, num_classes), image_shape)
 
 
-def _network(name: str, num_classes: int) -> Any:
+def _network(name: str, num_classes: int) -> own.Network:
     """Returns any network with a name to tell of in errors."""
-    network = create(name, num_classes)
-    if isinstance(network, own.Network):
-        return network
-    return own.LinenNetwork(network, name)
+    return registered.wrap(create(name, num_classes), name)
 
 
 def packages(name: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from kdjax.models.base import Outputs, Variables
 from kdjax.models.names import brief
@@ -121,16 +122,23 @@ class LinenNetwork(Network):
     ) -> Any:
         """Returns the module's outputs."""
         kwargs = mode(type(self.module), train, self.name)
-        result: Any = self.module.apply(
+        captured = current_capture()
+        changing = () if mutable is False else tuple(mutable)  # type: ignore[arg-type]
+        result, new = self.module.apply(
             variables,
             images,
             **kwargs,  # type: ignore[arg-type]
-            mutable=mutable,
+            mutable=(*changing, "intermediates"),
+            capture_intermediates=captured.asks if captured else False,
             rngs=rngs,  # type: ignore[arg-type]
         )
-        if mutable is False:
-            return as_outputs(result, self.name)
-        return as_outputs(result[0], self.name), result[1]
+        new = dict(new)
+        parts = flatten_dict(new.pop("intermediates", {}))
+        for path, values in parts.items():
+            if captured and path[-1] == "__call__":
+                captured.add(path[:-1], values[-1])  # of several calls the last
+        outputs = as_outputs(result, self.name)
+        return outputs if mutable is False else (outputs, new)
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns what the module declares."""
@@ -361,13 +369,20 @@ class Captured:
     seen: list[str] = dataclasses.field(default_factory=list)
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def add(self, path: Sequence[str], value: Any) -> None:
-        """Takes what the part at a path returned."""
+    def sees(self, path: Sequence[str]) -> bool:
+        """Returns whether the output of a path's part is wanted; lists the part."""
         text = "/".join(path)
         if text and text not in self.seen:
             self.seen.append(text)
-        if text in self.wanted:
-            self.values[text] = value
+        return text in self.wanted
+
+    def asks(self, module: nn.Module, method: str) -> bool:
+        """Returns whether a linen module's method returns what is wanted."""
+        return method == "__call__" and self.sees(module.path)
+
+    def add(self, path: Sequence[str], value: Any) -> None:
+        """Takes what the part at a path returned."""
+        self.values["/".join(path)] = value
 
 
 _captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
@@ -376,7 +391,7 @@ _captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
 
 
 def current_capture() -> Captured | None:
-    """Returns where a network that is no linen module puts its parts' outputs."""
+    """Returns where a network puts its parts' outputs, if somebody asks for them."""
     return _captured.get()
 
 
@@ -388,22 +403,8 @@ def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
         wanted: the parts' paths, such as 'block2/conv'.
     """
     captured = Captured(wanted)
-
-    def keep(
-        next_fun: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        value = next_fun(*args, **kwargs)
-        # A part in `nn.remat` is seen inside first, then outside: that one stays.
-        if context.method_name == "__call__":
-            captured.add(context.module.path, value)
-        return value
-
     token = _captured.set(captured)
     try:
-        with nn.intercept_methods(keep):
-            yield captured
+        yield captured
     finally:
         _captured.reset(token)

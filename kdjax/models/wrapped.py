@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from kdjax.models import names, own
+from kdjax.models import names, own, registered
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
@@ -42,11 +42,12 @@ class Wrapped(own.Network):
         assert self.inner is not None
 
     @property
-    def inner(self) -> Any:
+    def inner(self) -> own.Network:
         """The network inside."""
         from kdjax import models  # here: it imports this module
 
-        return models.create(self.network, self.num_classes)
+        network = models.create(self.network, self.num_classes)
+        return registered.wrap(network, self.network)
 
     def init(
         self, key: jax.Array, images: jax.Array, train: bool = False
@@ -84,13 +85,12 @@ class Wrapped(own.Network):
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns those of the network inside."""
-        inner = self.inner
-        return inner.norms() if hasattr(inner, "norms") else {}
+        return self.inner.norms()
 
     @property
     def reorders(self) -> bool:
         """Whether its classes are in another order than its classifier's."""
-        return getattr(self.inner, "reorders", False)
+        return self.inner.reorders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +202,13 @@ class Levels(Wrapped):
         features: dict[str, jax.Array] = {}
         number = 0
         for level in self.levels:
-            if level not in captured.values:
+            if level not in captured.seen:
                 raise unknown(f"level of {self.network!r}:", level, captured.seen)
+            if level not in captured.values:
+                raise UserError(
+                    f"model {self.network!r}: what {level!r} returns cannot be seen, "
+                    "as within nn.scan; choices: modules around it"
+                )
             value = captured.values[level]
             if getattr(value, "ndim", 0) == 2:
                 key = "pooled"

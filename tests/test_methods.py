@@ -55,6 +55,8 @@ ROWS = {
     "ft": ("ft", {"ft": {"init_epochs": 1}}),
     "fsp": ("fsp", {"fsp": {"init_epochs": 1}}),
     "crd+ab+kd": ("crd+ab+kd", {"crd": {"negatives": 16}, "ab": {"init_epochs": 1}}),
+    # Those of installed packages, with their defaults.
+    **{name: (name, {}) for name in methods.METHODS.outside()},
 }
 EQUAL = {"kdsvd", "fsp", "ctkd-inherit"}
 """What wants a teacher as wide as the student."""

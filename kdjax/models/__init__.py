@@ -34,7 +34,7 @@ from kdjax.models.registered import Function, function_id, register
 from kdjax.models.wrapped import preprocessed, with_levels
 from kdjax.runtime import backend
 from kdjax.runtime.entry_points import Registry
-from kdjax.runtime.errors import unknown
+from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.rng import fold
 
 __all__ = [
@@ -210,12 +210,9 @@ def _needs_key(
     return own.needs_key(_network(name, num_classes), image_shape)
 
 
-def _network(name: str, num_classes: int) -> Any:
+def _network(name: str, num_classes: int) -> own.Network:
     """Returns any network with a name to tell of in errors."""
-    network = create(name, num_classes)
-    if isinstance(network, own.Network):
-        return network
-    return own.LinenNetwork(network, name)
+    return registered.wrap(create(name, num_classes), name)
 
 
 def packages(name: str) -> dict[str, str]:
@@ -260,13 +257,19 @@ def version(name: str) -> int:
 
     One's own class may have a whole number `VERSION`; without it is 1. A network that
     is built from others has the sum of all their versions and its own.
+
+    Raises:
+        UserError: there is no such network, or its version is no whole number.
     """
     # 'simkd-2:resnet-8x4:resnet-32x4' names three.
     total = sum(version(part) for part in _parts(name))
     if not is_own(name):
         return total + _family(name).VERSION
     value = registered.find(name)
-    return total + getattr(_target(name) if value is None else value, "VERSION", 1)
+    own_version = getattr(_target(name) if value is None else value, "VERSION", 1)
+    if type(own_version) is not int:
+        raise UserError(f"model {name!r}: VERSION={own_version!r} is no whole number")
+    return total + own_version
 
 
 def init(

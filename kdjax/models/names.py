@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -213,7 +214,7 @@ def with_classes(target: Any, reference: Reference, num_classes: int) -> dict[st
     try:
         bound = taken.bind_partial(*reference.args, **kwargs).arguments
     except TypeError:  # the call itself will tell
-        return kwargs
+        bound = kwargs
     if "num_classes" in taken.parameters and "num_classes" not in bound:
         kwargs["num_classes"] = num_classes
     return kwargs
@@ -235,5 +236,12 @@ def package(module: str) -> tuple[str, str]:
     """Returns a module's top-level package and its installed version, or 'unknown'."""
     top = module.partition(".")[0]
     # The distribution may have another name than the package.
-    names = importlib.metadata.packages_distributions().get(top, [])
+    names = _distributions(tuple(sys.path)).get(top, [])
     return top, importlib.metadata.version(names[0]) if names else "unknown"
+
+
+@functools.cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Returns distributions by package; reading them all takes a while."""
+    del path  # where they are looked for
+    return importlib.metadata.packages_distributions()

@@ -9,13 +9,14 @@ import contextlib
 import contextvars
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from kdjax.models.base import Outputs, Variables
 from kdjax.models.names import brief
@@ -121,16 +122,23 @@ class LinenNetwork(Network):
     ) -> Any:
         """Returns the module's outputs."""
         kwargs = mode(type(self.module), train, self.name)
-        result: Any = self.module.apply(
+        captured = current_capture()
+        changing = () if mutable is False else tuple(mutable)  # type: ignore[arg-type]
+        result, new = self.module.apply(
             variables,
             images,
             **kwargs,  # type: ignore[arg-type]
-            mutable=mutable,
+            mutable=(*changing, "intermediates"),
+            capture_intermediates=captured.asks if captured else False,
             rngs=rngs,  # type: ignore[arg-type]
         )
-        if mutable is False:
-            return as_outputs(result, self.name)
-        return as_outputs(result[0], self.name), result[1]
+        new = dict(new)
+        parts = flatten_dict(new.pop("intermediates", {}))
+        for path, values in parts.items():
+            if captured and path[-1] == "__call__":
+                captured.add(path[:-1], values[-1])  # of several calls the last
+        outputs = as_outputs(result, self.name)
+        return outputs if mutable is False else (outputs, new)
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns what the module declares."""
@@ -239,12 +247,17 @@ def _describe(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def told(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
+def told(
+    name: str,
+    image_shape: tuple[int, ...],
+    advice: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """Turns an error of somebody else's network into one line.
 
     Args:
         name: the network's.
         image_shape: height, width and channels.
+        advice: returns what else the line says.
 
     Raises:
         UserError: instead of any other error.
@@ -256,8 +269,25 @@ def told(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
     except Exception as error:
         size = "x".join(map(str, image_shape))
         raise UserError(
-            f"model {name!r} fails on images of {size}: {brief(error)}"
+            f"model {name!r} fails on images of {size}: {brief(error)}{advice()}"
         ) from error
+
+
+def _taken(network: Network, image_shape: tuple[int, ...]) -> Callable[[], str]:
+    """Returns a function to the larger images that a network can take, if any."""
+
+    def advice() -> str:
+        for factor in (2, 4, 8, 16, 32):
+            height, width = (side * factor for side in image_shape[:2])
+            images = jax.ShapeDtypeStruct(
+                (2, height, width, *image_shape[2:]), jnp.float32
+            )
+            with contextlib.suppress(Exception):
+                jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+                return f" (it takes {height}x{width}: image_size)"
+        return ""
+
+    return advice
 
 
 def check(
@@ -276,7 +306,7 @@ def check(
             number of logits, or its maps have no positions left.
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with told(name, image_shape):
+    with told(name, image_shape, _taken(network, image_shape)):
         variables = jax.eval_shape(network.init, jax.random.key(0), images)
         if others := sorted(
             key
@@ -339,13 +369,20 @@ class Captured:
     seen: list[str] = dataclasses.field(default_factory=list)
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def add(self, path: Sequence[str], value: Any) -> None:
-        """Takes what the part at a path returned."""
+    def sees(self, path: Sequence[str]) -> bool:
+        """Returns whether the output of a path's part is wanted; lists the part."""
         text = "/".join(path)
         if text and text not in self.seen:
             self.seen.append(text)
-        if text in self.wanted:
-            self.values[text] = value
+        return text in self.wanted
+
+    def asks(self, module: nn.Module, method: str) -> bool:
+        """Returns whether a linen module's method returns what is wanted."""
+        return method == "__call__" and self.sees(module.path)
+
+    def add(self, path: Sequence[str], value: Any) -> None:
+        """Takes what the part at a path returned."""
+        self.values["/".join(path)] = value
 
 
 _captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
@@ -354,7 +391,7 @@ _captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
 
 
 def current_capture() -> Captured | None:
-    """Returns where a network that is no linen module puts its parts' outputs."""
+    """Returns where a network puts its parts' outputs, if somebody asks for them."""
     return _captured.get()
 
 
@@ -366,22 +403,8 @@ def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
         wanted: the parts' paths, such as 'block2/conv'.
     """
     captured = Captured(wanted)
-
-    def keep(
-        next_fun: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        value = next_fun(*args, **kwargs)
-        # A part in `nn.remat` is seen inside first, then outside: that one stays.
-        if context.method_name == "__call__":
-            captured.add(context.module.path, value)
-        return value
-
     token = _captured.set(captured)
     try:
-        with nn.intercept_methods(keep):
-            yield captured
+        yield captured
     finally:
         _captured.reset(token)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from kdjax.models import names, own
+from kdjax.models import names, own, registered
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
@@ -33,12 +33,21 @@ class Wrapped(own.Network):
     num_classes: int
     name: str = ""
 
+    def __post_init__(self) -> None:
+        """Checks that the network inside can be made.
+
+        Raises:
+            UserError: it cannot.
+        """
+        assert self.inner is not None
+
     @property
-    def inner(self) -> Any:
+    def inner(self) -> own.Network:
         """The network inside."""
         from kdjax import models  # here: it imports this module
 
-        return models.create(self.network, self.num_classes)
+        network = models.create(self.network, self.num_classes)
+        return registered.wrap(network, self.network)
 
     def init(
         self, key: jax.Array, images: jax.Array, train: bool = False
@@ -76,13 +85,12 @@ class Wrapped(own.Network):
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns those of the network inside."""
-        inner = self.inner
-        return inner.norms() if hasattr(inner, "norms") else {}
+        return self.inner.norms()
 
     @property
     def reorders(self) -> bool:
         """Whether its classes are in another order than its classifier's."""
-        return getattr(self.inner, "reorders", False)
+        return self.inner.reorders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +114,7 @@ class Preprocessed(Wrapped):
         Raises:
             UserError: it is not one of the classes' orders.
         """
+        super().__post_init__()
         if sorted(self.order) != list(range(len(self.order))):
             raise UserError(
                 f"model {self.name!r}: order={self.order} does not name each class "
@@ -120,11 +129,10 @@ class Preprocessed(Wrapped):
                     f"model {self.name!r}: {len(values)} numbers for images of "
                     f"{images.shape[-1]} channels: {values}"
                 )
-        shape = (1,) * (images.ndim - 1) + (-1,)  # [C] -> [1, ..., 1, C]
         if self.scale:
-            images = images * jnp.asarray(self.scale, images.dtype).reshape(shape)
+            images = images * _by_channel(self.scale, images)
         if self.shift:
-            images = images + jnp.asarray(self.shift, images.dtype).reshape(shape)
+            images = images + _by_channel(self.shift, images)
         return images
 
     def after(self, outputs: Outputs) -> Outputs:
@@ -143,6 +151,10 @@ class Preprocessed(Wrapped):
     def reorders(self) -> bool:
         """Whether its classes are in another order than its classifier's."""
         return bool(self.order) or super().reorders
+
+
+def _by_channel(values: tuple[float, ...], images: jax.Array) -> jax.Array:
+    return jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +177,7 @@ class Levels(Wrapped):
         Raises:
             UserError: none, too many, or one twice.
         """
+        super().__post_init__()
         count = len(self.levels)
         if not 0 < count <= _MAX_LEVELS or len(set(self.levels)) < count:
             raise UserError(
@@ -189,8 +202,13 @@ class Levels(Wrapped):
         features: dict[str, jax.Array] = {}
         number = 0
         for level in self.levels:
-            if level not in captured.values:
+            if level not in captured.seen:
                 raise unknown(f"level of {self.network!r}:", level, captured.seen)
+            if level not in captured.values:
+                raise UserError(
+                    f"model {self.network!r}: what {level!r} returns cannot be seen, "
+                    "as within nn.scan; choices: modules around it"
+                )
             value = captured.values[level]
             if getattr(value, "ndim", 0) == 2:
                 key = "pooled"

@@ -140,7 +140,7 @@ def _recording(module: nnx.Module) -> Iterator[None]:
         @functools.wraps(call)
         def method(part: nnx.Module, *args: Any, **kwargs: Any) -> Any:
             value = call(part, *args, **kwargs)
-            if id(part) in paths:
+            if id(part) in paths and captured.sees(paths[id(part)]):
                 captured.add(paths[id(part)], value)
             return value
 

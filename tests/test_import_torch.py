@@ -15,6 +15,8 @@ import torch_nets as nets
 
 from kdjax import models
 from kdjax.models import import_torch
+from kdjax.models.import_torch.fit import guesses
+from kdjax.runtime import backend
 
 
 def randomised(network, seed=0):
@@ -31,7 +33,9 @@ def randomised(network, seed=0):
 
 
 def resnet(blocks, **options):
-    return functools.partial(nets.ResNet, [blocks] * 3, [16, 32, 64], 10, **options)
+    return functools.partial(
+        nets.ResNet, [blocks] * 3, [16, 32, 64], **{"classes": 10, **options}
+    )
 
 
 def four_stages(blocks, classes=10, **options):
@@ -74,6 +78,12 @@ CASES = {
 def saved(network, path):
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _grouped_convolutions_compile_fast(monkeypatch):
+    """`test_mobile` shows that both ways to compute them agree."""
+    monkeypatch.setattr(backend, "unroll_groups", lambda: False)
 
 
 def apply(name, variables, images, train):
@@ -132,3 +142,85 @@ def test_logits_of_training_mode_are_pytorchs(case, tmp_path):
     theirs = np.abs(rounded - expected).max() / scale
     assert np.abs(logits - expected).max() / scale <= max(1e-5, 2 * theirs)
     assert theirs < 1e-4
+
+
+PLAIN = {
+    ("plain-2", 10): "C16 P C16 P",
+    ("plain-4", 10): "C16 C16 P C32 C32 P",
+    ("plain-8", 10): "C16 C16 P C32 C32 P C64 C64 P C128 C128 P F64",
+    ("plain-10", 10): "C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F128",
+    ("plain-2", 100): "C32 P C32 P",
+    ("plain-6", 100): "C32 C32 P C64 C64 P C128 C128",
+    ("plain-10", 100): "C32 C32 P C64 C64 P C128 C128 P C256 C256 C256 C256 P F512",
+}
+SIZES = {
+    **{(f"resnet-{6 * n + 2}", 100): resnet(n, classes=100) for n in (1, 3, 5, 9, 18)},
+    ("resnet-32x4", 100): functools.partial(
+        nets.ResNet, [5] * 3, [64, 128, 256], 100, stem=32
+    ),
+    ("wrn-40-1", 10): functools.partial(nets.WRN, 40, 1, 10),
+    ("wrn-40-2", 100): functools.partial(nets.WRN, 40, 2, 100),
+    ("wrn-28-10", 10): functools.partial(nets.WRN, 28, 10, 10),
+    ("vgg-11", 7): functools.partial(compact.VGG, (1, 1, 2, 2, 2), 7),
+    ("vgg-13", 100): functools.partial(compact.VGG, (2, 2, 2, 2, 2), 100),
+    ("vgg-16", 100): functools.partial(compact.VGG, (2, 2, 3, 3, 3), 100),
+    ("vgg-19", 100): functools.partial(compact.VGG, (2, 2, 4, 4, 4), 100),
+    **{
+        (name, classes): functools.partial(compact.Plain, words, classes)
+        for (name, classes), words in PLAIN.items()
+    },
+    ("mobilenetv2-1.0", 100): functools.partial(compact.MobileNetV2, 1.0, 100),
+    ("imagenet_resnet-34", 1000): four_stages((3, 4, 6, 3), 1000, large=True),
+    ("bottleneck_resnet-50", 100): four_stages(
+        (3, 4, 6, 3), 100, bottleneck=True, naming="weiaicunzai"
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "classes"), SIZES)
+def test_a_network_is_told_by_its_shapes(name, classes):
+    with torch.device("meta"):
+        state = SIZES[name, classes]().state_dict()
+    shapes = {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    (found,) = guesses(shapes).values()
+    assert found == import_torch.Guess(name, classes, (32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("case", "layout", "shape"),
+    [
+        ("resnet-8", "RepDistiller", (32, 32, 3)),
+        ("plain-7", "TAKD and DGKD", (32, 32, 3)),
+        ("plain-3", "TAKD and DGKD", (16, 16, 3)),
+        ("shufflenetv2", "RepDistiller", (32, 32, 3)),
+    ],
+)
+def test_a_network_goes_back_to_pytorch(case, layout, shape, tmp_path):
+    network = randomised(CASES[case][0]())
+    path = saved(network, tmp_path / "net.pth")
+    variables = import_torch.load(path, case, 10, shape)
+    state = {
+        key: torch.from_numpy(array)
+        for key, array in import_torch.to_state_dict(
+            variables, case, layout, shape
+        ).items()
+    }
+    other = CASES[case][0]()
+    other.load_state_dict(state, strict=True)
+    for key, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_layouts_hold_the_same_network(tmp_path):
+    trees = []
+    for naming in ("kuangliu", "torchvision", "weiaicunzai"):
+        torch.manual_seed(1)
+        make = four_stages((3, 4, 6, 3), bottleneck=True, naming=naming)
+        path = saved(randomised(make()), tmp_path / f"{naming}.pth")
+        trees.append(import_torch.load(path, "bottleneck_resnet-50", 10, (32, 32, 3)))
+    for other in trees[1:]:
+        jax.tree.map(np.testing.assert_array_equal, trees[0], other)

@@ -4,7 +4,6 @@ Written from the papers and the repositories' names. Each returns logits and the
 features that kdjax names, `[batch, channels, height, width]`.
 """
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 

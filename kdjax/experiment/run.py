@@ -14,7 +14,7 @@ from kdjax.data.device_feed import DeviceDataset
 from kdjax.data.sources import Dataset
 from kdjax.data.streaming.dataset import Streamed
 from kdjax.experiment.bank import Bank
-from kdjax.experiment.bank_plan import plan
+from kdjax.experiment.bank_plan import plan, why_uncacheable
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
 from kdjax.experiment.config import Experiment, Stage, ancestry
 from kdjax.experiment.load_targets import TargetLoader
@@ -95,11 +95,8 @@ class Run:
                 markup=False,
             )
         for name in self._plan.uncacheable:
-            console.print(
-                f"bank: {name} learns by {self._experiment.stages[name].method_name}, "
-                "which needs its teachers in the step",
-                markup=False,
-            )
+            reason = why_uncacheable(self._experiment.stages[name])
+            console.print(f"bank: {name} {reason}", markup=False)
         self._check_recordings(stages)
         # Programs of all stages are traced before the first is trained, so that what
         # does not fit is an error at once and not after hours.

@@ -107,6 +107,7 @@ class DKD(DistancesFirst):
         standardise: whether logits are standardised first (Sun et al., 2024).
     """
 
+    reads_labels: ClassVar[bool] = True
     temperature: Positive = 4.0
     alpha: float = 1.0
     beta: float = 8.0
@@ -167,6 +168,7 @@ class LabelSmoothing(Method):
     """
 
     NAME: ClassVar[str] = "label_smoothing"
+    reads_labels: ClassVar[bool] = True
     smoothing: Share = 0.1
 
     def label_term(self, context: Context) -> Term:

@@ -224,7 +224,17 @@ class LabelSmoothing(Method):
     smoothing: Share = 0.1
 
     def label_term(self, context: Context) -> Term:
-        """Returns the smoothed cross-entropy."""
+        """Returns the smoothed cross-entropy.
+
+        Raises:
+            UserError: the recipe smooths the labels as well.
+        """
+        if context.label_smoothing:
+            raise UserError(
+                f"recipe.label_smoothing={context.label_smoothing:g} beside method "
+                f"'label_smoothing' of smoothing={self.smoothing:g}; choices: one of "
+                "the two"
+            )
         return Term(
             losses.cross_entropy(
                 context.outputs["student"].logits,

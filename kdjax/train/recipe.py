@@ -130,7 +130,14 @@ class Recipe:
 
         Args:
             changes: what differs in each, by name.
+
+        Raises:
+            UserError: a change of what all phases of a stage share.
         """
+        changes = tuple(changes)
+        for name in {name for change in changes for name in change}:
+            if name in self.step_options():
+                raise UserError(f"a method's phases cannot change recipe.{name}")
         return tuple(dataclasses.replace(self, **change) for change in changes)
 
     def settings(self) -> dict[str, Any]:

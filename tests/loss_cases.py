@@ -64,6 +64,11 @@ def dkd(student, teacher, **options):
     return losses.dkd(student, teacher, labels, **options)
 
 
+def nkd(student, teacher, **options):
+    labels = np.full(len(student), LABEL)
+    return losses.nkd(student, teacher, labels, **options)
+
+
 def standardised_kd(student, teacher):
     s, t = map(losses.standardise_logits, (student, teacher))
     return losses.kd(s, t, temperature=2.0)
@@ -77,6 +82,16 @@ DIST = [
     Case(partial(losses.dist, **options), oracles.np_dist, *LOGITS, scalar=True)
     for options in ({}, {"temperature": 4.0, "beta": 2.0, "gamma": 3.0})
 ]
+NKD = [
+    Case(partial(nkd, **options), oracles.np_nkd, *LOGITS)
+    for options in ({}, {"temperature": 3.0, "gamma": 3.5})
+]
+# Their minimum is not at equal logits: the teacher's are flattened.
+FLATTENED = [
+    Case(partial(losses.ttm), oracles.np_ttm, *LOGITS),
+    Case(partial(losses.wttm), oracles.np_wttm, *LOGITS),
+    Case(partial(losses.wttm, power=0.7), oracles.np_wttm, *LOGITS),
+]
 PAIRS = [
     KD,
     Case(partial(losses.kd, temperature=3.0), oracles.np_kd, *LOGITS),
@@ -86,6 +101,8 @@ PAIRS = [
     Case(partial(dkd, temperature=2.0, alpha=3.0, beta=0.5), oracles.np_dkd, *LOGITS),
     Case(partial(standardised_kd), oracles.np_standardised_kd, *LOGITS),
     *DIST,
+    *NKD,
+    *FLATTENED,
 ]
 # Several networks' logits.
 SEVERAL = [

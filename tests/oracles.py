@@ -42,6 +42,21 @@ def np_dkd(s, t, temperature=4.0, alpha=1.0, beta=8.0, label=LABEL):
     return temperature**2 * (alpha * target + beta * kl(*others))
 
 
+def np_nkd(s, t, temperature=1.0, gamma=1.5, label=LABEL):
+    target = -softened(t)[label] * np.log(softened(s)[label])
+    n_s, n_t = (softened(np.delete(x, label), temperature) for x in (s, t))
+    return target - gamma * temperature**2 * (n_t * np.log(n_s)).sum()
+
+
+def np_ttm(s, t, power=0.1):
+    powers = softened(t) ** power
+    return kl(powers / powers.sum(), softened(s))
+
+
+def np_wttm(s, t, power=0.2):
+    return (softened(t) ** power).sum() * np_ttm(s, t, power)
+
+
 def np_dist(student, teacher, temperature=1.0, beta=1.0, gamma=1.0):
     p, q = (
         np.stack([softened(row, temperature) for row in x]) for x in (student, teacher)

@@ -8,9 +8,22 @@ import loss_cases
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from loss_cases import DIST, KD, SOFT, B, C, dkd, dtype_of, run, standardised_kd
+from loss_cases import (
+    DIST,
+    FLATTENED,
+    KD,
+    NKD,
+    SOFT,
+    B,
+    C,
+    dkd,
+    dtype_of,
+    nkd,
+    run,
+    standardised_kd,
+)
 from loss_cases import PAIRS as CASES
-from oracles import np_dkd, softened
+from oracles import LABEL, np_dkd, np_nkd, softened
 
 from kdjax import losses
 
@@ -97,6 +110,68 @@ def test_dkd_by_hand_and_by_label():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_nkd_by_hand_and_by_label():
+    # Label 0: T = [1/2, 3/8, 1/8] and S = [1/4, 3/8, 3/8]; of the others n_t = [3/4,
+    # 1/4] and n_s = [1/2, 1/2]: 1/2 ln 4 + gamma ln 2.
+    teacher, student = np.log([[4.0, 3.0, 1.0]]), np.log([[2.0, 3.0, 3.0]])
+    loss = partial(losses.nkd, gamma=2.0)
+    found = jax.jit(loss)(student, teacher, np.array([0]))
+    np.testing.assert_allclose(found, [np.log(4) / 2 + 2 * np.log(2)], rtol=1e-5)
+    # Of two classes the other one alone is left: n is 1.
+    found = jax.jit(loss)(student[:, :2], teacher[:, :2], np.array([1]))
+    np.testing.assert_allclose(found, [-np.log(3 / 5) * 3 / 7], rtol=1e-5)
+    student, teacher = KD.inputs()
+    labels = [4, 0, 2]
+    rows = zip(student, teacher, labels, strict=True)
+    expected = [np_nkd(s, t, label=label) for s, t, label in rows]
+    found = jax.jit(losses.nkd)(student, teacher, np.array(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_nkd_and_the_sum_of_the_others_are_the_soft_cross_entropy():
+    # log S_c = log n_s(c) + log(1 - S_y): the paper's decomposition, whose second part
+    # NKD leaves out.
+    student, teacher = KD.inputs(np.float32)
+    own_s, own_t = (
+        np.array([softened(z)[LABEL] for z in x]) for x in (student, teacher)
+    )
+    nkd_loss = jax.jit(partial(losses.nkd, gamma=1.0))
+    labels = np.full(B, LABEL)
+    target = -own_t * np.log(own_s)
+    others = nkd_loss(student, teacher, labels) - target
+    expected = target + (1 - own_t) * (others - np.log(1 - own_s))
+    found = jax.jit(losses.soft_cross_entropy)(student, teacher, temperature=1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_transformed_matching_by_hand():
+    # p_t = [16, 1] / 17: its square roots are [4, 1] / sqrt 17, so q = [4, 1] / 5 and
+    # U = 5 / sqrt 17; p_s = [1, 1] / 2.
+    teacher, student = np.log([[16.0, 1.0]]), np.zeros((1, 2))
+    divergence = 0.8 * np.log(8 / 5) + 0.2 * np.log(2 / 5)
+    found = jax.jit(partial(losses.ttm, power=0.5))(student, teacher)
+    np.testing.assert_allclose(found, [divergence], rtol=1e-5)
+    found = jax.jit(partial(losses.wttm, power=0.5))(student, teacher)
+    np.testing.assert_allclose(found, [5 / np.sqrt(17) * divergence], rtol=1e-5)
+
+
+def test_transformed_matching_with_power_one_is_kd():
+    student, teacher = KD.inputs(np.float32)
+    expected = jax.jit(losses.kd)(student, teacher, temperature=1.0)
+    for loss in (losses.ttm, losses.wttm):
+        found = jax.jit(partial(loss, power=1.0))(student, teacher)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_wttm_weighs_by_how_smooth_the_teacher_is():
+    certain, even = np.array([[1e4, 0, 0, 0, 0.0]]), np.zeros((1, C))
+    student, power = KD.inputs(np.float32)[0][:1], 0.2
+    for teacher, weight in ((certain, 1.0), (even, C ** (1 - power))):
+        plain = jax.jit(partial(losses.ttm, power=power))(student, teacher)
+        found = jax.jit(partial(losses.wttm, power=power))(student, teacher)
+        np.testing.assert_allclose(found, weight * plain, rtol=1e-5)
+
+
 def test_dist_does_not_see_scale_and_shift_of_probabilities():
     # Two classes: within each example the correlation is 1 or -1; two examples: so is
     # it within each class.
@@ -150,6 +225,33 @@ def test_gradient_of_cross_entropy():
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", NKD, ids=["1", "3"])
+def test_gradient_of_nkd_by_formula(case):
+    # T_y (S - [y]) of the label's part; of the others' gamma tau (n_s - n_t).
+    student, teacher = case.inputs(np.float32)
+    options = {"temperature": 1.0, "gamma": 1.5, **case.call.keywords}
+    tau, expected = options["temperature"], []
+    for s, t in zip(student, teacher, strict=True):
+        target = softened(t)[LABEL] * (softened(s) - np.eye(C)[LABEL])
+        n_s, n_t = (softened(np.delete(x, LABEL), tau) for x in (s, t))
+        others = np.insert(options["gamma"] * tau * (n_s - n_t), LABEL, 0.0)
+        expected.append(target + others)
+    _, gradient, _ = run(case.call, student, teacher)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0])
+def test_gradients_of_transformed_matching_by_formula(power):
+    student, teacher = KD.inputs(np.float32)
+    targets = np.stack([softened(t, 1 / power) for t in teacher])
+    gap = np.stack([softened(s) for s in student]) - targets
+    _, gradient, _ = run(partial(losses.ttm, power=power), student, teacher)
+    np.testing.assert_allclose(gradient, gap, rtol=1e-4, atol=1e-6)
+    sums = [[(softened(t) ** power).sum()] for t in teacher]
+    _, gradient, _ = run(partial(losses.wttm, power=power), student, teacher)
+    np.testing.assert_allclose(gradient, sums * gap, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_gradients_by_formula(temperature):
     student, teacher = KD.inputs(np.float32)
@@ -172,7 +274,7 @@ def test_gradients_by_formula(temperature):
 # Degenerate inputs, in float32.
 
 
-@every_case
+@loss_cases.each([case for case in CASES if case not in NKD])
 @pytest.mark.parametrize("fill", [0.0, 1.0, -1e-30, 1e-7, 0.1, 1e4, 1e30])
 def test_one_example_of_constants(case, fill):
     if case in DIST:  # nothing correlates, neither within examples nor classes
@@ -183,7 +285,22 @@ def test_one_example_of_constants(case, fill):
         loss_cases.check_constants(case, fill, np.log(C) if case is SOFT else 0.0)
 
 
-@loss_cases.each([case for case in CASES if case not in DIST])  # whose 1e-8 counts
+# DIST's 1e-8 counts; the least value of the others is elsewhere.
+@pytest.mark.parametrize("case", NKD, ids=["1", "3"])
+@pytest.mark.parametrize("fill", [0.0, 0.1, 1e4, 1e30])
+def test_nkd_of_constants(case, fill):
+    options = {"temperature": 1.0, "gamma": 1.5, **case.call.keywords}
+    even = np.full((B, C), fill, np.float32)
+    weight = options["gamma"] * options["temperature"] ** 2
+    expected = np.log(C) / C + weight * np.log(C - 1)
+    value, towards_student, towards_teacher = run(case.call, even, even)
+    np.testing.assert_allclose(value, [expected] * B, rtol=1e-5)
+    slope = (1 / C - np.eye(C)[LABEL]) / C
+    np.testing.assert_allclose(towards_student, [slope] * B, atol=1e-5)
+    assert np.isfinite(towards_teacher).all()
+
+
+@loss_cases.each([case for case in CASES if case not in DIST + NKD + FLATTENED])
 def test_equal_inputs_are_the_minimum(case):
     loss_cases.check_minimum(case, None if case is SOFT else 0.0)
 
@@ -233,7 +350,13 @@ def test_huge_opposed_logits(size):
     # Squares of 1e30 are beyond float32, their gradient is not.
     _, gradient, _ = run(losses.logit_matching, student, teacher)
     np.testing.assert_allclose(gradient, 2 * (student - teacher), rtol=1e-6)
-    for loss in (dkd, losses.dist, standardised_kd):
+    # The student is certain of one class, the teacher of the other.
+    found = jax.jit(nkd)(student, teacher)
+    np.testing.assert_allclose(found, [size] * 2, rtol=1e-6)
+    for loss in (losses.ttm, losses.wttm):
+        found = jax.jit(loss)(student, teacher)
+        np.testing.assert_allclose(found, [size] * 2, rtol=1e-6)
+    for loss in (dkd, nkd, losses.dist, losses.ttm, losses.wttm, standardised_kd):
         for gradient in run(loss, student, teacher):
             assert np.isfinite(gradient).all()
     # Label 1, the teacher certain of it and the student of class 0: TCKD alone.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import loss_cases
 import numpy as np
 import pytest
-from loss_cases import KD, MAPS, PAIRS, RELATIONS, SEVERAL, B, C
+from loss_cases import KD, MAPS, PAIRS, RELATIONS, SEVERAL, B, C, dkd, nkd
 
 from kdjax import losses
 
@@ -45,6 +45,9 @@ def test_labels_must_fit(shape):
     with pytest.raises(ValueError, match="must be") as error:
         losses.dkd(logits, logits, labels)
     told(error, ("student", logits), ("labels", labels))
+    with pytest.raises(ValueError, match="must be") as error:
+        losses.nkd(logits, logits, labels)
+    told(error, ("student", logits), ("labels", labels))
 
 
 def test_labels_must_be_integers():
@@ -52,6 +55,8 @@ def test_labels_must_be_integers():
         losses.cross_entropy(jnp.ones((B, C)), jnp.zeros(B))
     with pytest.raises(ValueError, match="integers, not float32"):
         losses.dkd(jnp.ones((B, C)), jnp.ones((B, C)), jnp.zeros(B))
+    with pytest.raises(ValueError, match="integers, not float32"):
+        losses.nkd(jnp.ones((B, C)), jnp.ones((B, C)), jnp.zeros(B))
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.5, float("nan")])
@@ -60,17 +65,21 @@ def test_label_smoothing_must_be_a_share(bad):
         losses.cross_entropy(jnp.ones((B, C)), jnp.zeros(B, int), label_smoothing=bad)
 
 
-def dkd(student, teacher, **options):
-    return losses.dkd(student, teacher, np.zeros(B, int), **options)
-
-
-def test_dkd_wants_two_classes():
+@pytest.mark.parametrize("loss", [dkd, nkd])
+def test_a_label_and_others_want_two_classes(loss):
     with pytest.raises(ValueError, match=r"student \(3, 1\) must have two classes"):
-        dkd(jnp.ones((B, 1)), jnp.ones((B, 1)))
+        loss(jnp.ones((B, 1)), jnp.ones((B, 1)))
+
+
+@pytest.mark.parametrize("loss", [losses.ttm, losses.wttm])
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf")])
+def test_the_power_must_be_positive(loss, bad):
+    with pytest.raises(ValueError, match=rf"power .* greater than 0, not {bad}"):
+        loss(*KD.inputs(np.float32), power=bad)
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.kd, losses.soft_cross_entropy, losses.dist, losses.one, dkd]
+    "loss", [losses.kd, losses.soft_cross_entropy, losses.dist, losses.one, dkd, nkd]
 )
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf")])
 def test_temperature_must_be_positive(loss, bad):
@@ -87,6 +96,7 @@ def test_options_are_keywords():
     for loss in (
         *(losses.kd, losses.soft_cross_entropy, losses.attention_transfer),
         *(losses.dist, losses.mutual, losses.one, losses.correlation, losses.pkt),
+        *(losses.ttm, losses.wttm),
     ):
         with pytest.raises(TypeError, match="positional"):
             loss(*KD.inputs(np.float32), 2.0)

@@ -27,6 +27,8 @@ ROWS = {
     "label_smoothing": ("label_smoothing", {}),
     "dkd": ("dkd", {"dkd": {"warmup_steps": 4, "standardise": True}}),
     "dist": ("dist", {}),
+    "nkd": ("nkd", {}),
+    "wttm": ("wttm", {}),
     "sp": ("sp", {}),
     "cc": ("cc", {"cc": {"dimensions": 3}}),
     "rkd": ("rkd", {}),
@@ -64,7 +66,7 @@ FIXED = {"simkd": {("student", "head")}}
 """What no phase trains: role and layer."""
 # Terms of single examples, averaged like any other's. What is between devices then,
 # gradients and batch statistics, is so in CTKD and DGKD as well, and in test_step.py.
-SINGLE = {"supervised", "kd", "at", "ensemble", "nst", "kdsvd", "fsp"}
+SINGLE = {"supervised", "kd", "nkd", "wttm", "at", "ensemble", "nst", "kdsvd", "fsp"}
 # Left are those with terms between the examples of a batch, memory, peers or adapters;
 # the further rows differ from them in options alone.
 SHARDED = {*methods.METHODS} - SINGLE - {"label_smoothing", "dkd"}

@@ -183,7 +183,7 @@ def test_fields_that_were_added_are_hashed_only_where_they_are_changed():
         *("milestones", "decay_factor"),
     }
     changed = {"schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0}
-    changed |= {"label_smoothing": 0.1}
+    changed |= {"label_smoothing": 0.1, "mixup": 0.2, "ema": 0.99}
     assert changed.keys() == {*Recipe.ADDED}
     for name, value in changed.items():
         assert Recipe(**{name: value}).settings() == {**plain, name: value}
@@ -261,6 +261,8 @@ def test_without_milestones_the_rate_stays():
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 is outside"),
         ({"clip_norm": -1.0}, r"clip_norm=-1\.0 is negative"),
         ({"clip_norm": float("nan")}, "clip_norm=nan"),
+        ({"mixup": -0.2}, r"mixup=-0\.2 is negative"),
+        ({"ema": 1.0}, r"ema=1\.0 is outside"),
     ],
 )
 def test_impossible_values_are_told(settings, named):

@@ -10,10 +10,12 @@ import pytest
 from oracles import (
     np_correlation,
     np_dist,
+    np_nkd,
     np_pkt,
     np_rkd_angle,
     np_rkd_distance,
     np_similarity,
+    np_wttm,
 )
 
 from kdjax import methods
@@ -91,6 +93,16 @@ def dkd():
         some = (p > 0) & (q > 0)
         total += weight * (q[some] * np.log(q[some] / p[some])).sum()
     return 16 * total / BATCH
+
+
+def nkd(temperature=3.0, gamma=3.5):
+    pairs = zip(STUDENT.logits, EXPERT.logits, LABELS, strict=True)
+    return np.mean([np_nkd(s, t, temperature, gamma, y) for s, t, y in pairs])
+
+
+def wttm(power):
+    pairs = zip(STUDENT.logits, EXPERT.logits, strict=True)
+    return np.mean([np_wttm(s, t, power) for s, t in pairs])
 
 
 def smoothed():
@@ -184,6 +196,18 @@ CASES = {
         ce(STUDENT)
         + np_dist(np.asarray(STUDENT.logits), np.asarray(EXPERT.logits), 4.0, 2.0, 2.0),
     ),
+    "nkd": ("nkd", {}, ce(STUDENT) + nkd()),
+    "nkd, as for ImageNet": (
+        "nkd",
+        {"nkd": {"temperature": 1.0, "gamma": 1.5}},
+        ce(STUDENT) + nkd(1.0, 1.5),
+    ),
+    "wttm": ("wttm", {}, ce(STUDENT) + 4 * wttm(0.2)),
+    "wttm, other": (
+        "wttm",
+        {"wttm": {"power": 0.5, "beta": 9.0}},
+        ce(STUDENT) + 9 * wttm(0.5),
+    ),
     "sp": ("sp", {}, ce(STUDENT) + 3000 * np_similarity(*stage3())),
     "cc": ("cc", {}, ce(STUDENT) + 0.02 * np_correlation(*EMBEDDED)),
     "rkd": (
@@ -266,6 +290,8 @@ def test_methods_bear_the_names_of_their_rows():
         ("dkd", {"warmup_steps": -1}, "is negative"),
         ("dkd", {"temperature": 0.0}, "is not positive"),
         ("dist", {"temperature": -1.0}, "is not positive"),
+        ("nkd", {"temperature": 0.0}, "is not positive"),
+        ("wttm", {"power": -0.2}, "is not positive"),
         ("label_smoothing", {"smoothing": 1.5}, "is outside 0..1"),
         ("at", {"power": 1.0}, "is not above 1"),
         ("ft", {"rate": 0.0}, r"is outside \(0, 1\]"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import jax
 
-from kdjax.experiment.config import Experiment
+from kdjax.experiment.config import Experiment, Stage
 from kdjax.experiment.predictions import is_table
 from kdjax.train.step import Step
 
@@ -52,7 +52,7 @@ class Plan:
         epochs: by entry, how many epochs are stored.
         bytes_per_epoch: by entry.
         too_large: teachers that are computed in the step because of the limit.
-        uncacheable: stages whose method needs its teachers in the step.
+        uncacheable: stages whose teachers must run in the step.
     """
 
     banked: Mapping[str, tuple[str, ...]]
@@ -80,6 +80,18 @@ class Plan:
         )
 
 
+def why_uncacheable(stage: Stage) -> str | None:
+    """Returns why a stage needs its teachers in the step, or None if it does not."""
+    if stage.method.num_views > 1 or stage.method.call_teachers:
+        return f"learns by {stage.method_name}, which needs its teachers in the step"
+    if stage.recipe.mixup and stage.teachers:
+        return (
+            f"blends its images (recipe.mixup={stage.recipe.mixup:g}): its teachers "
+            "see them in the step"
+        )
+    return None
+
+
 def without_bank(experiment: Experiment) -> int:
     """Returns the passes of `Plan.passes` when every teacher runs in the step."""
     return sum(
@@ -105,7 +117,7 @@ def plan(experiment: Experiment, steps: Mapping[str, Step], size: int) -> Plan:
     for name, stage in stages.items():
         if not experiment.bank.use:
             break
-        if stage.method.num_views > 1 or stage.method.call_teachers:
+        if why_uncacheable(stage):
             uncacheable.append(name)
         else:
             candidates.add_stage(experiment, name, steps[name], size)

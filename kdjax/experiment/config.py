@@ -14,6 +14,7 @@ from kdjax.data.streaming.crop import Crop
 from kdjax.methods import Method
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.settings import build
+from kdjax.train import mixup
 from kdjax.train.loop import Saving
 from kdjax.train.recipe import Recipe
 
@@ -247,6 +248,10 @@ def _parse_stage(
         init_index=settings.get("copy", 0),
         start=settings.get("start", ""),
     )
+    try:
+        mixup.check_method(stage.recipe.mixup, method, stage.method)
+    except UserError as error:
+        raise UserError(f"stage {name!r}: {error}") from error
     for model in stage.method.roles(stage.model).values():
         models.create(model, 2)
     wanted, given = stage.method.num_teachers, len(stage.teachers)

@@ -13,7 +13,7 @@ from kdjax.data.device_feed import DeviceDataset
 from kdjax.data.sources import Dataset
 from kdjax.data.streaming.dataset import Streamed
 from kdjax.experiment.bank import Bank
-from kdjax.experiment.bank_plan import plan
+from kdjax.experiment.bank_plan import plan, why_uncacheable
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
 from kdjax.experiment.config import Experiment, Stage, ancestry
 from kdjax.experiment.given import with_start
@@ -100,11 +100,8 @@ class Run:
                 markup=False,
             )
         for name in self._plan.uncacheable:
-            console.print(
-                f"bank: {name} learns by {self._experiment.stages[name].method_name}, "
-                "which needs its teachers in the step",
-                markup=False,
-            )
+            reason = why_uncacheable(self._experiment.stages[name])
+            console.print(f"bank: {name} {reason}", markup=False)
         self._check_recordings(stages)
         self._describe_tables(stages)
         # Programs of all stages are traced before the first is trained, so that what

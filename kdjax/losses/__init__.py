@@ -58,6 +58,7 @@ from kdjax.losses.pooling import adaptive_pool, match_attention, match_size
 from kdjax.losses.relations import correlation, pkt, rkd_angle, rkd_distance, similarity
 from kdjax.losses.self_supervised import select_ranked, selected_kd, view_similarities
 from kdjax.losses.singular import kdsvd
+from kdjax.losses.transformed import nkd, ttm, wttm
 
 __all__ = [
     "ab",
@@ -90,6 +91,7 @@ __all__ = [
     "match_attention",
     "match_size",
     "mutual",
+    "nkd",
     "nst",
     "ofd",
     "ofd_margin",
@@ -102,7 +104,9 @@ __all__ = [
     "similarity",
     "soft_cross_entropy",
     "standardise_logits",
+    "ttm",
     "unit_length",
     "vid",
     "view_similarities",
+    "wttm",
 ]

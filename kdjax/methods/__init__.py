@@ -18,7 +18,7 @@ from kdjax.methods.fitnet import FitNet
 from kdjax.methods.fsp import FSP
 from kdjax.methods.ft import FT
 from kdjax.methods.kdsvd import KDSVD
-from kdjax.methods.logits import DIST, DKD, KD, LabelSmoothing
+from kdjax.methods.logits import DIST, DKD, KD, NKD, WTTM, LabelSmoothing
 from kdjax.methods.nst import NST
 from kdjax.methods.ofd import OFD
 from kdjax.methods.one import ONE
@@ -50,6 +50,8 @@ _BUILT_IN: dict[str, type[Method]] = {
     "kd": KD,
     "dkd": DKD,
     "dist": DIST,
+    "nkd": NKD,
+    "wttm": WTTM,
     "at": AT,
     "fitnet": FitNet,
     "sp": SP,

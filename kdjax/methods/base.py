@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import DTypeLike
 
 from kdjax import losses
@@ -118,7 +119,8 @@ class Context:
     one after the other, the image itself first.
 
     Attributes:
-        labels: `[batch]` integers.
+        labels: `[batch]` integers; of images that mixup has blended the classes'
+            shares, `[batch, classes]`.
         index: `[batch]` positions in the training set.
         outputs: by trained role.
         targets: by teacher: the method's `teacher_targets` of its outputs.
@@ -172,6 +174,9 @@ class Method:
     """How many images `make_views` makes of each; more than one bypass the bank."""
     call_teachers: ClassVar[bool] = False
     """Whether it runs teachers itself, on other images: they bypass the bank."""
+    reads_labels: ClassVar[bool] = False
+    """Whether it reads labels otherwise than by `cross_entropy` and
+    `label_cross_entropy`: then it cannot learn from mixup's images, which have two."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -318,10 +323,16 @@ def cross_entropy(context: Context, role: str) -> jax.Array:
 def label_cross_entropy(context: Context, logits: jax.Array) -> jax.Array:
     """Returns the cross-entropy of any logits with the labels, `[batch]`.
 
+    With blended labels it is `l CE(y_i) + (1 - l) CE(y_j)`.
+
     Args:
         context: of the step; its label smoothing applies.
         logits: `[batch, classes]`.
     """
+    if context.labels.ndim == 2:
+        targets = optax.smooth_labels(context.labels, context.label_smoothing)
+        logits = logits.astype(jnp.promote_types(logits.dtype, targets.dtype))
+        return optax.losses.softmax_cross_entropy(logits, targets)
     return losses.cross_entropy(
         logits, context.labels, label_smoothing=context.label_smoothing
     )

@@ -119,6 +119,7 @@ class BSS(DistancesFirst):
     """
 
     call_teachers: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
     alpha: float = 3.0
     beta: float = 2.0
     temperature: Positive = 3.0

@@ -114,6 +114,11 @@ class Combined(Method):
         """Whether a part runs teachers itself."""
         return any(part.call_teachers for part in self.methods.values())
 
+    @property
+    def reads_labels(self) -> bool:  # type: ignore[override]
+        """Whether a part reads labels itself."""
+        return any(part.reads_labels for part in self.methods.values())
+
     def network(self, student: str, teachers: Sequence[str]) -> str:
         """Returns the network that the parts make of the student."""
         changed = {part.network(student, teachers) for part in self.methods.values()}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal, NotRequired, TypedDict
+from typing import ClassVar, Literal, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -79,6 +79,7 @@ class CRD(Comparison):
         mode: 'exact': negatives of other classes; 'relax': any other image.
     """
 
+    reads_labels: ClassVar[bool] = True
     beta: float = 0.8
     dimensions: Count = 128
     negatives: Count = 16384

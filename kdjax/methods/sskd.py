@@ -80,6 +80,7 @@ class SSKD(Method):
 
     num_teachers: ClassVar[int | None] = 1
     num_views: ClassVar[int] = _VIEWS
+    reads_labels: ClassVar[bool] = True
     alpha: float = 0.1
     kd_weight: float = 0.9
     transformed_weight: float = 2.7

@@ -21,7 +21,7 @@ from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
-from kdjax.train import evaluation, metrics
+from kdjax.train import evaluation, metrics, mixup
 from kdjax.train.metrics import Metrics
 from kdjax.train.replica_step import EpochTargets, train_step
 from kdjax.train.step import Step, TrainState
@@ -66,6 +66,7 @@ class Program:
                 features or hyper-parameters that do not fit.
         """
         parallel.check_batch(feed.mesh, feed.stream.batch_size, feed.micro_batches)
+        mixup.check_stored(step.mixup, banked)
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
         self.steps_per_dispatch = min(

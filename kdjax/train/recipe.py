@@ -60,6 +60,13 @@ class Recipe:
             Recurrent Neural Networks*, 2013); 0: not clipped. Trained networks and
             adapters are clipped each by itself: what one learns is then the same with
             and without another beside it.
+        mixup: alpha of the Beta distribution that blends images and labels in pairs
+            (`kdjax.train.mixup`); 0: not blended.
+        ema: decay of the moving average of weights and BatchNorm statistics that is
+            evaluated, saved and taken as a teacher, from 0 (off) to less than 1. In
+            the first steps it is `min(ema, (1 + t) / (10 + t))` after t steps, as
+            TensorFlow has it, so that the start is soon forgotten. At the start of a
+            method's phase the average begins anew, at the weights as they are.
     """
 
     VERSION: ClassVar[int] = 1
@@ -68,6 +75,8 @@ class Recipe:
         "warmup",
         "label_smoothing",
         "clip_norm",
+        "mixup",
+        "ema",
     )
     """Fields that came after `VERSION` 1: hashed only where they are not the default,
     so that the stages of earlier versions are found again."""
@@ -85,6 +94,8 @@ class Recipe:
     warmup: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -100,10 +111,10 @@ class Recipe:
         ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} is not positive")
-        for name in ("momentum", "weight_decay", "clip_norm"):
+        for name in ("momentum", "weight_decay", "clip_norm", "mixup"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative")
-        for name in ("warmup", "label_smoothing"):
+        for name in ("warmup", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is outside [0, 1)")
         if self.nesterov and not self.momentum:
@@ -119,7 +130,14 @@ class Recipe:
 
         Args:
             changes: what differs in each, by name.
+
+        Raises:
+            UserError: a change of what all phases of a stage share.
         """
+        changes = tuple(changes)
+        for name in {name for change in changes for name in change}:
+            if name in self.step_options():
+                raise UserError(f"a method's phases cannot change recipe.{name}")
         return tuple(dataclasses.replace(self, **change) for change in changes)
 
     def settings(self) -> dict[str, Any]:
@@ -137,7 +155,8 @@ class Recipe:
 
     def step_options(self) -> dict[str, Any]:
         """Returns what the recipe changes in the step itself: fields of `Step`."""
-        return {"label_smoothing": self.label_smoothing}
+        names = ("label_smoothing", "mixup", "ema")
+        return {name: getattr(self, name) for name in names}
 
     def learning_rates(self, steps: int) -> optax.Schedule:
         """Returns the learning rate as a function of the step, of `steps` in all."""

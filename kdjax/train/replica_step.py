@@ -14,7 +14,9 @@ from kdjax.data.feed import DispatchInputs, Feed, TestBatches, TrainArrays
 from kdjax.data.stream import Batch, Stream, normalise
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
+from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
+from kdjax.train.mixup import mix
 from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
 
 
@@ -59,6 +61,15 @@ def train_step(
         # state.step is one for all micro-batches: `apply_gradients` counts it up.
         examples = feed.micro_batch(dispatch_inputs, key, state.step, number)
         batch = feed.gather_examples(train_arrays, examples)
+        if step.mixup:
+            # By the step alone: a resumed run blends as one that was not stopped.
+            batch = mix(
+                batch,
+                step.mixup,
+                fold(key, "step", state.step),
+                num_classes=step.num_classes,
+                number=number,
+            )
         inputs = _step_inputs(step, batch, frozen, targets)
         return step.gradients(state, inputs, key)
 

@@ -42,7 +42,8 @@ class StepInputs:
     """What one micro-batch of a step is computed from, besides the state.
 
     Attributes:
-        batch: images, with all views of each, labels and positions.
+        batch: images, with all views of each, labels and positions; blended ones have
+            labels `[batch, classes]`.
         targets: every teacher's targets on this batch, by stage.
         recorded: logits that teachers had at this step of their own training, by stage;
             of those that the method replays.
@@ -53,6 +54,21 @@ class StepInputs:
     targets: Mapping[str, Any]
     recorded: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
     frozen: Mapping[str, Variables] = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Average:
+    """A moving average of a phase's networks: what is evaluated and saved.
+
+    Attributes:
+        params: as the state's.
+        batch_stats: as the state's.
+        count: number of steps in it.
+    """
+
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    count: jax.Array
 
 
 @flax.struct.dataclass
@@ -76,6 +92,17 @@ class TrainState:
     phase: jax.Array
 
 
+@flax.struct.dataclass
+class AveragedState(TrainState):
+    """The state of a recipe with `ema`: others' checkpoints stay as they were.
+
+    Attributes:
+        average: of the networks.
+    """
+
+    average: Average
+
+
 @dataclasses.dataclass(frozen=True)
 class Step(Networks):
     """One stage's step: how its networks learn.
@@ -84,11 +111,15 @@ class Step(Networks):
         optimisers: of the method's phases.
         phase: the number of the method's phase.
         label_smoothing: of every cross-entropy with labels in training.
+        mixup: alpha of the distribution that images are blended by; 0: they are not.
+        ema: decay of the average of the networks; 0: there is none.
     """
 
     optimisers: tuple[optax.GradientTransformation, ...] = ()
     phase: int = 0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
 
     def init(
         self,
@@ -140,10 +171,16 @@ class Step(Networks):
     def start_phase(self, state: TrainState) -> TrainState:
         """Returns the state at the start of the phase, from the end of the last one."""
         trained, _ = self._split(state.params)
-        return state.replace(  # type: ignore[attr-defined]
-            opt_state=self.optimisers[self.phase].init(trained),
-            phase=jnp.full((), self.phase, jnp.int32),
-        )
+        fields = {
+            **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
+            "opt_state": self.optimisers[self.phase].init(trained),
+            "phase": jnp.full((), self.phase, jnp.int32),
+        }
+        if not self.ema:
+            return TrainState(**fields)
+        zero = jnp.zeros((), jnp.int32)
+        fields["average"] = Average(state.params, state.batch_stats, zero)
+        return AveragedState(**fields)
 
     def _split(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what the phase trains, and the rest: parameters or statistics."""
@@ -154,10 +191,14 @@ class Step(Networks):
         return unflatten_dict(trained), unflatten_dict(rest)
 
     def networks(self, state: TrainState) -> dict[str, Variables]:
-        """Returns the complete variables of every trained network, by role."""
-        params = self.complete(state.params)
+        """Returns the complete variables of every trained network, by role.
+
+        They are the averaged ones where there is an average.
+        """
+        source = state.average if isinstance(state, AveragedState) else state
+        params = self.complete(source.params)
         return {
-            role: {"params": params[role], "batch_stats": state.batch_stats[role]}
+            role: {"params": params[role], "batch_stats": source.batch_stats[role]}
             for role in self.roles
         }
 
@@ -228,7 +269,7 @@ class Step(Networks):
             for role, output in outputs.items():
                 if role not in trained:
                     continue
-                hits = jnp.argmax(output.logits, axis=-1) == batch.labels
+                hits = _hits(output.logits, batch.labels)
                 metrics[f"accuracy/{role}"] = jnp.mean(hits[::views], dtype=self.dtype)
             logits = outputs["student"].logits.astype(self.dtype)
             train_logits = batch.index[::views], logits[::views]
@@ -251,11 +292,27 @@ class Step(Networks):
         trained, rest = self._split(state.params)
         tx = self.optimisers[self.phase]
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-        return state.replace(  # type: ignore[attr-defined]
+        moved = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
             params=_merge(optax.apply_updates(trained, updates), rest),
             opt_state=opt_state,
         )
+        if not isinstance(moved, AveragedState):
+            return moved
+        return moved.replace(average=self._averaged(moved))  # type: ignore[attr-defined]
+
+    def _averaged(self, state: AveragedState) -> Average:
+        """Returns the average with the networks of a state in it."""
+        average = state.average
+        count = average.count.astype(self.dtype)
+        # The decay rises: a constant one would keep the start for 1 / (1 - ema) steps.
+        decay = jnp.minimum(self.ema, (1 + count) / (10 + count))
+        params, stats = optax.incremental_update(
+            (state.params, state.batch_stats),
+            (average.params, average.batch_stats),
+            1 - decay,
+        )
+        return Average(params, stats, average.count + 1)
 
     def evaluate(
         self, state: TrainState, images: jax.Array, labels: jax.Array, valid: jax.Array
@@ -283,6 +340,19 @@ class Step(Networks):
             metrics[f"top5/{role}"] = jnp.sum(hits)
             metrics[f"loss/{role}"] = jnp.sum(jnp.where(valid, loss, 0))
         return metrics
+
+
+def _hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns whether the highest logit is the label's, `[batch]`; its share if mixed.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: `[batch]` integers, or the classes' shares, `[batch, classes]`.
+    """
+    best = jnp.argmax(logits, axis=-1)
+    if labels.ndim == 1:
+        return best == labels
+    return jnp.take_along_axis(labels, best[:, None], axis=1)[:, 0]
 
 
 def _merge(*trees: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A teacher in plain PyTorch: ResNet-20 on a folder of images, saved as a state dict.
 
-    python docs/examples/train_torch.py photos/ teacher.pth --epochs 60
+    python docs/examples/train_torch.py photos/ teacher.pth --epochs 30
 
 Nothing here is kdjax's: it stands for a training script that somebody has already.
 `photos/` has a folder for every class below `train/` and `test/`; images are 32x32.
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args()
     torch.manual_seed(0)
     images, labels = read(args.data / "train")

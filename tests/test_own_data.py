@@ -84,6 +84,12 @@ class TestFolder:
         np.testing.assert_array_equal(data.test.images, opened(photos).test.images)
         assert data.content == opened(photos).content
 
+    def test_of_two_test_folders_one_is_taken(self, photos, tmp_path, capsys):
+        shutil.copytree(photos, tmp_path / "p")
+        shutil.copytree(photos / "train", tmp_path / "p" / "val")
+        assert opened(tmp_path / "p").content == opened(photos).content
+        assert "test/ is the test set; val/ is not read" in capsys.readouterr().out
+
     def test_without_splits_a_fixed_part_is_kept_for_tests(
         self, photos, tmp_path, capsys
     ):
@@ -515,7 +521,9 @@ class TestParquet:
         data = opened(path, "parquet")
         assert data.classes == ("x", "y")
         assert (data.train_size, data.test_size) == (7, 2)
-        assert "skipped train row 3: cannot identify image" in capsys.readouterr().out
+        assert (
+            "skipped train record 3: cannot identify image" in capsys.readouterr().out
+        )
         # From the cache: the images' column is not read again.
         monkeypatch.setattr("kdjax.data.own.parquet._rows", None)
         again = opened(path, "parquet")

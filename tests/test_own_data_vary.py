@@ -13,6 +13,7 @@ from kdjax.data.augment import Augment
 from kdjax.data.own.host_vary import HostVary
 from kdjax.data.own.pixels import view
 from kdjax.data.own.vary import Vary, _stretch
+from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop, sample_uniform
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
@@ -34,6 +35,20 @@ def test_what_augment_does_is_done_by_it(images):
     assert not off.varies
     assert off.on_host() == HostVary(jitter=(0.0, 0.0, 0.0))
     np.testing.assert_array_equal(off.apply(images, KEYS), images)
+
+
+def test_plain_options_cost_what_they_cost_for_published_data_sets():
+    """The same program: images of one's own train as fast as CIFAR's."""
+    images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.uint8)
+
+    def program(augment):
+        stream = Stream(100, 4, augment, (0.5,) * 3, (0.25,) * 3)
+        labels = jax.ShapeDtypeStruct((4,), jnp.int32)
+        index = jax.ShapeDtypeStruct((2,), jnp.int32)
+        examples = jax.jit(lambda data, i, key: stream.examples(data, i, key))
+        return examples.lower((images, labels), index, jax.random.key(0)).as_text()
+
+    assert program(Vary(crop=2, flip=True)) == program(Augment(crop=2, flip=True))
 
 
 def test_what_varies():

@@ -79,7 +79,9 @@ def read(path: str) -> EncodedData:
     label = f"folder {path}"
     if not root.is_dir():
         raise UserError(f"no such folder: {path}")
-    train, test = _splits(root)
+    train, tests = _splits(root)
+    test = tests[0] if tests else None
+    unread = ", ".join(f"{folder.name}/" for folder in tests[1:])
     parts = [("train" if test else "images", train)]
     parts += [("test", test)] if test else []
     stamp = hashlib.sha256(str(root.resolve()).encode())
@@ -111,26 +113,29 @@ def read(path: str) -> EncodedData:
         test=records[1] if test else None,
         classes=names,
         stamp=stamp.hexdigest()[:16],
+        note=f"{tests[0].name}/ is the test set; {unread} is not read"
+        if unread
+        else "",
     )
 
 
-def _splits(root: Path) -> tuple[Path, Path | None]:
-    """Returns the folders of training and test classes; a lone one holds all."""
+def _splits(root: Path) -> tuple[Path, list[Path]]:
+    """Returns the folder of the training classes, and those of test classes."""
     inside = {name.casefold(): root / name for name in subfolders(root)}
 
-    def first(names: Sequence[str]) -> Path | None:
+    def split(names: Sequence[str]) -> list[Path]:
         # A class may be called 'train', but then there are images in its folder.
         folders = [inside[name] for name in names if name in inside]
-        return next((folder for folder in folders if subfolders(folder)), None)
+        return [folder for folder in folders if subfolders(folder)]
 
-    train, test = first(TRAIN), first(TEST)
-    if train is not None:
-        return train, test
-    if test is not None:
+    train, tests = split(TRAIN), split(TEST)
+    if train:
+        return train[0], tests
+    if tests:
         raise UserError(
-            f"folder {root} has {test.name}/ with class folders, but no train/"
+            f"folder {root} has {tests[0].name}/ with class folders, but no train/"
         )
-    return root, None
+    return root, []
 
 
 def _scan(folder: Path, stamp: "hashlib._Hash") -> dict[str, list[str]]:

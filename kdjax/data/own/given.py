@@ -15,12 +15,14 @@ class EncodedData:
         test: the test images, if there are some.
         classes: their names by label.
         stamp: a hash of place, names, sizes and times of all files: for caches.
+        note: a line for the user, or ''.
     """
 
     train: Records
     test: Records | None
     classes: tuple[str, ...]
     stamp: str
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -56,6 +56,8 @@ def open_own(
     plan = look(own, data)
     for known in filter(None, plan.surveys):
         _tell(own, [known.broken[number] for number in sorted(known.broken)])
+    if data.note:
+        console.print(f"{own.label}: {data.note}", markup=False)
     resident = fits(own, plan)
     _say(own, data.classes, plan.division)
     _say_size(own, plan, resident)
@@ -85,8 +87,8 @@ def _resident(own: OwnData, plan: Plan) -> Dataset:
     train, test = splits
     if own.train_size is None:
         check_counts(train.labels, test.labels, plan.data.classes, own.label)
-    numbers, split = plan.division.train, plan.data.train.split
-    path = cache.path_of("counts", pixels.VERSION, stamp, split, plan.shape, numbers)
+    decided = plan.data.train.split, plan.shape, plan.division.train
+    path = cache.path_of("counts", pixels.VERSION, stamp, *decided)
     counts = cache.load(path)
     if counts is None:
         counts = {"counts": count_values(train.images)}

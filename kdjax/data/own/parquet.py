@@ -58,7 +58,7 @@ class Unpacked:
                 start = int(self.ends[number - 1]) if number else 0
                 file.seek(start)
                 content = file.read(int(self.ends[number]) - start)
-                name = str(self.names[number]) or f"{self.split} row {number}"
+                name = str(self.names[number])
                 found.append(Example(name, content, int(self.classes[number])))
         return found
 

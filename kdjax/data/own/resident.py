@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from kdjax.data.own import cache, pixels
-from kdjax.data.own.survey import in_threads
+from kdjax.data.own.survey import describe, in_threads
 from kdjax.data.sources import Split
-from kdjax.data.streaming.encoded import Example, Records
+from kdjax.data.streaming.encoded import Records
 
 _CHUNK = 1 << 22  # pixels that are counted at once
 
@@ -88,8 +88,8 @@ def _decode(
                 images[row] = pixels.view(example.content, shape)
                 labels[row] = example.label
             except Exception as error:  # PIL raises many kinds for damaged files
-                name = example.name if isinstance(example, Example) else "a record"
-                broken[int(numbers[row])] = f"{name}: {pixels.reason(error)}"
+                number = int(numbers[row])
+                broken[number] = describe(records, number, example, error)
         return broken
 
     broken: dict[int, str] = {}

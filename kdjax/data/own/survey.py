@@ -85,8 +85,7 @@ def _look(records: Records, label: str) -> cache.Arrays:
                     grey[number] = pixels.is_grey(image)
                 labels[number] = example.label
             except Exception as error:  # PIL raises many kinds for damaged files
-                name = example.name if isinstance(example, Example) else "a record"
-                broken[int(number)] = f"{name}: {pixels.reason(error)}"
+                broken[int(number)] = describe(records, int(number), example, error)
         return broken
 
     broken: dict[int, str] = {}
@@ -100,6 +99,17 @@ def _look(records: Records, label: str) -> cache.Arrays:
         "broken": np.array(sorted(broken), np.int64),
         "reasons": np.array([broken[number] for number in sorted(broken)], np.str_),
     }
+
+
+def describe(
+    records: Records, number: int, example: Example | Exception, error: Exception
+) -> str:
+    """Returns the line for a record that cannot be read."""
+    name = example.name if isinstance(example, Example) else ""
+    # TFDS keeps the names of files only for some data sets.
+    if name in ("", "?"):
+        name = f"{records.split} record {number}"
+    return f"{name}: {pixels.reason(error)}"
 
 
 def in_threads(

@@ -56,7 +56,8 @@ class Versioned(nn.Module):
         assert isinstance(deterministic, bool)
         x = nn.Conv(3, (3, 3))(x)
         features = {"stage1": x, "pooled": x.mean((1, 2))}
-        return nn.Dense(4)(features["pooled"]), features
+        x = nn.Dropout(0.5, deterministic=deterministic)(features["pooled"])
+        return nn.Dense(4)(x), features
 
 
 class TinyNNX(nnx.Module):

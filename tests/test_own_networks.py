@@ -99,7 +99,11 @@ def test_other_words_for_the_mode_and_features():
     name = "own_nets:Versioned"
     network = models.create(name, 4)
     variables = models.init(KEY, name, 4, SHAPE)
-    outputs = network.apply(variables, images(), train=True)
+    outputs = network.apply(variables, images(), train=False)
+    module = own_nets.Versioned()
+    logits, _ = module.apply(variables, images())
+    np.testing.assert_array_equal(outputs.logits, logits)
+    assert models.needs_key(name, 4, SHAPE)
     assert outputs.features["stage1"].shape == (2, 8, 8, 3)
     assert models.version(name) == 3
     assert models.version("own_nets:Tiny") == 1

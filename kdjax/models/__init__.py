@@ -296,6 +296,8 @@ def init(
         dtype: of the parameters and statistics.
     """
     start = _start(identity(name), name, num_classes, image_shape, dtype)
+    if is_own(name) and _network(name, num_classes).given:
+        return start(key)  # compiled, a program would hold them as constants
     return _compiled(start)(fold(key, name, num_classes, init_index))
 
 

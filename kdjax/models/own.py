@@ -83,6 +83,11 @@ class Network(abc.ABC):
         """Whether its classes are in another order than its classifier's."""
         return False
 
+    @property
+    def given(self) -> bool:
+        """Whether its initial variables are given: they depend on no key."""
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork(Network):

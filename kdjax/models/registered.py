@@ -56,6 +56,11 @@ class FunctionNetwork(own.Network):
     function: Function
     name: str
 
+    @property
+    def given(self) -> bool:
+        """Whether its initial variables are given: they depend on no key."""
+        return True
+
     def _is_split(self) -> bool:
         variables = self.function.variables
         return (

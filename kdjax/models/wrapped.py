@@ -92,6 +92,11 @@ class Wrapped(own.Network):
         """Whether its classes are in another order than its classifier's."""
         return self.inner.reorders
 
+    @property
+    def given(self) -> bool:
+        """Whether its initial variables are given: they depend on no key."""
+        return self.inner.given
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed(Wrapped):

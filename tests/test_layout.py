@@ -15,7 +15,7 @@ FLOORS = (
     ("methods",),
     ("train",),
     ("experiment",),
-    ("main", "sweep", "preflight", "analysis"),
+    ("main", "sweep", "preflight", "analysis", "import_torch"),
 )
 BELOW = {
     room: {below for lower in FLOORS[:number] for below in lower}

@@ -35,11 +35,14 @@ def trained():
     labels = torch.from_numpy(digits.train.labels.astype(np.int64))
     torch.manual_seed(0)
     network = nets.ResNet([1] * 3, [16, 32, 64], 10, naming="kuangliu", channels=1)
-    rule = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    weights = list(network.parameters())
     for batch in torch.randperm(len(labels))[:1408].split(64):
-        rule.zero_grad()
-        F.cross_entropy(network(images[batch])[0], labels[batch]).backward()
-        rule.step()
+        loss = F.cross_entropy(network(images[batch])[0], labels[batch])
+        # By hand: importing torch.optim takes seconds.
+        for weight, slope in zip(
+            weights, torch.autograd.grad(loss, weights), strict=True
+        ):
+            weight.data -= 0.2 * slope
     with torch.no_grad():
         logits, _ = network.eval()(inputs(digits.test, digits.mean[0], digits.std[0]))
         plain, _ = network(inputs(digits.test, 0.0, 1.0))
@@ -74,7 +77,10 @@ def test_a_network_is_told_evaluated_and_written(trained, file, tmp_path, capsys
         "fits resnet-8 with 10 classes for images of 1 channels, by the names of "
         "akamaster with option B"
     )
-    assert all(" -> [" in line for line in lines[3:5])
+    assert lines[3].split() == (
+        "conv1.weight params/stem/conv/kernel [16, 1, 3, 3] -> [3, 3, 1, 16]".split()
+    )
+    assert "batch_stats/" not in lines[4]
     assert lines[5] == "  and 45 more"
     percent = 100 * right / 360
     assert lines[6] == f"test accuracy on digits: {percent:.2f} % ({right} of 360)"
@@ -152,5 +158,5 @@ def test_damaged_folders_are_told(file, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_network(out)
     (out / "network.json").unlink()
-    with pytest.raises(UserError, match="already .networks/student"):
+    with pytest.raises(UserError, match=r"already \(networks/student"):
         save_network(out, SavedNetwork("resnet-8", 10, DIGITS), variables)

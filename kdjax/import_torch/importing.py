@@ -40,42 +40,44 @@ class Import:
             check_free(out)  # before the work, not after it
         self._path, self._out = path, out
         self._found = found = import_torch.inspect(path)
-        guesses = [
-            guess
-            for guess in found.guesses.values()
-            if model is None or guess.model == model
-        ]
-        if guesses:
-            guess = guesses[0]
+        self._fits = {
+            layout: guess
+            for layout, guess in found.guesses.items()
+            if model in (None, guess.model)
+        }
+        if self._fits:
+            guess = next(iter(self._fits.values()))
         elif model is None or found.num_classes is None:
             raise UserError(f"{path} is no network that can be imported: {found.seems}")
-        else:  # which raises the error with the keys that differ
+        else:  # for which `rows_of` raises the error with the keys that differ
             guess = import_torch.Guess(model, found.num_classes, (32, 32, 3))
-        self._guess = guess
         self._read = (guess.model, guess.num_classes, guess.image_shape)
-        self._layout, self._rows = import_torch.rows_of(path, *self._read)
+        _, rows = import_torch.rows_of(path, *self._read)
+        self._rows = {row.key: row for row in rows}
 
     def show(self, rows: int) -> None:
         """Prints what the file holds and the first rows of the mapping."""
-        found, guess = self._found, self._guess
+        found = self._found
         wrapped = "".join(f"[{key!r}]" for key in found.wrapping)
         lines = [
             f"{self._path}: {found.format}"
             + (f", state dict in {wrapped}" if wrapped else "")
             + (f", all keys start with {found.prefix!r}" if found.prefix else ""),
             f"{len(found.keys)} tensors, {found.num_values:,} values",
-            f"fits {guess.model} with {guess.num_classes} classes for images of "
-            f"{guess.image_shape[-1]} channels, by the names of {self._layout.name}",
         ]
-        shapes = flatten_dict(models.shapes(*self._read))
-        width = max(len(row.key) for row in self._rows)
-        for row in self._rows[:rows]:
-            shape = " -> ".join(
-                str(list(s)) for s in (row.shape, shapes[row.path].shape)
+        for layout, guess in self._fits.items():
+            lines.append(
+                f"fits {guess.model} with {guess.num_classes} classes for images of "
+                f"{guess.image_shape[-1]} channels, by the names of {layout.name}"
             )
-            lines.append(f"  {row.key:{width}}  {'/'.join(row.path)}  {shape}")
-        if rows < len(self._rows):
-            lines.append(f"  and {len(self._rows) - rows} more")
+        shapes = flatten_dict(models.shapes(*self._read))
+        width = max(map(len, found.keys))
+        for key in found.keys[:rows]:
+            row = self._rows[key]
+            sizes = f"{list(row.shape)} -> {list(shapes[row.path].shape)}"
+            lines.append(f"  {key:{width}}  {'/'.join(row.path)}  {sizes}")
+        if rows < len(found.keys):
+            lines.append(f"  and {len(found.keys) - rows} more")
         for line in lines:
             console.print(line, markup=False)
 

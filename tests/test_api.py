@@ -18,6 +18,8 @@ from sklearn.datasets import load_digits
 import kdjax
 from configs import own
 from kdjax.experiment import own as experiment_own
+from kdjax.experiment.config import parse_config
+from kdjax.experiment.teachers import Teacher
 
 SMALL = {"epochs": 4, "batch_size": 32}
 
@@ -172,32 +174,39 @@ def test_a_teacher_in_any_form(distilled, digits, tmp_path, form):
 LOSSES: dict[str, float] = {}
 
 
-def test_a_chain_of_assistants(digits, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "student"),
+    [
+        ("dgkd", ["teacher", "assistant1", "assistant2"]),
+        ("dgkd_stochastic", ["teacher", "assistant1", "assistant2"]),
+        ("takd", ["assistant2"]),
+        ("kd", ["assistant2"]),
+    ],
+)
+def test_a_chain_of_assistants(digits, method, student):
     train, test = digits
-
-    def taught(method):
-        result = kdjax.distill(
-            student="tiny-3",
-            chain=["tiny-5", "tiny-4"],
-            teacher="tiny-6",
-            data=train,
-            test=test,
-            method=method,
-            workdir=tmp_path,
-            epochs=1,
-            batch_size=64,
-        )
-        return {
-            name: stage["teachers"] for name, stage in result.summary["stages"].items()
-        }
-
-    assert taught("dgkd") == {
+    request = experiment_own.Request(
+        data=experiment_own.own_data.register_arrays(*train, *test),
+        kind="arrays",
+        student="tiny-3",
+        chain=("tiny-5", "tiny-4"),
+        teacher=Teacher(source="tiny-6"),
+        method=method,
+    )
+    parsed = parse_config(experiment_own.config(request).to_dict())
+    dense = method.startswith("dgkd")
+    assert {name: list(stage.teachers) for name, stage in parsed.stages.items()} == {
         "teacher": [],
         "assistant1": ["teacher"],
-        "assistant2": ["teacher", "assistant1"],
-        "student": ["teacher", "assistant1", "assistant2"],
+        "assistant2": ["teacher", "assistant1"] if dense else ["assistant1"],
+        "student": student,
     }
-    assert taught("takd")["student"] == ["assistant2"]
+    assert [stage.model for stage in parsed.stages.values()] == [
+        "tiny-6",
+        "tiny-5",
+        "tiny-4",
+        "tiny-3",
+    ]
 
 
 def test_ctkd_trains_expert_and_scratch_teacher(digits, tmp_path):

@@ -81,15 +81,6 @@ def saved(network, path):
     return path
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Two of PyTorch's threads wait for each other in a loop where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def _grouped_convolutions_compile_fast(monkeypatch):
     """`test_mobile` shows that both ways to compute them agree."""
@@ -199,7 +190,8 @@ def test_a_network_is_told_by_its_shapes(name, classes):
         network = SIZES[name, classes]()
     shapes = {key: tuple(value.shape) for key, value in tensors(network).items()}
     (found,) = guesses(shapes).values()
-    assert found == import_torch.Guess(name, classes, (32, 32, 3))
+    side = 224 if name.startswith("imagenet") else 32
+    assert found == import_torch.Guess(name, classes, (side, side, 3))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ FLOORS = (
     ("methods",),
     ("train",),
     ("experiment",),
-    ("main", "sweep", "preflight", "analysis", "api"),
+    ("main", "sweep", "preflight", "analysis", "import_torch", "api"),
 )
 BELOW = {
     room: {below for lower in FLOORS[:number] for below in lower}

@@ -4,8 +4,12 @@ Written from the papers and the repositories' names. Each returns logits and the
 features that kdjax names, `[batch, channels, height, width]`.
 """
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+
+# Two of PyTorch's threads wait for each other in a loop where cores are busy.
+torch.set_num_threads(1)
 
 
 def conv(inputs, outputs, size=3, stride=1, groups=1, bias=False):

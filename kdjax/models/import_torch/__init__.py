@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdjax.models import Variables
-from kdjax.models.import_torch import files, mapping
+from kdjax.models.import_torch import describe, files, mapping
 from kdjax.models.import_torch.fit import fitting, guesses, layouts_of, seems
 from kdjax.models.import_torch.layout import Guess, Layout
 from kdjax.models.import_torch.layouts import LAYOUTS
@@ -44,7 +44,7 @@ class Found:
         keys: of its tensors, BatchNorm's counters of batches left out.
         num_values: in all tensors together.
         guesses: the networks that have exactly these tensors, by layout.
-        num_classes: theirs, or None where there are none.
+        num_classes: outputs of the last dense layer, or None where there is none.
         seems: in words, what the file seems to hold.
     """
 
@@ -73,7 +73,7 @@ def inspect(path: str | Path) -> Found:
         keys=tuple(state.tensors),
         num_values=sum(array.size for array in state.tensors.values()),
         guesses=fits,
-        num_classes=next((guess.num_classes for guess in fits.values()), None),
+        num_classes=describe.num_classes(state.shapes),
         seems=seems(state.shapes),
     )
 
@@ -85,7 +85,7 @@ def num_classes_of(path: str | Path) -> int:
         UserError: the file cannot be read, or holds no network that kdjax has.
     """
     found = inspect(path)
-    if found.num_classes is None:
+    if found.num_classes is None or not found.guesses:
         raise UserError(f"{path} is no network that can be imported: {found.seems}")
     return found.num_classes
 

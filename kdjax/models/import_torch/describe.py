@@ -3,10 +3,16 @@
 from kdjax.models.import_torch.layout import Shapes, count
 
 
+def num_classes(shapes: Shapes) -> int | None:
+    """Returns the outputs of the last dense layer, or None where there is none."""
+    matrices = [shape for shape in shapes.values() if len(shape) == 2]
+    return matrices[-1][0] if matrices else None
+
+
 def describe(shapes: Shapes) -> str:
     """Returns in words what a state dict holds, as far as names and shapes tell."""
-    classes = [shape[0] for shape in shapes.values() if len(shape) == 2][-1:]
-    of = f" with {classes[0]} classes" if classes else ""
+    classes = num_classes(shapes)
+    of = f" with {classes} classes" if classes else ""
     if "features.0.weight" in shapes and any("classifier" in key for key in shapes):
         return (
             f"it looks like a network{of} of one sequence 'features', as torchvision, "

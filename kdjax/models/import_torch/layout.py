@@ -19,7 +19,7 @@ class Guess:
         model: its name.
         num_classes: the number of classes.
         image_shape: height, width and channels. Only plain CNNs depend on height and
-            width; for all others 32x32 stands for any size.
+            width; for all others 32x32 or 224x224 stands for any size.
     """
 
     model: str

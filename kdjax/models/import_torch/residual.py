@@ -80,7 +80,8 @@ def _four_stages(
         bottlenecks = f"{block(1, 0)}.{layer(3)}.weight" in shapes
         for depth, known in imagenet_resnet.BLOCKS.items():
             if blocks == known and bottlenecks == (depth > 34):
-                return guess(shapes, f"{family}-{depth}", stem, head)
+                side = 224 if size == 7 else 32
+                return guess(shapes, f"{family}-{depth}", stem, head, side)
         return None
 
     return tell

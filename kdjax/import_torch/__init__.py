@@ -1,0 +1,1 @@
+"""The command that looks into files of PyTorch's tensors and imports networks."""

@@ -84,8 +84,8 @@ def test_the_share_is_the_steps_and_the_partners_are_the_micro_batchs():
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_shares_have_the_moments_of_the_beta_distribution(alpha):
+def test_shares_have_the_moments_of_the_beta_distribution():
+    alpha = 0.3
     keys = jax.random.split(jax.random.key(0), 2000)
     batch = Batch(jnp.zeros((2, 1)), jnp.arange(2), jnp.arange(2))
 

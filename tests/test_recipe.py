@@ -107,7 +107,8 @@ def test_every_networks_gradient_is_clipped_by_its_own_norm(optimizer, rng):
     recipe = Recipe(
         optimizer=optimizer, clip_norm=2.0, momentum=0.5, milestones=(), nesterov=False
     )
-    shapes = {"student": {"w": (3, 4), "b": (4,)}, "scratch": {"w": (2, 2)}}
+    # An adapter may have no parameters.
+    shapes = {"student": {"w": (3, 4), "b": (4,)}, "scratch": {"w": (2, 2)}, "none": {}}
     start = jax.tree.map(
         lambda shape: rng.normal(size=shape),
         shapes,
@@ -120,7 +121,9 @@ def test_every_networks_gradient_is_clipped_by_its_own_norm(optimizer, rng):
                 role: {
                     name: size * rng.normal(size=shapes[role][name]) for name in part
                 }
-                for (role, part), size in zip(shapes.items(), (3.0, 0.1), strict=True)
+                for (role, part), size in zip(
+                    shapes.items(), (3.0, 0.1, 0.0), strict=True
+                )
             }
         )
     tx, params = recipe.optimiser(3), jax.tree.map(jnp.asarray, start)

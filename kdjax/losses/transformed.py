@@ -46,9 +46,8 @@ def nkd(
         Unified Approach with Normalized Loss and Customized Soft Labels", ICCV 2023,
         the loss NKD.
 
-    **Deviations**: The factor tau^2 is in the paper's loss and in the published code.
-    An early version of that code left the label among the other classes; the present
-    one, as here, does not.
+    **Deviations**: None from the paper. Versions of the published code differ: in some
+    the label stays among the other classes.
     """
     student, teacher = _checks.pair(student, teacher, _checks.LOGITS)
     labels = _checks.labels("student", student, labels)

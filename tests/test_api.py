@@ -105,8 +105,9 @@ def test_what_is_there_is_not_trained_again(distilled, digits, capsys):
     out = capsys.readouterr().out
     assert "student seed 0  found in" in out
     assert "epoch" not in out.replace("12 epochs of", "").replace("last epoch", "")
-    assert again.summary["stages"]["student"]["digest"] == (
-        distilled.summary["stages"]["student"]["digest"]
+    assert (
+        again.summary["stages"]["student"]["digest"]
+        == (distilled.summary["stages"]["student"]["digest"])
     )
 
 
@@ -121,9 +122,10 @@ def test_the_doors_below(distilled, digits, tmp_path):
     config = json.loads((distilled.workdir / "results.json").read_text())["config"]
     run = kdjax.run(config, distilled.workdir, stages=["teacher"])
     assert list(run.summary["stages"]) == ["teacher"]
-    assert run.accuracy == distilled.summary["stages"]["teacher"][
-        "test_accuracy"
-    ]["median"]
+    assert (
+        run.accuracy
+        == distilled.summary["stages"]["teacher"]["test_accuracy"]["median"]
+    )
 
 
 def accuracy_of(distilled):

@@ -8,10 +8,11 @@ import pytest
 import tiny
 
 from configs import kd
-from kdjax import models
+from kdjax import methods, models
 from kdjax.experiment import finished, given, predictions
 from kdjax.experiment.build import open_data
 from kdjax.experiment.config import parse_config
+from kdjax.experiment.given_stages import with_images
 from kdjax.experiment.run import Run
 from kdjax.models.table import NAME as TABLE
 from kdjax.runtime.errors import UserError
@@ -192,6 +193,27 @@ def test_what_is_not_there_or_of_another_network(
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+READ_LOGITS = {"kd", "dkd", "dist", "dgkd", "ensemble", "nkd", "wttm"}
+
+
+TAUGHT = [name for name, made in methods.METHODS.items() if made.num_teachers != 0]
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_predictions_serve_every_method_of_logits(tmp_path, method):
+    np.save(tmp_path / "logits.npy", np.zeros((192, 10)))
+    made = config(method)
+    made["stages"]["teacher"] = {"model": TABLE, "given": str(tmp_path / "logits.npy")}
+    parsed = parse_config(made)
+    if method in READ_LOGITS:
+        assert with_images(parsed, open_data(parsed)).stages["teacher"].given
+        return
+    with pytest.raises(UserError) as error:
+        with_images(parsed, open_data(parsed))
+    assert method in str(error.value)
+    assert "choices" in str(error.value)
 
 
 def test_variables_of_this_process(before, tmp_path):

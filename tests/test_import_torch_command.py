@@ -78,7 +78,19 @@ def test_a_network_is_told_evaluated_and_written(trained, file, tmp_path, capsys
         "akamaster with option B"
     )
     assert lines[3].split() == (
-        "conv1.weight params/stem/conv/kernel [16, 1, 3, 3] -> [3, 3, 1, 16]".split()
+        [
+            "conv1.weight",
+            "params/stem/conv/kernel",
+            "[16,",
+            "1,",
+            "3,",
+            "3]",
+            "->",
+            "[3,",
+            "3,",
+            "1,",
+            "16]",
+        ]
     )
     assert "batch_stats/" not in lines[4]
     assert lines[5] == "  and 45 more"

@@ -14,6 +14,7 @@ from kdjax.experiment import given
 from kdjax.experiment.config import Experiment, Stage
 from kdjax.experiment.given import Givens
 from kdjax.experiment.predictions import is_table
+from kdjax.models import Outputs
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 from kdjax.train.evaluation import evaluate
@@ -32,6 +33,7 @@ def with_images(experiment: Experiment, images: Images | Source) -> Experiment:
         images: the data set, or what is known of it.
     """
     for stage in experiment.stages.values():
+        _check_tables(stage, experiment)
         given.check(stage.given)
         given.check((stage.start,) if stage.start else ())
     return dataclasses.replace(
@@ -41,6 +43,31 @@ def with_images(experiment: Experiment, images: Images | Source) -> Experiment:
             for name, stage in experiment.stages.items()
         },
     )
+
+
+def _check_tables(stage: Stage, experiment: Experiment) -> None:
+    """Raises UserError if a method wants more of a teacher than its predictions."""
+    for name in stage.teachers:
+        teacher = experiment.stages[name]
+        if not is_table(teacher.given):
+            continue
+        reason = ""
+        if stage.method.num_views > 1 or stage.method.call_teachers:
+            reason = "shows its teachers further images"
+        elif stage.method.replays:
+            reason = "replays how its teacher learned"
+        else:
+            logits = jax.ShapeDtypeStruct((2, 2), np.float32)
+            try:
+                jax.eval_shape(stage.method.teacher_targets, Outputs(logits, {}))
+            except (UserError, KeyError):
+                reason = "compares features of the networks"
+        if reason:
+            raise UserError(
+                f"stage {stage.name!r}: {name!r} is given by predictions alone, and "
+                f"method {stage.method_name!r} {reason}; choices: a teacher that is a "
+                "network, or a method of logits such as kd, dkd or dist"
+            )
 
 
 def _as_it_learned(stage: Stage, images: Images | Source) -> str:

@@ -300,10 +300,12 @@ class TestCache:
     def test_a_changed_file_is_read_again(self, photos, tmp_path):
         root = tmp_path / "p"
         shutil.copytree(photos, root)
+        path = root / "train" / "ant" / "!.bmp"
+        Image.new("RGB", (20, 20), "white").save(path)
         first = opened(root)
-        path = root / "train" / "ant" / "000.png"
         status = path.stat()
         Image.new("RGB", (20, 20)).save(path)
+        assert path.stat().st_size == status.st_size
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
         again = opened(root)
         assert (again.train.images[0] == 0).all()

@@ -300,10 +300,12 @@ class TestCache:
     def test_a_changed_file_is_read_again(self, photos, tmp_path):
         root = tmp_path / "p"
         shutil.copytree(photos, root)
+        path = root / "train" / "ant" / "!.bmp"
+        Image.new("RGB", (20, 20), "white").save(path)
         first = opened(root)
-        path = root / "train" / "ant" / "000.png"
         status = path.stat()
         Image.new("RGB", (20, 20)).save(path)
+        assert path.stat().st_size == status.st_size
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
         again = opened(root)
         assert (again.train.images[0] == 0).all()
@@ -484,7 +486,7 @@ class TestParquet:
         parquet.write_table(table, path, **options)
 
     @pytest.mark.parametrize("below", ["data", "."])
-    def test_the_hubs_files(self, rng, tmp_path, below):
+    def test_the_hubs_files(self, rng, tmp_path, below, capsys):
         cells, images = rows(rng, 12)
         labels = np.array([0, 1, 2] * 4)
         names, folder = ["ant", "bee", "cow"], tmp_path / below
@@ -508,6 +510,7 @@ class TestParquet:
         np.testing.assert_array_equal(data.test.images, test_images)
         np.testing.assert_array_equal(data.test.labels, [2, 1, 0, 0])
         assert data.classes == ("ant", "bee", "cow")
+        assert "test is not read: its labels are secret" in capsys.readouterr().out
         with streamed(tmp_path, "parquet", workers=1) as other:
             (batch,) = other.train(np.arange(12)[::-1], 0, 0, 12)
             np.testing.assert_array_equal(batch.images, images[::-1])
@@ -543,6 +546,9 @@ class TestParquet:
             opened(path, "parquet")
         self.write(self.table([1, 2, 3, 4], [0, 1, 0, 1]), path)
         with pytest.raises(UserError, match="'image' holds int, not encoded images"):
+            opened(path, "parquet")
+        self.write(self.table(cells, [[0], [1], [0], [1]]), path)
+        with pytest.raises(UserError, match="'label' holds list, not integers or"):
             opened(path, "parquet")
         path.write_bytes(b"no parquet")
         with pytest.raises(UserError, match=r"train\.parquet cannot be read: "):

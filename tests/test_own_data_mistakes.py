@@ -115,6 +115,8 @@ class TestArrays:
             ([0.0, np.nan] * 3, "dtype float64, NaN at 1; give integers from 0"),
             ([0.0, 1.0] * 3, "dtype float64; give integers from 0"),
             ([True, False] * 3, "dtype bool; give integers from 0"),
+            (3, r"shape \(\); give one integer or name an image"),
+            ([[0], [1, 2]] * 3, "labels are not one integer or name an image"),
             (np.eye(6), r"shape \(6, 6\); give one integer or name an image"),
         ],
     )
@@ -131,6 +133,7 @@ class TestArrays:
             (GOOD[0], r"shape \(9, 9\)"),
             (GOOD[:, :5], "9x5 pixels; the least is 8x8"),
             (GOOD[:0], "0 images, but 6 labels"),
+            ([GOOD[0], GOOD[0, :8]], "images are of several shapes; give one uint8"),
         ],
     )
     def test_images(self, images, message):

@@ -107,6 +107,7 @@ def test_parts_have_the_areas_and_ratios_that_are_asked_for():
     assert (top >= -0.02).all()
     assert (top + high <= size + 0.02).all()
     assert top.round().min() == 0
+    assert (top + high)[high < size - 4].round().max() == size
 
 
 def test_a_part_that_never_fits_is_the_largest_in_the_middle(images):

@@ -45,10 +45,10 @@ def from_arrays(
     if (test_images is None) != (test_labels is None):
         raise UserError(f"{what}: test_images and test_labels belong together")
     parts = [pixels.check_array(images, f"{what}: images")]
-    given = [labels]
+    given = [checks.plain(labels, f"{what}: labels")]
     if test_images is not None:
         parts.append(pixels.check_array(test_images, f"{what}: test_images"))
-        given.append(test_labels)
+        given.append(checks.plain(test_labels, f"{what}: test_labels"))
         if parts[0].shape[1:] != parts[1].shape[1:]:
             raise UserError(
                 f"{what}: images are {parts[0].shape[1:]}, test_images "

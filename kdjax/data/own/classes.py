@@ -1,6 +1,7 @@
 """Class names and labels: made whole numbers, and checked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,8 +63,8 @@ def check_counts(
 
 
 def encode(
-    train: np.ndarray,
-    test: np.ndarray | None,
+    train: Any,
+    test: Any,
     names: Sequence[str] | None,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -79,9 +80,9 @@ def encode(
     Raises:
         UserError: labels of another kind, or as for the checks of this module.
     """
-    parts = [_plain(train, f"{what}: labels")]
+    parts = [plain(train, f"{what}: labels")]
     if test is not None:
-        parts.append(_plain(test, f"{what}: test_labels"))
+        parts.append(plain(test, f"{what}: test_labels"))
     texts = [part.dtype.kind == "U" for part in parts]
     if len(set(texts)) > 1:
         raise UserError(f"{what}: labels and test_labels are not both names")
@@ -125,9 +126,16 @@ def _union(parts: Sequence[np.ndarray]) -> tuple[str, ...]:
     return tuple(sorted({str(name) for part in parts for name in np.unique(part)}))
 
 
-def _plain(labels: np.ndarray, what: str) -> np.ndarray:
-    """Returns labels as an array of integers or of strings."""
-    labels = np.asarray(labels)
+def plain(labels: Any, what: str) -> np.ndarray:
+    """Returns labels as an array of integers or of strings, `[N]`.
+
+    Raises:
+        UserError: they are of another kind or shape.
+    """
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise UserError(f"{what} are not one integer or name an image") from error
     if labels.ndim != 1:
         raise UserError(
             f"{what} have the shape {labels.shape}; give one integer or name an image"

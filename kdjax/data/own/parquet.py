@@ -117,8 +117,8 @@ def read(settings: OwnData) -> EncodedData:
         for split in SPLITS[1:]
         if split in files
     }
-    usable = (s for s, found in tests.items() if not (found == -1).all())
-    test = next(usable, next(iter(tests), None))
+    secret = [split for split, found in tests.items() if (found == -1).all()]
+    test = next((split for split in tests if split not in secret), None)
     encoded = checks.encode(train, tests[test] if test else None, names, label)
     splits = ("train", test) if test else ("train",)
     stamps = [_stamp(files[split], settings) for split in splits]
@@ -131,6 +131,7 @@ def read(settings: OwnData) -> EncodedData:
         test=records[1] if test else None,
         classes=encoded[2],
         stamp="-".join(stamps),
+        note=f"{secret[0]} is not read: its labels are secret (-1)" if secret else "",
     )
 
 
@@ -169,7 +170,13 @@ def _labels(
             column = opened.read([settings.label_column])[settings.label_column]
             if column.null_count:
                 raise UserError(f"{file}: {column.null_count} rows have no label")
-            columns.append(np.array(column.to_pylist()))
+            values = column.to_pylist()
+            if not all(isinstance(value, int | str) for value in values[:1]):
+                raise UserError(
+                    f"{file}: the column {settings.label_column!r} holds "
+                    f"{type(values[0]).__name__}, not integers or names"
+                )
+            columns.append(np.array(values))
     return np.concatenate(columns), names
 
 

@@ -121,7 +121,7 @@ def check_size(image: Image.Image) -> None:
         )
 
 
-def check_array(images: np.ndarray, what: str) -> np.ndarray:
+def check_array(images: Any, what: str) -> np.ndarray:
     """Returns images as uint8 `[N, H, W, C]`, C being 1 or 3.
 
     Args:
@@ -131,7 +131,12 @@ def check_array(images: np.ndarray, what: str) -> np.ndarray:
     Raises:
         UserError: another dtype or shape, or images that are too small.
     """
-    images = np.asarray(images)
+    try:
+        images = np.asarray(images)
+    except ValueError as error:
+        raise UserError(
+            f"{what} are of several shapes; give one uint8 array, or a folder"
+        ) from error
     if images.dtype.kind == "f":
         line = f"{what} are {images.dtype} pixels"
         finite = np.isfinite(images)

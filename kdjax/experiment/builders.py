@@ -21,7 +21,7 @@ from kdjax.data.sources import SOURCES, expected
 from kdjax.data.streaming.crop import Crop
 from kdjax.methods import METHODS
 from kdjax.models import MODELS, Outputs
-from kdjax.models.own import told
+from kdjax.models.checks import told
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.settings import build

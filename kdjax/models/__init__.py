@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from kdjax.models import (
     bottleneck_resnet,
+    checks,
+    construct,
     imagenet_resnet,
     mobilenetv2,
     names,
@@ -29,8 +31,9 @@ from kdjax.models import (
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.models.function import Function
 from kdjax.models.names import is_own
-from kdjax.models.registered import Function, function_id, register
+from kdjax.models.registered import function_id, register
 from kdjax.models.wrapped import preprocessed, with_levels
 from kdjax.runtime import backend
 from kdjax.runtime.entry_points import Registry
@@ -127,12 +130,12 @@ def create(name: str, num_classes: int) -> Any:
     if not is_own(name):
         return _family(name).create(name, num_classes)
     if (value := registered.find(name)) is not None:
-        return registered.network(value, name, num_classes)
+        return construct.of_object(value, name, num_classes)
     reference, target = names.parse(name), _target(name)
     if _is_wrapped(target):
         kwargs = {**reference.kwargs, "name": name}
         reference = reference._replace(kwargs=kwargs)
-    return registered.called(target, reference, name, num_classes)
+    return construct.called(target, reference, name, num_classes)
 
 
 def _target(name: str) -> Any:
@@ -207,12 +210,12 @@ def _needs_key(
 ) -> bool:
     if not any(map(is_own, (name, *_parts(name)))):
         return False
-    return own.needs_key(_network(name, num_classes), image_shape)
+    return checks.needs_key(_network(name, num_classes), image_shape)
 
 
 def _network(name: str, num_classes: int) -> own.Network:
     """Returns any network with a name to tell of in errors."""
-    return registered.wrap(create(name, num_classes), name)
+    return construct.wrap(create(name, num_classes), name)
 
 
 def packages(name: str) -> dict[str, str]:
@@ -360,6 +363,6 @@ def _shapes(
 ) -> Variables:
     if any(map(is_own, (name, *_parts(name)))):
         network = _network(name, num_classes)
-        own.check(network, name, num_classes, image_shape)
+        checks.check(network, name, num_classes, image_shape)
     start = _start(identity, name, num_classes, image_shape, dtype)
     return jax.eval_shape(start, jax.random.key(0))

@@ -5,21 +5,18 @@ module alone, and the module's fit here.
 """
 
 import abc
-import contextlib
-import contextvars
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from kdjax.models.base import Outputs, Variables
-from kdjax.models.names import brief
+from kdjax.models import capture
+from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError
 
 # What a module's `__call__` may name the mode, and whether it is the training mode.
@@ -127,7 +124,7 @@ class LinenNetwork(Network):
     ) -> Any:
         """Returns the module's outputs."""
         kwargs = mode(type(self.module), train, self.name)
-        captured = current_capture()
+        captured = capture.current()
         changing = () if mutable is False else tuple(mutable)  # type: ignore[arg-type]
         result, new = self.module.apply(
             variables,
@@ -249,167 +246,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_describe, value))})"
     return f"an object of type {type(value).__name__}"
-
-
-@contextlib.contextmanager
-def told(
-    name: str,
-    image_shape: tuple[int, ...],
-    advice: Callable[[], str] = lambda: "",
-) -> Iterator[None]:
-    """Turns an error of somebody else's network into one line.
-
-    Args:
-        name: the network's.
-        image_shape: height, width and channels.
-        advice: returns what else the line says.
-
-    Raises:
-        UserError: instead of any other error.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        size = "x".join(map(str, image_shape))
-        raise UserError(
-            f"model {name!r} fails on images of {size}: {brief(error)}{advice()}"
-        ) from error
-
-
-def _taken(network: Network, image_shape: tuple[int, ...]) -> Callable[[], str]:
-    """Returns a function to the larger images that a network can take, if any."""
-
-    def advice() -> str:
-        for factor in (2, 4, 8, 16, 32):
-            height, width = (side * factor for side in image_shape[:2])
-            images = jax.ShapeDtypeStruct(
-                (2, height, width, *image_shape[2:]), jnp.float32
-            )
-            with contextlib.suppress(Exception):
-                jax.eval_shape(network.init_with_output, jax.random.key(0), images)
-                return f" (it takes {height}x{width}: image_size)"
-        return ""
-
-    return advice
-
-
-def check(
-    network: Network, name: str, num_classes: int, image_shape: tuple[int, int, int]
-) -> None:
-    """Checks a network by its shapes: nothing is computed.
-
-    Args:
-        network: what `name` stands for.
-        name: for errors.
-        num_classes: the data set's.
-        image_shape: height, width and channels.
-
-    Raises:
-        UserError: it fails, keeps variables that cannot be trained, gives another
-            number of logits, or its maps have no positions left.
-    """
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with told(name, image_shape, _taken(network, image_shape)):
-        variables = jax.eval_shape(network.init, jax.random.key(0), images)
-        if others := sorted(
-            key
-            for key, part in variables.items()
-            if key not in ("params", "batch_stats") and jax.tree.leaves(part)
-        ):
-            raise UserError(
-                f"model {name!r} keeps variables in {', '.join(others)}; choices: "
-                "params, batch_stats"
-            )
-        outputs = jax.eval_shape(network.apply, variables, images)
-    if (given := outputs.logits.shape[-1]) != num_classes:
-        raise UserError(
-            f"model {name!r} gives {given} logits; the data set has {num_classes} "
-            "classes"
-        )
-    for feature, value in outputs.features.items():
-        if not value.size:
-            raise UserError(
-                f"model {name!r}: images of {image_shape[0]}x{image_shape[1]} are too "
-                f"small: nothing is left of {feature!r} {list(value.shape)}"
-            )
-
-
-def needs_key(network: Network, image_shape: tuple[int, ...]) -> bool:
-    """Returns whether a network asks for random numbers in training mode.
-
-    Args:
-        network: in question.
-        image_shape: height, width and channels.
-
-    Raises:
-        UserError: it fails in training mode.
-    """
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    variables: Variables = jax.eval_shape(network.init, jax.random.key(0), images)
-
-    def train(variables: Variables, images: jax.Array) -> Any:
-        return network.apply(variables, images, True, ["batch_stats"])
-
-    with told(network.name, image_shape):
-        try:
-            jax.eval_shape(train, variables, images)
-        except flax.errors.InvalidRngError:
-            return True
-    return False
-
-
-@dataclasses.dataclass
-class Captured:
-    """What the parts of a network return while it runs.
-
-    Attributes:
-        wanted: paths of the parts whose outputs are kept.
-        seen: paths of all parts that ran.
-        values: outputs by path; of a part that ran several times, the last.
-    """
-
-    wanted: tuple[str, ...]
-    seen: list[str] = dataclasses.field(default_factory=list)
-    values: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def sees(self, path: Sequence[str]) -> bool:
-        """Returns whether the output of a path's part is wanted; lists the part."""
-        text = "/".join(path)
-        if text and text not in self.seen:
-            self.seen.append(text)
-        return text in self.wanted
-
-    def asks(self, module: nn.Module, method: str) -> bool:
-        """Returns whether a linen module's method returns what is wanted."""
-        return method == "__call__" and self.sees(module.path)
-
-    def add(self, path: Sequence[str], value: Any) -> None:
-        """Takes what the part at a path returned."""
-        self.values["/".join(path)] = value
-
-
-_captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
-    "captured", default=None
-)
-
-
-def current_capture() -> Captured | None:
-    """Returns where a network puts its parts' outputs, if somebody asks for them."""
-    return _captured.get()
-
-
-@contextlib.contextmanager
-def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
-    """Keeps the outputs of some parts of the network that runs inside.
-
-    Args:
-        wanted: the parts' paths, such as 'block2/conv'.
-    """
-    captured = Captured(wanted)
-    token = _captured.set(captured)
-    try:
-        yield captured
-    finally:
-        _captured.reset(token)

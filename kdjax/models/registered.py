@@ -8,7 +8,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,101 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.models import names, own
+from kdjax.models import checks, construct, names
+from kdjax.models.function import Function
 from kdjax.runtime.computation import computation_id
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
 
 _objects: dict[str, tuple[int, Any]] = {}
 _counter = itertools.count(1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Function:
-    """A function of JAX as a frozen teacher.
-
-    Attributes:
-        apply: `(variables, images) -> logits`, or logits with a dictionary of features,
-            or `Outputs`; in evaluation mode.
-        variables: a tree of arrays.
-        name: for people.
-    """
-
-    apply: Callable[[Any, jax.Array], Any]
-    variables: Any
-    name: str = "function"
-
-
-@dataclasses.dataclass(frozen=True)
-class FunctionNetwork(own.Network):
-    """A frozen teacher that is a function.
-
-    Its 'params' are the function's variables, or their 'params' where they have
-    'params' and 'batch_stats' alone.
-
-    Attributes:
-        function: what it runs.
-        name: for errors.
-    """
-
-    function: Function
-    name: str
-
-    @property
-    def given(self) -> bool:
-        """Whether its initial variables are given: they depend on no key."""
-        return True
-
-    def _is_split(self) -> bool:
-        variables = self.function.variables
-        return (
-            isinstance(variables, Mapping)
-            and "params" in variables
-            and set(variables) <= {"params", "batch_stats"}
-        )
-
-    def init(
-        self, key: jax.Array, images: jax.Array, train: bool = False
-    ) -> dict[str, Any]:
-        """Returns the function's variables: they are given."""
-        del key, images, train
-        variables = self.function.variables
-        return jax.tree.map(
-            jnp.asarray, dict(variables) if self._is_split() else {"params": variables}
-        )
-
-    def apply(
-        self,
-        variables: Mapping[str, Any],
-        images: jax.Array,
-        train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
-    ) -> Any:
-        """Returns the function's outputs.
-
-        Raises:
-            UserError: it is asked to train.
-        """
-        del rngs
-        if train:
-            raise UserError(
-                f"model {self.name!r} is a function: it can teach, but not be trained"
-            )
-        given: Any = dict(variables)
-        if not self._is_split():
-            given = given["params"]
-        elif "batch_stats" not in self.function.variables:
-            given.pop("batch_stats", None)
-
-        # Numbers that count something came back as floats, as all parameters do.
-        def restored(leaf: Any, own: Any) -> Any:
-            dtype = jnp.asarray(own).dtype
-            return leaf if jnp.issubdtype(dtype, jnp.floating) else leaf.astype(dtype)
-
-        given = jax.tree.map(restored, given, self.function.variables)
-        outputs = own.as_outputs(self.function.apply(given, images), self.name)
-        return outputs if mutable is False else (outputs, {})
 
 
 def function_id(name: str, image_shape: tuple[int, int, int]) -> str:
@@ -128,7 +41,7 @@ def function_id(name: str, image_shape: tuple[int, int, int]) -> str:
         raise UserError(f"model {name!r} is not a function")
     variables = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, function.variables))
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with own.told(name, image_shape):
+    with checks.told(name, image_shape):
         return computation_id(function.apply, variables, images)
 
 
@@ -167,7 +80,7 @@ def register(module: Any) -> str:
         if _leads_to(reference, cls) and all(map(_is_literal, fields.values())):
             return names.canonical(reference)
         return _keep(_hashed(cls, _code(fields)), module)
-    if _is_nnx(module):
+    if construct.is_nnx(module):
         from kdjax.models.foreign import nnx
 
         return _keep(_hashed(type(module), nnx.content(module)), module)
@@ -202,116 +115,6 @@ def find(name: str) -> Any:
 def generation(name: str) -> int:
     """Returns a number that tells apart the objects that one name stood for."""
     return _objects[name][0] if name in _objects else 0
-
-
-def network(value: Any, name: str, num_classes: int) -> own.Network:
-    """Returns a registered object as a network of the package.
-
-    Raises:
-        UserError: it is no module.
-    """
-    if isinstance(value, Function):
-        return FunctionNetwork(value, name)
-    if isinstance(value, type) or inspect.isfunction(value):
-        return called(value, names.Reference("", value.__qualname__), name, num_classes)
-    return wrap(value, name)
-
-
-def called(
-    target: Callable, reference: names.Reference, name: str, num_classes: int
-) -> own.Network:
-    """Returns the network that a class or function makes.
-
-    Args:
-        target: the class or function.
-        reference: with the arguments to call it with.
-        name: the network's.
-        num_classes: given to it if it takes that.
-
-    Raises:
-        UserError: it refuses its arguments, or returns no module.
-    """
-    kwargs = names.with_classes(target, reference, num_classes)
-    seeded = "rngs" in names.signature(target).parameters
-    if seeded or _is_nnx(target):
-        return _nnx_network(target, reference, kwargs, name, seeded)
-    try:
-        value = target(*reference.args, **kwargs)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _refusal(target, reference, name, error) from error
-    return wrap(value, name)
-
-
-def wrap(value: Any, name: str) -> own.Network:
-    """Returns an object as a network of the package.
-
-    Raises:
-        UserError: it is no module.
-    """
-    if isinstance(value, own.Network):
-        return value
-    if isinstance(value, nn.Module):
-        return own.LinenNetwork(value, name)
-    if _is_nnx(value):
-        from kdjax.models.foreign import nnx
-
-        return nnx.NNXNetwork(nnx.from_instance(value), name)
-    raise UserError(
-        f"model {name!r} is of type {type(value).__name__}, not a module of flax "
-        "(linen or NNX)"
-    )
-
-
-def _nnx_network(
-    target: Callable,
-    reference: names.Reference,
-    kwargs: dict[str, Any],
-    name: str,
-    seeded: bool,
-) -> own.Network:
-    from kdjax.models.foreign import nnx
-
-    try:
-        rngs = {"rngs": None} if seeded else {}
-        names.signature(target).bind(*reference.args, **kwargs, **rngs)
-    except TypeError as error:
-        raise _refusal(target, reference, name, error) from error
-
-    def make(rngs: Any) -> Any:
-        streams = {"rngs": rngs} if seeded else {}
-        try:
-            return target(*reference.args, **kwargs, **streams)
-        except UserError:
-            raise
-        except Exception as error:
-            raise _refusal(target, reference, name, error) from error
-
-    return nnx.NNXNetwork(make, name)
-
-
-def _refusal(
-    target: Callable, reference: names.Reference, name: str, error: Exception
-) -> UserError:
-    hidden = ("parent", "name", "rngs")
-    arguments = [
-        str(parameter)
-        for parameter in names.signature(target).parameters.values()
-        if parameter.name not in hidden
-    ]
-    takes = f"; it takes ({', '.join(arguments)})" if arguments else ""
-    return UserError(
-        f"model {name!r}: {reference.attribute} refuses its arguments: "
-        f"{names.brief(error)}{takes}"
-    )
-
-
-def _is_nnx(value: Any) -> bool:
-    """Returns whether something is an NNX module or its class."""
-    nnx = sys.modules.get("flax.nnx")  # not imported: nobody can have made one
-    cls = value if isinstance(value, type) else type(value)
-    return nnx is not None and issubclass(cls, nnx.Module)
 
 
 def _leads_to(reference: names.Reference, target: Any) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from kdjax.models import names, own
 from kdjax.models.base import Outputs
+from kdjax.models.checks import told
 from kdjax.models.layers import torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
@@ -196,7 +197,7 @@ def _traced(network: Any, name: str) -> tuple[Outputs, Any]:
     for shape in ((32, 32, 3), (32, 32, 1), (28, 28, 1), (224, 224, 3)):
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         try:
-            with own.told(name, shape):
+            with told(name, shape):
                 return jax.eval_shape(apply, images)
         except UserError as error:
             first = first or error

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from kdjax.models import names, own, registered
+from kdjax.models import capture, construct, names, own
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
@@ -47,7 +47,7 @@ class Wrapped(own.Network):
         from kdjax import models  # here: it imports this module
 
         network = models.create(self.network, self.num_classes)
-        return registered.wrap(network, self.network)
+        return construct.wrap(network, self.network)
 
     def init(
         self, key: jax.Array, images: jax.Array, train: bool = False
@@ -192,7 +192,7 @@ class Levels(Wrapped):
 
     def run(self, variables: Mapping[str, Any], images: jax.Array, **how: Any) -> Any:
         """Runs the network inside, with the levels as its features."""
-        with own.capturing(self.levels) as captured:
+        with capture.capturing(self.levels) as captured:
             result = super().run(variables, images, **how)
         outputs = result if isinstance(result, Outputs) else result[0]
         kept = {
@@ -203,7 +203,7 @@ class Levels(Wrapped):
         outputs = Outputs(outputs.logits, {**kept, **self._features(captured)})
         return outputs if isinstance(result, Outputs) else (outputs, result[1])
 
-    def _features(self, captured: own.Captured) -> dict[str, jax.Array]:
+    def _features(self, captured: capture.Captured) -> dict[str, jax.Array]:
         features: dict[str, jax.Array] = {}
         number = 0
         for level in self.levels:

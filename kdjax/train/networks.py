@@ -21,8 +21,8 @@ from kdjax.runtime.computation import computation_id
 Tree = TypeVar("Tree")
 """A tree of arrays."""
 Value = TypeVar("Value")
-Random = Callable[[str], jax.Array]
-"""Returns a role's random key of a micro-batch."""
+Random = Callable[[str, int], jax.Array]
+"""Returns the random key of a micro-batch for a model's name and an `init_index`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Networks:
             params: by role, complete.
             stats: by role.
             images: `[batch, height, width, channels]`, normalised.
-            random: the random key of a role; called for networks with dropout alone.
+            random: the random key of a network; called for those with dropout alone.
         """
         outputs, new_stats = {}, {}
         for role in self.roles:
@@ -184,7 +184,9 @@ class Networks:
         """Returns one trained network's outputs, as `apply_roles` does all."""
         variables = {"params": params[role], "batch_stats": stats[role]}
         name, compute = self.roles[role], self.compute or self.dtype
-        key = functools.partial(random, role) if random else None
+        # As for the start, no role enters: a scratch teacher retraces its expert.
+        index = self.method.init_indices(self.init_index).get(role, 0)
+        key = functools.partial(random, name, index) if random else None
         return apply_model(
             name, self.num_classes, compute, True, variables, images, key
         )

@@ -224,8 +224,8 @@ class Step(Networks):
         trained, rest = self._split(state.params)
 
         # With a position: the micro-batches of a step drop different units.
-        def random(role: str) -> jax.Array:
-            return fold(key, "step", step, "dropout", role, batch.index[0])
+        def random(name: str, index: int) -> jax.Array:
+            return fold(key, "step", step, "dropout", name, index, batch.index[0])
 
         def loss_fn(trained: dict[str, Any]) -> tuple[jax.Array, Any]:
             params = self.complete(_merge(trained, rest))

@@ -12,7 +12,7 @@ from flax import nnx
 from flax.errors import InvalidRngError
 from flax.nnx import bridge
 
-from kdjax.models import own
+from kdjax.models import capture, own
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
@@ -124,7 +124,7 @@ def content(module: nnx.Module) -> str:
 @contextlib.contextmanager
 def _recording(module: nnx.Module) -> Iterator[None]:
     """Records what the parts of a module return, where somebody asks for it."""
-    captured = own.current_capture()
+    captured = capture.current()
     if captured is None:
         yield
         return

@@ -1,0 +1,122 @@
+"""From classes, functions and objects of the user to networks of the package."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from kdjax.models import names, own
+from kdjax.models.function import Function, FunctionNetwork
+from kdjax.runtime.errors import UserError
+
+
+def of_object(value: Any, name: str, num_classes: int) -> own.Network:
+    """Returns a registered object as a network of the package.
+
+    Raises:
+        UserError: it is no module.
+    """
+    if isinstance(value, Function):
+        return FunctionNetwork(value, name)
+    if isinstance(value, type) or inspect.isfunction(value):
+        return called(value, names.Reference("", value.__qualname__), name, num_classes)
+    return wrap(value, name)
+
+
+def called(
+    target: Callable, reference: names.Reference, name: str, num_classes: int
+) -> own.Network:
+    """Returns the network that a class or function makes.
+
+    Args:
+        target: the class or function.
+        reference: with the arguments to call it with.
+        name: the network's.
+        num_classes: given to it if it takes that.
+
+    Raises:
+        UserError: it refuses its arguments, or returns no module.
+    """
+    kwargs = names.with_classes(target, reference, num_classes)
+    seeded = "rngs" in names.signature(target).parameters
+    if seeded or is_nnx(target):
+        return _nnx_network(target, reference, kwargs, name, seeded)
+    try:
+        value = target(*reference.args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _refusal(target, reference, name, error) from error
+    return wrap(value, name)
+
+
+def wrap(value: Any, name: str) -> own.Network:
+    """Returns an object as a network of the package.
+
+    Raises:
+        UserError: it is no module.
+    """
+    if isinstance(value, own.Network):
+        return value
+    if isinstance(value, nn.Module):
+        return own.LinenNetwork(value, name)
+    if is_nnx(value):
+        from kdjax.models.foreign import nnx
+
+        return nnx.NNXNetwork(nnx.from_instance(value), name)
+    raise UserError(
+        f"model {name!r} is of type {type(value).__name__}, not a module of flax "
+        "(linen or NNX)"
+    )
+
+
+def _nnx_network(
+    target: Callable,
+    reference: names.Reference,
+    kwargs: dict[str, Any],
+    name: str,
+    seeded: bool,
+) -> own.Network:
+    from kdjax.models.foreign import nnx
+
+    try:
+        rngs = {"rngs": None} if seeded else {}
+        names.signature(target).bind(*reference.args, **kwargs, **rngs)
+    except TypeError as error:
+        raise _refusal(target, reference, name, error) from error
+
+    def make(rngs: Any) -> Any:
+        streams = {"rngs": rngs} if seeded else {}
+        try:
+            return target(*reference.args, **kwargs, **streams)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _refusal(target, reference, name, error) from error
+
+    return nnx.NNXNetwork(make, name)
+
+
+def _refusal(
+    target: Callable, reference: names.Reference, name: str, error: Exception
+) -> UserError:
+    hidden = ("parent", "name", "rngs")
+    arguments = [
+        str(parameter)
+        for parameter in names.signature(target).parameters.values()
+        if parameter.name not in hidden
+    ]
+    takes = f"; it takes ({', '.join(arguments)})" if arguments else ""
+    return UserError(
+        f"model {name!r}: {reference.attribute} refuses its arguments: "
+        f"{names.brief(error)}{takes}"
+    )
+
+
+def is_nnx(value: Any) -> bool:
+    """Returns whether something is an NNX module or its class."""
+    nnx = sys.modules.get("flax.nnx")  # not imported: nobody can have made one
+    cls = value if isinstance(value, type) else type(value)
+    return nnx is not None and issubclass(cls, nnx.Module)

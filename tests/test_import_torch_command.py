@@ -77,20 +77,8 @@ def test_a_network_is_told_evaluated_and_written(trained, file, tmp_path, capsys
         "fits resnet-8 with 10 classes for images of 1 channels, by the names of "
         "akamaster with option B"
     )
-    assert lines[3].split() == (
-        [
-            "conv1.weight",
-            "params/stem/conv/kernel",
-            "[16,",
-            "1,",
-            "3,",
-            "3]",
-            "->",
-            "[3,",
-            "3,",
-            "1,",
-            "16]",
-        ]
+    assert " ".join(lines[3].split()) == (
+        "conv1.weight params/stem/conv/kernel [16, 1, 3, 3] -> [3, 3, 1, 16]"
     )
     assert "batch_stats/" not in lines[4]
     assert lines[5] == "  and 45 more"

@@ -103,6 +103,18 @@ def test_wrapped_state_dicts_are_found(wrapping, network, tmp_path):
         assert import_torch.num_classes_of(tmp_path / "net.th") == 10
 
 
+def test_numbers_that_numpy_1_saved_are_read(network, tmp_path):
+    content = {"net": network.state_dict(), "acc": np.float64(93.1)}
+    path = tmp_path / "net.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    assert written.count(b"numpy._core.multiarray\n") == 1
+    path.write_bytes(
+        written.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    )
+    assert import_torch.num_classes_of(path) == 10
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_safetensors_are_read_like_pytorchs(dtype, network, tmp_path):
     state = copy.deepcopy(network).to(dtype).state_dict()
@@ -238,7 +250,7 @@ def test_architectures_that_kdjax_lacks_are_described(refused):
     layers = torch.nn.Module()
     layers.features = torch.nn.Sequential(nets.conv(3, 64), torch.nn.BatchNorm2d(64))
     layers.classifier = torch.nn.Linear(64, 10)
-    assert "one sequence 'features'" in refused(layers.state_dict(), "vgg-8")
+    assert "of one sequence 'features'" in refused(layers.state_dict(), "vgg-8")
     assert "no classifier" in refused({"a.weight": torch.ones(3)})
     state = {"a.weight": torch.ones(4, 3)}
     assert "a network with 4 classes that kdjax does not know" in refused(state)

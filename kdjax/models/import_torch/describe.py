@@ -1,5 +1,7 @@
 """What a state dict that is no network of kdjax seems to be."""
 
+import re
+
 from kdjax.models.import_torch.layout import Shapes, count
 
 
@@ -13,7 +15,7 @@ def describe(shapes: Shapes) -> str:
     """Returns in words what a state dict holds, as far as names and shapes tell."""
     classes = num_classes(shapes)
     of = f" with {classes} classes" if classes else ""
-    if "features.0.weight" in shapes and any("classifier" in key for key in shapes):
+    if any(re.match(r"features\.\d+\.", key) for key in shapes):
         return (
             f"it looks like a network{of} of one sequence 'features', as torchvision, "
             "kuangliu and chenyaofo build VGG and MobileNetV2; those of kdjax differ "

@@ -57,7 +57,7 @@ def _check_tables(stage: Stage, experiment: Experiment) -> None:
         elif stage.method.replays:
             reason = "replays how its teacher learned"
         else:
-            logits = jax.ShapeDtypeStruct((2, 2), np.float32)
+            logits: Any = jax.ShapeDtypeStruct((2, 2), np.float32)
             try:
                 jax.eval_shape(stage.method.teacher_targets, Outputs(logits, {}))
             except (UserError, KeyError):

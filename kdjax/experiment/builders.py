@@ -70,8 +70,9 @@ class Setting:
 
 def network(word: str) -> str:
     """Returns a network's name: 'resnet56' is resnet-56, other words stay."""
-    # Also a family that ends in a digit, and one's own networks.
-    if word.split("-")[0] in MODELS or models.is_own(word):
+    if models.is_own(word):
+        return models.written(word)
+    if word.split("-")[0] in MODELS:  # also a family that ends in a digit
         return word
     return re.sub(r"(\d)", r"-\1", word, count=1)
 
@@ -92,8 +93,7 @@ def parse_arg(
     Raises:
         UserError: an unknown variant or key, or a value that is not of its type.
     """
-    # Commas within parentheses belong to a network's own arguments.
-    words = [word for word in re.split(r",(?![^()]*\))", arg) if word]
+    words = _split(arg)
     variant = variants[0]
     if words and "=" not in words[0]:
         variant = words.pop(0)
@@ -110,6 +110,18 @@ def parse_arg(
             kind = {int: "a whole number", float: "a number"}[known[key]]
             raise UserError(f"argument {word!r}: not {kind}") from None
     return variant, values
+
+
+def _split(arg: str) -> list[str]:
+    """Returns the words between commas; those in brackets are a network's own."""
+    words, depth = [""], 0
+    for char in arg:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and not depth:
+            words.append("")
+        else:
+            words[-1] += char
+    return [word for word in words if word]
 
 
 def numbers(

@@ -78,6 +78,7 @@ class Store:
         if stage.given:  # nothing of how others are trained decides it
             return {
                 **given,
+                **self._computation(stage.model),
                 "roles": {"student": _model(stage.model)},
                 "data": self.data,
                 "precision": experiment.precision,
@@ -101,6 +102,13 @@ class Store:
             "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,
         }
+
+    def _computation(self, model: str) -> dict[str, str]:
+        """Returns a hash of what a given function computes, which has no version."""
+        model = models.inner(model)
+        if not models.is_function(model):
+            return {}
+        return {"computation": models.function_id(model, self._dataset.image_shape)}
 
     def replica_of(self, teacher: str, seed: int) -> int:
         """Returns the replica of a teacher that teaches a stage's replica."""

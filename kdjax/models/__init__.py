@@ -33,7 +33,7 @@ from kdjax.models import (
 from kdjax.models.base import Outputs, Variables
 from kdjax.models.function import Function
 from kdjax.models.names import is_own
-from kdjax.models.registered import function_id, register
+from kdjax.models.registered import function_id, is_function, register
 from kdjax.models.wrapped import preprocessed, with_levels
 from kdjax.runtime import backend
 from kdjax.runtime.entry_points import Registry
@@ -50,6 +50,7 @@ __all__ = [
     "identity",
     "init",
     "inner",
+    "is_function",
     "is_own",
     "needs_key",
     "norms",
@@ -59,6 +60,7 @@ __all__ = [
     "shapes",
     "version",
     "with_levels",
+    "written",
 ]
 
 _BUILT_IN: dict[str, Any] = {
@@ -157,6 +159,20 @@ def _parts(name: str) -> tuple[str, ...]:
         network = names.parse(name).kwargs.get("network")
         return (network,) if isinstance(network, str) else ()
     return ()
+
+
+def written(name: str) -> str:
+    """Returns an own network's name in one way of writing: it is part of fingerprints.
+
+    Args:
+        name: such as 'nets:Net(width=3,x=1)'.
+
+    Raises:
+        UserError: it is of another form.
+    """
+    if names.is_object(name) or registered.find(name) is not None:
+        return name
+    return names.canonical(names.parse(name))
 
 
 def inner(name: str) -> str:

@@ -26,6 +26,11 @@ _objects: dict[str, tuple[int, Any]] = {}
 _counter = itertools.count(1)
 
 
+def is_function(name: str) -> bool:
+    """Returns whether a name is a `Function`'s that this process has registered."""
+    return isinstance(find(name), Function)
+
+
 def function_id(name: str, image_shape: tuple[int, int, int]) -> str:
     """Returns a hash of what a registered function computes, without its variables.
 

@@ -281,6 +281,22 @@ class TestStreamed:
 
 
 @pytest.mark.usefixtures("_new_cache")
+@pytest.mark.parametrize("form", ["png", "jpg", "gif", "tif", "webp", "bmp"])
+def test_a_description_decodes_no_pixel(tmp_path, monkeypatch, form):
+    write(tmp_path, splits(2, 1), form)
+
+    def fail(*args):
+        raise AssertionError("pixels were decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        patch.setattr("PIL.ImageFile.ImageFile.load_prepare", fail)
+        found = own.describe(settings(tmp_path))
+    assert (found.num_classes, found.train_size, found.test_size) == (3, 6, 3)
+    assert opened(tmp_path).image_shape == found.image_shape
+
+
+@pytest.mark.usefixtures("_new_cache")
 class TestCache:
     def test_a_second_start_opens_no_file(self, photos, monkeypatch):
         first, described = opened(photos), own.describe(settings(photos))

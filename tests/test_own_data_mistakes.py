@@ -51,6 +51,13 @@ class TestFolder:
         with pytest.raises(UserError, match=message):  # known when it is decoded
             opened(tmp_path)
 
+    def test_no_test_image_that_can_be_read(self, tmp_path):
+        write(tmp_path, splits(2, 1))
+        for path in tmp_path.glob("test/*/*"):
+            path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UserError, match="none of the test images can be read"):
+            opened(tmp_path, train_size=4)
+
     def test_one_class(self, tmp_path):
         write(tmp_path, {"ant": 2})
         fails(tmp_path, r"one class alone \('ant'\)")

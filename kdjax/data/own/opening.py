@@ -85,6 +85,9 @@ def _resident(own: OwnData, plan: Plan) -> Dataset:
         lines += broken
     _tell(own, lines)
     train, test = splits
+    for part, split in (("training", train), ("test", test)):
+        if not len(split.labels):
+            raise UserError(f"{own.label}: none of the {part} images can be read")
     if own.train_size is None:
         check_counts(train.labels, test.labels, plan.data.classes, own.label)
     decided = plan.data.train.split, plan.shape, plan.division.train

@@ -27,6 +27,9 @@ def is_grey(image: Image.Image) -> bool:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns height and width as a viewer shows them, without decoding pixels."""
     width, height = image.size
+    # Behind the pixels a PNG may have such a tag too: PIL would decode them all.
+    if image.format == "PNG" and "exif" not in image.info:
+        return height, width
     turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 

@@ -54,10 +54,6 @@ CASES = {
     "wrn-16-1": (functools.partial(nets.WRN, 16, 1, 10), 16),
     "wrn-10-2": (functools.partial(nets.WRN, 10, 2, 10), 16),
     "imagenet_resnet-18": (four_stages((2, 2, 2, 2), large=True), 64),
-    "imagenet_resnet-50": (
-        four_stages((3, 4, 6, 3), large=True, bottleneck=True),
-        32,
-    ),
     "bottleneck_resnet-50 kuangliu": (
         four_stages((3, 4, 6, 3), bottleneck=True, naming="kuangliu"),
         16,
@@ -135,8 +131,7 @@ def test_logits_and_features_are_pytorchs(case, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-# Its blocks are those of bottleneck_resnet-50, its stem is that of ResNet-18.
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"imagenet_resnet-50"}))
+@pytest.mark.parametrize("case", CASES)
 def test_logits_of_training_mode_are_pytorchs(case, tmp_path):
     network, inputs, images, variables = imported(case, tmp_path)
     exact = copy.deepcopy(network).double().train()
@@ -178,6 +173,9 @@ SIZES = {
     },
     ("mobilenetv2-1.0", 100): functools.partial(compact.MobileNetV2, 1.0, 100),
     ("imagenet_resnet-34", 1000): four_stages((3, 4, 6, 3), 1000, large=True),
+    ("imagenet_resnet-50", 1000): four_stages(
+        (3, 4, 6, 3), 1000, large=True, bottleneck=True
+    ),
     ("bottleneck_resnet-50", 100): four_stages(
         (3, 4, 6, 3), 100, bottleneck=True, naming="weiaicunzai"
     ),

@@ -74,7 +74,7 @@ def test_a_network_is_told_evaluated_and_written(trained, file, tmp_path, capsys
     # 77,754 parameters, two statistics of 336 channels.
     assert lines[1] == "47 tensors, 78,426 values"
     assert lines[2] == (
-        "fits resnet-8 with 10 classes for images of 1 channels, by the names of "
+        "fits resnet-8 with 10 classes for 1-channel images, by the names of "
         "akamaster with option B"
     )
     assert " ".join(lines[3].split()) == (

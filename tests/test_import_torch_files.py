@@ -220,14 +220,16 @@ def test_another_number_of_classes_is_named(refused):
 
 def test_other_channels_are_named(refused, network):
     message = refused(network.state_dict(), shape=(16, 16, 1))
-    assert "images of 3 channels" in message
+    assert "for 3-channel images; by" in message
     assert "conv1.weight [16, 3, 3, 3], not [16, 1, 3, 3]" in message
 
 
 def test_other_images_of_a_plain_network_are_named(refused):
     state = compact.Plain("C16 P C16 P", 10, 32).state_dict()
     message = refused(state, "plain-2", shape=(28, 28, 3))
-    assert "it looks like plain-2 with 10 classes for images of 32x32" in message
+    assert (
+        "it looks like plain-2 with 10 classes for 3-channel images of 32x32" in message
+    )
 
 
 def test_architectures_that_kdjax_lacks_are_described(refused):
@@ -239,6 +241,9 @@ def test_architectures_that_kdjax_lacks_are_described(refused):
     message = refused(prefixed(bare, "module."), "resnet-20")
     assert "ResNet-20 (3 + 3 + 3 blocks, 16-32-64 channels" in message
     assert "shortcuts without parameters" in message
+    assert "pre-activation" not in message
+    before = {key: value for key, value in bare.items() if not key.startswith("bn1")}
+    assert "convolutions (pre-activation)" in refused(before, "resnet-20")
     widths = [64, 128, 256, 512]
     state = nets.ResNet([2] * 4, widths, 10, naming="kuangliu").state_dict()
     message = refused(state, "imagenet_resnet-18")

@@ -66,10 +66,7 @@ class Import:
             f"{len(found.keys)} tensors, {found.num_values:,} values",
         ]
         for layout, guess in self._fits.items():
-            lines.append(
-                f"fits {guess.model} with {guess.num_classes} classes for images of "
-                f"{guess.image_shape[-1]} channels, by the names of {layout.name}"
-            )
+            lines.append(f"fits {guess}, by the names of {layout.name}")
         shapes = flatten_dict(models.shapes(*self._read))
         width = max(map(len, found.keys))
         for key in found.keys[:rows]:

@@ -130,8 +130,5 @@ def fitting(
 def seems(shapes: Shapes) -> str:
     """Returns in words what a state dict holds, as far as its tensors tell."""
     for guess in guesses(shapes).values():
-        height, width, channels = guess.image_shape
-        size = f" of {height}x{width}" if guess.model.startswith("plain") else ""
-        of = f"images{size} of {channels} channels"
-        return f"it looks like {guess.model} with {guess.num_classes} classes for {of}"
+        return f"it looks like {guess}"
     return describe(shapes)

@@ -26,6 +26,14 @@ class Guess:
     num_classes: int
     image_shape: tuple[int, int, int]
 
+    def __str__(self) -> str:
+        height, width, channels = self.image_shape
+        size = f" of {height}x{width}" if self.model.startswith("plain-") else ""
+        return (
+            f"{self.model} with {self.num_classes} classes for {channels}-channel "
+            f"images{size}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

@@ -47,6 +47,8 @@ CONFIGS = {
     "dgkd_tables.py": dgkd_tables,
     "kd.py": kd,
 }
+LATER = {"nkd", "wttm"}
+"""Methods that came since: `kd.py:all` has a stage of each."""
 CONFIG = {
     "data": {
         "name": "digits",
@@ -104,7 +106,8 @@ def test_published_configs_have_the_fingerprints_they_had(name):
     config, _, arg = name.partition(":")
     parsed = parse_config(CONFIGS[config].get_config(arg).to_dict())
     store = Store(parsed, Described(parsed.data), Path("nowhere"))
-    found = {stage: store.fingerprint(stage, 0) for stage in parsed.stages}
+    stages = parsed.stages.keys() - LATER
+    found = {stage: store.fingerprint(stage, 0) for stage in stages}
     assert found == OLD["fingerprints"][name]
 
 

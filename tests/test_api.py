@@ -272,6 +272,7 @@ def test_a_folder_and_its_classes(tmp_path):
         recipe={"learning_rate": 0.01},
     )
     assert result.student.classes == ("dark", "light")
+    assert result.summary["classes"] == ["dark", "light"]
     assert result.accuracy == 1.0
     path = tmp_path / "photos" / "test" / "light" / "3.png"
     (row,) = result.predict([path])

@@ -12,16 +12,12 @@ import numpy as np
 
 from kdjax import losses
 from kdjax.data import own
-from kdjax.data.stream import normalise
 from kdjax.experiment import finished
 from kdjax.experiment.config import PRECISIONS
 from kdjax.experiment.finished import Finished
 from kdjax.models import Variables
-from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.train.networks import apply_model
-
-_BATCH = 256
+from kdjax.train.prediction import Predictor
 
 
 class Network:
@@ -82,14 +78,7 @@ class Network:
             UserError: something else than images.
         """
         pixels = own.fit(images, self.image_shape)
-        rows = []
-        for start in range(0, len(pixels), _BATCH):
-            part = pixels[start : start + _BATCH]
-            # One compiled program for all batches: the last one is filled up.
-            filled = np.zeros((_BATCH, *part.shape[1:]), np.uint8)
-            filled[: len(part)] = part
-            rows.append(np.asarray(self._apply(self.variables, filled))[: len(part)])
-        return np.concatenate(rows) if rows else np.zeros((0, self.num_classes))
+        return self._predictor.logits(self.variables, pixels)
 
     def predict(self, images: Any) -> np.ndarray:
         """Returns the classes' probabilities, `[N, classes]`, in the order `classes`.
@@ -140,17 +129,9 @@ class Network:
         return labels.astype(np.int32)
 
     @functools.cached_property
-    def _apply(self) -> Any:
-        dtype, compute = PRECISIONS[self._about.precision]
-
-        def apply(variables: Variables, images: jax.Array) -> jax.Array:
-            pixels = normalise(images, self.mean, self.std, dtype)
-            outputs, _ = apply_model(
-                self.name, self.num_classes, compute, False, variables, pixels
-            )
-            return outputs.logits.astype(dtype)
-
-        return jax.jit(apply, compiler_options=backend.compiler_options())
+    def _predictor(self) -> Predictor:
+        precision = PRECISIONS[self._about.precision]
+        return Predictor(self.name, self.num_classes, self.mean, self.std, *precision)
 
 
 def load(workdir: str | os.PathLike[str], stage: str, seed: int = 0) -> Network:

@@ -12,10 +12,8 @@ from kdjax.data import sources
 from kdjax.experiment.config import PRECISIONS
 from kdjax.models import Variables
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.train import saved_network
 from kdjax.train.loop import load_network
-
-IMPORTED = "network.json"
-"""What describes a network that `python -m kdjax.import_torch --out` has written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +106,7 @@ def imported(folder: Path) -> Finished:
     Raises:
         UserError: the folder holds no such network.
     """
-    about = _read(folder / IMPORTED)
+    about = _read(folder / saved_network.FILE)
     return Finished(
         folder=folder,
         model=about["model"],

@@ -31,6 +31,7 @@ from kdjax.models import Variables
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.files import digest
+from kdjax.train import saved_network
 
 TORCH = (".pth", ".pt", ".th", ".bin", ".safetensors")
 _FORMS = (
@@ -62,7 +63,7 @@ def other_stage(given: str) -> Finished | None:
         UserError: a folder that holds none.
     """
     path = Path(given).expanduser()
-    if path.is_dir() and (path / finished.IMPORTED).exists():
+    if path.is_dir() and (path / saved_network.FILE).exists():
         return finished.imported(path)
     if given.endswith(TORCH) or given in _registered:
         return None

@@ -2,7 +2,7 @@
 
 import datetime
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,23 @@ from kdjax.runtime.console import console
 
 
 def summarise(
-    experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]
+    experiment: Experiment,
+    results: Mapping[str, list[dict[str, Any]]],
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
 
     Args:
         experiment: what was run.
         results: by stage, the results of its replicas.
+        classes: names by label, if they have any.
     """
     return {
         "stages": {
             name: _summarise(experiment.stages[name], replicas)
             for name, replicas in results.items()
         },
+        **({"classes": list(classes)} if classes else {}),
         "config": experiment.config,
         "versions": {
             "kdjax": kdjax.__version__,

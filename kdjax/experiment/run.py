@@ -65,6 +65,7 @@ class Run:
         self._interrupt, self._observe = interrupt, observe
         dataset = open_data(experiment)
         self._experiment = experiment = with_images(experiment, dataset)
+        self._classes = dataset.classes
         self._store = Store(experiment, dataset, workdir)
         self._store.make()
         self._data: DeviceDataset | Streamed
@@ -118,7 +119,7 @@ class Run:
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
-        summary = summarise(self._experiment, results)
+        summary = summarise(self._experiment, results, self._classes)
         if parallel.is_first():
             write_json(self._workdir / "results.json", summary)
             plot_curves(results, self._workdir / "curves.png")

@@ -1,21 +1,16 @@
 """What the command does: look, map, evaluate and write."""
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from kdjax import models
 from kdjax.data import own, sources
 from kdjax.data.sources import Dataset
-from kdjax.data.stream import normalise
-from kdjax.models import Variables, import_torch
-from kdjax.runtime import backend
+from kdjax.models import import_torch
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
+from kdjax.train.prediction import Predictor
 from kdjax.train.saved_network import SavedNetwork, check_free, save_network
 
 _BATCH = 256
@@ -116,9 +111,9 @@ class Import:
             self._path, model, num_classes, dataset.image_shape
         )
         self._read = model, num_classes, dataset.image_shape
-        right = (
-            _predictions(model, variables, dataset, mean, std) == dataset.test.labels
-        )
+        predictor = Predictor(model, num_classes, mean, std)
+        logits = predictor.logits(variables, dataset.test.images)
+        right = logits.argmax(axis=1) == dataset.test.labels
         console.print(
             f"test accuracy on {name}: {100 * right.mean():.2f} % "
             f"({right.sum():,} of {len(right):,})",
@@ -142,31 +137,3 @@ def _open(name: str, data_dir: Path | None) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise UserError(f"{name} does not fit into memory")
     return dataset
-
-
-def _predictions(
-    model: str,
-    variables: Variables,
-    dataset: Dataset,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> np.ndarray:
-    """Returns the predicted classes [N] of all test images."""
-    network = models.create(model, dataset.num_classes)
-
-    def predict(variables: Variables, images: jax.Array) -> jax.Array:
-        outputs: Any = network.apply(
-            variables, normalise(images, mean, std, jnp.float32), train=False
-        )
-        return outputs.logits.argmax(-1)
-
-    compiled = jax.jit(predict, compiler_options=backend.compiler_options())
-    images = dataset.test.images
-    batch = min(_BATCH, len(images))
-    predictions = []
-    for start in range(0, len(images), batch):
-        some = images[start : start + batch]
-        # The last batch is filled up, so that one compiled program serves all.
-        filled = np.resize(some, (batch, *some.shape[1:]))
-        predictions.append(np.asarray(compiled(variables, filled))[: len(some)])
-    return np.concatenate(predictions)

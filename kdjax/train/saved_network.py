@@ -18,7 +18,8 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest, write_json
 from kdjax.train.checkpoint import Checkpoints
 
-_FILE = "network.json"
+FILE = "network.json"
+"""What says which network a folder holds."""
 _VARIABLES = Path("networks") / "student"
 
 
@@ -41,7 +42,7 @@ class SavedNetwork:
 
 def check_free(folder: Path) -> None:
     """Raises UserError if a folder holds a network already."""
-    for path in (folder / _FILE, folder / _VARIABLES):
+    for path in (folder / FILE, folder / _VARIABLES):
         if path.exists():
             raise UserError(
                 f"{folder} holds a network already ({path.relative_to(folder)}): "
@@ -65,7 +66,7 @@ def save_network(folder: Path, network: SavedNetwork, variables: Variables) -> N
         with Checkpoints(folder / _VARIABLES) as keeper:
             keeper.save(0, variables, {"model": network.model})
         settings = dataclasses.asdict(network)
-        write_json(folder / _FILE, {**settings, "digest": digest(variables)})
+        write_json(folder / FILE, {**settings, "digest": digest(variables)})
     except PermissionError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -77,19 +78,19 @@ def read_network(folder: Path) -> tuple[SavedNetwork, Variables]:
         UserError: there is no network, or it is damaged.
     """
     try:
-        settings: dict[str, Any] = json.loads((folder / _FILE).read_text())
+        settings: dict[str, Any] = json.loads((folder / FILE).read_text())
         saved = settings.pop("digest")
         settings["image_shape"] = tuple(settings["image_shape"])
         network = SavedNetwork(**settings)
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no {_FILE}: no network was saved") from None
+        raise UserError(f"{folder} holds no {FILE}: no network was saved") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / _FILE} cannot be read: {error}") from error
+        raise UserError(f"{folder / FILE} cannot be read: {error}") from error
     shapes = models.shapes(network.model, network.num_classes, network.image_shape)
     with Checkpoints(folder / _VARIABLES) as keeper:
         if keeper.latest() is None:
             raise UserError(f"{folder / _VARIABLES} holds no network")
         variables, _ = keeper.restore(shapes)
     if digest(variables) != saved:
-        raise UserError(f"{folder}: the variables are not those that {_FILE} names")
+        raise UserError(f"{folder}: the variables are not those that {FILE} names")
     return network, variables

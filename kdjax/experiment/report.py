@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 import kdjax
+from kdjax import models
 from kdjax.experiment.config import Experiment, Stage
 from kdjax.runtime.console import console
 
@@ -99,7 +100,7 @@ def _network(stage: Mapping[str, Any]) -> str:
     """Returns a network's name; where predictions are given alone, their files'."""
     if stage["test_accuracy"]["median"] is None:
         return " + ".join(Path(path).name for path in stage["given"])
-    return stage["model"]
+    return models.inner(stage["model"])
 
 
 def print_table(

@@ -98,7 +98,8 @@ def test_the_top_level_is_the_rooms():
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_lead_down_only(name):
     if own(name) == "__init__":
-        assert rooms(MODULES[name]) == set()
+        # Lazily: `test_api` shows that the losses alone load none of it.
+        assert rooms(MODULES[name]) == {"api"}
         return
     # The version of the package is everybody's.
     others = rooms(MODULES[name]) - {own(name), "__version__"}

@@ -133,10 +133,19 @@ def test_a_damaged_result_is_one_clear_error(tmp_path):
 
 def test_another_version_is_told(tmp_path, monkeypatch):
     made = Store(parse_config(config()), tiny.dataset(), tmp_path)
-    assert made.other_version("expert", 0) is None
+    assert made.other_versions("expert", 0) == {}
     with made.open("expert", 0):
-        assert made.other_version("expert", 0) is None
+        assert made.other_versions("expert", 0) == {}
     ours = kdjax.__version__
     monkeypatch.setattr(kdjax, "__version__", "9.9")
-    assert made.other_version("expert", 0) == ours
-    assert made.other_version("expert", 1) is None
+    assert made.other_versions("expert", 0) == {"kdjax": (ours, "9.9")}
+    assert made.other_versions("expert", 1) == {}
+
+
+def test_another_version_of_a_networks_package_is_told(tmp_path, monkeypatch):
+    made = Store(parse_config(config()), tiny.dataset(), tmp_path)
+    monkeypatch.setattr("kdjax.models.packages", lambda name: {"nets": "1.0"})
+    with made.open("expert", 0):
+        assert made.other_versions("expert", 0) == {}
+    monkeypatch.setattr("kdjax.models.packages", lambda name: {"nets": "1.1"})
+    assert made.other_versions("expert", 0) == {"nets": ("1.0", "1.1")}

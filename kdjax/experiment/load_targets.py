@@ -1,7 +1,7 @@
 """What a stage has of its teachers in an epoch: from the bank and from recordings."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ class TargetLoader:
         program: Program,
         replicas: Sequence[Replica],
         interrupt: Interrupt,
+        tables: Mapping[str, np.ndarray] | None = None,
     ):
         """Loads nothing yet.
 
@@ -43,9 +44,11 @@ class TargetLoader:
             program: the stage's.
             replicas: in their order on the mesh.
             interrupt: asked while teachers are computed.
+            tables: given predictions of the training images, by teacher.
         """
         self._bank, self._store, self._stage = bank, store, stage
         self._program, self._replicas, self._interrupt = program, replicas, interrupt
+        self._tables = tables or {}
         # By teacher, the stored epoch that is on the devices, and its arrays.
         self._placed: dict[str, tuple[int, Any]] = {}
 
@@ -66,7 +69,7 @@ class TargetLoader:
 
     def _banked(self, teacher: str, epoch: int) -> Any:
         """Returns one teacher's targets for all replicas."""
-        if teacher in self._store.givens.tables:
+        if teacher in self._tables:
             return self._from_predictions(teacher)
         entries = [
             self._bank.entry(self._stage, r.seed, teacher) for r in self._replicas
@@ -89,8 +92,7 @@ class TargetLoader:
         They are the same in every epoch, and rounded as the bank's are.
         """
         if teacher not in self._placed:
-            table = self._store.givens.tables[teacher]
-            outputs = Outputs(jnp.asarray(table), {})
+            outputs = Outputs(jnp.asarray(self._tables[teacher]), {})
             targets = self._program.step.method.teacher_targets(outputs)
             rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), targets)
             replicas = [rounded] * len(self._replicas)

@@ -242,7 +242,13 @@ class Run:
                 step=step,
                 interrupt=self._interrupt,
                 load_targets=TargetLoader(
-                    self._bank, store, name, program, group, self._interrupt
+                    self._bank,
+                    store,
+                    name,
+                    program,
+                    group,
+                    self._interrupt,
+                    store.givens.tables,
                 ),
             )
             results = training.run()

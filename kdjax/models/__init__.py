@@ -136,7 +136,7 @@ def create(name: str, num_classes: int) -> Any:
     reference, target = names.parse(name), _target(name)
     if _is_wrapped(target):
         kwargs = {**reference.kwargs, "name": name}
-        reference = reference._replace(kwargs=kwargs)
+        reference = names.Reference(*reference[:3], kwargs)
     return construct.called(target, reference, name, num_classes)
 
 

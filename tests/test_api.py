@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import flax.linen as nn
 import jax
@@ -17,8 +18,11 @@ from sklearn.datasets import load_digits
 
 import kdjax
 from configs import own
+from kdjax import models
 from kdjax.experiment import own as experiment_own
+from kdjax.experiment.build import open_data
 from kdjax.experiment.config import parse_config
+from kdjax.experiment.store import Store
 from kdjax.experiment.teachers import Teacher
 
 SMALL = {"epochs": 4, "batch_size": 32}
@@ -128,6 +132,37 @@ def test_the_doors_below(distilled, digits, tmp_path):
     )
 
 
+@pytest.mark.parametrize("module", ["__main__", "nets_of_a_package"])
+def test_an_edited_class_is_trained_again(digits, tmp_path, monkeypatch, module):
+    train, test = digits
+
+    def prints(body, width):
+        class Edited(Net):
+            @nn.compact
+            def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+                x = nn.Conv(width, (3, 3), 2, name="conv")(x)
+                return nn.Dense(self.num_classes, name="head")(body(x).mean((1, 2)))
+
+        Edited.__module__, Edited.__qualname__ = module, "Edited"
+        place = types.ModuleType(module)
+        place.Edited = Edited
+        monkeypatch.setitem(sys.modules, module, place)
+        request = experiment_own.Request(
+            data=experiment_own.own_data.register_arrays(*train, *test),
+            kind="arrays",
+            student=models.register(Edited()),
+            method="supervised",
+        )
+        parsed = parse_config(experiment_own.config(request).to_dict())
+        return Store(parsed, open_data(parsed), tmp_path).fingerprint("student", 0)
+
+    first = prints(nn.relu, 4)
+    assert prints(nn.relu, 4) == first
+    assert prints(nn.relu, 6) != first
+    # An edit that keeps all shapes shows in a notebook's or script's own class.
+    assert (prints(nn.tanh, 4) != first) == (module == "__main__")
+
+
 def accuracy_of(distilled):
     return distilled.summary["stages"]["teacher"]["test_accuracy"]["final"]
 
@@ -171,6 +206,14 @@ def test_a_teacher_in_any_form(distilled, digits, tmp_path, form):
     loss = kdjax.load(tmp_path, "student")._about.result["history"][-1]["train/loss"]
     LOSSES.setdefault("loss", loss)
     assert loss == pytest.approx(LOSSES["loss"], rel=2e-3)
+    if form != "logits":
+        images = test[0][:3]
+        np.testing.assert_allclose(
+            result.network("teacher").predict(images),
+            network.predict(images),
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 LOSSES: dict[str, float] = {}
@@ -297,6 +340,8 @@ def test_a_folder_and_its_classes(tmp_path):
         ({"teacher_mean": (0.5,)}, ("teacher_mean",)),
         ({"options": {"temprature": 3.0}}, ("temprature", "temperature")),
         ({"recipe": {"lr": 3.0}}, ("'lr'", "learning_rate")),
+        ({"recipe": {"optimizer": "adamm"}}, ("'adamm'", "adamw")),
+        ({"data": [1, 2], "test": None}, ("list", "tuple")),
         ({"augment": "mirror"}, ("'mirror'", "default")),
         ({"start": "nothing.pth"}, ("nothing.pth",)),
         ({"batch_size": 1000}, ("batch_size=1000", "384")),

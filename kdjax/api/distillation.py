@@ -183,12 +183,19 @@ def open_data(path: PathLike, kind: str = "", **options: Any) -> Dataset:
 
 def _data(data: Data, test: tuple[Any, Any] | None) -> str:
     if not isinstance(data, tuple):
+        if not isinstance(data, str | os.PathLike):
+            raise UserError(
+                f"data= is a {type(data).__name__}: a path, or a tuple of images and "
+                "labels"
+            )
         if test is not None:
             raise UserError(
                 f"test= goes with arrays: {os.fspath(data)} has its own test images, "
                 "or a part of it is kept from training"
             )
         return os.fspath(data)
+    if len(data) != 2:
+        raise UserError(f"data= {len(data)} things, not images and labels")
     images, labels = data
     return own_data.register_arrays(images, labels, *(test or ()))
 

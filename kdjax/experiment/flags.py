@@ -62,10 +62,12 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
     try:
         rest = values(list(argv))
     except flags.Error as error:
-        # A config file's own error comes as the last line of a quoted traceback.
-        line = str(error).strip().splitlines()[-1]
+        # A config file's own error comes as a line near the end of a quoted traceback:
+        # JAX adds notes of its own behind it.
+        lines = str(error).strip().splitlines()
         raised = f"{UserError.__module__}.{UserError.__qualname__}: "
-        raise UserError(line.removeprefix(raised)) from error
+        own = [line for line in lines if line.startswith(raised)] or lines
+        raise UserError(own[-1].removeprefix(raised)) from error
     # Whatever else a config file raises, or an override of a key that it lacks.
     except Exception as error:
         line = f"config: {type(error).__name__}: {error}".replace("\n", " ")

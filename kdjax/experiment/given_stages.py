@@ -85,6 +85,10 @@ def _as_it_learned(stage: Stage, images: Images | Source) -> str:
                 f"stage {stage.name!r}: {what}={values} is not one number for each of "
                 f"{channels} channels"
             )
+    if any(not 0 <= value <= 1 for value in mean) or any(not 0 < s <= 1 for s in std):
+        raise UserError(
+            f"stage {stage.name!r}: mean={mean}, std={std} are not on the scale 0 to 1"
+        )
     if order and sorted(order) != list(range(images.num_classes)):
         raise UserError(
             f"stage {stage.name!r}: order={order} does not name each of "

@@ -88,7 +88,7 @@ def config(request: Request) -> ConfigDict:
     stages = _stages(request, student, recipe, about.train_size, image_shape)
     for stage in stages.values():
         # Teachers and assistants that are trained here, if they are of another make.
-        own = _optimisation(stage["model"])
+        own = _optimisation(stage["model"], request.recipe.get("optimizer", ""))
         changes = {
             key: value
             for key, value in own.items()
@@ -99,7 +99,7 @@ def config(request: Request) -> ConfigDict:
     note = (
         f"{about.train_size:,} training and {about.test_size:,} test images of "
         f"{about.num_classes} classes, {'x'.join(map(str, image_shape))}; "
-        f"{recipe.epochs} epochs of {about.train_size // recipe.batch_size} steps, "
+        f"epochs: {recipe.epochs} of {about.train_size // recipe.batch_size} steps, "
         f"batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g} "
         f"({recipe.schedule}); images varied by {_words(augment)}"
     )
@@ -129,8 +129,10 @@ def _recipe(request: Request, about: own_data.Description, student: str) -> Reci
         "milestones": (),
         "schedule": "cosine",
         "warmup": 0.05,
-        **_optimisation(student),
+        **_optimisation(student, request.recipe.get("optimizer", "")),
     }
+    if batch > size:
+        raise UserError(f"batch_size={batch} is larger than the {size} training images")
     if request.start:
         recipe["learning_rate"] /= 10  # it has learned already
     known = {field.name for field in dataclasses.fields(Recipe)}
@@ -140,14 +142,20 @@ def _recipe(request: Request, about: own_data.Description, student: str) -> Reci
     return Recipe(**{**recipe, **request.recipe})
 
 
-def _optimisation(network: str) -> dict[str, Any]:
-    """Returns what a network learns well with: SGD, or AdamW if it is not known."""
+def _optimisation(network: str, optimizer: str = "") -> dict[str, Any]:
+    """Returns what a network learns well with: SGD, or AdamW if it is not known.
+
+    Args:
+        network: its name.
+        optimizer: if it is chosen already.
+    """
     network = models.inner(network)
-    if network.split("-")[0] not in MODELS:
+    known = network.split("-")[0] in MODELS
+    if optimizer in ("adam", "adamw") or not (known or optimizer):
         return {
-            "optimizer": "adamw",
+            "optimizer": optimizer or "adamw",
             "learning_rate": 1e-3,
-            "weight_decay": 0.05,
+            "weight_decay": 0.0 if optimizer == "adam" else 0.05,
             "clip_norm": 1.0,
         }
     slow = network.startswith(("mobilenetv2", "shufflenet"))

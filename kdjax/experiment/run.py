@@ -19,6 +19,7 @@ from kdjax.experiment.config import Experiment, Stage, ancestry
 from kdjax.experiment.given import with_start
 from kdjax.experiment.given_stages import check_given, with_images
 from kdjax.experiment.load_targets import TargetLoader
+from kdjax.experiment.predictions import is_table
 from kdjax.experiment.report import plot_curves, print_table, summarise
 from kdjax.experiment.store import Store
 from kdjax.models import Variables
@@ -32,6 +33,7 @@ from kdjax.train.loop import Training
 from kdjax.train.metrics import Record
 from kdjax.train.program import Program
 from kdjax.train.replica import Replica, resume_group
+from kdjax.train.saved_network import save_student
 
 Observer = Callable[[str, int, Record], None]
 """Called with stage, seed and record of every epoch; what it raises ends the run."""
@@ -206,8 +208,10 @@ class Run:
         feed = make_feed(
             self._experiment, stage, self._data, parallel.make_mesh(replicas=1)
         )
-        with store.open(name, 0), naming(stage):
+        with store.open(name, 0) as folder, naming(stage):
             result = check_given(stage, self._steps[name], feed, store.givens)
+            if parallel.is_first() and not is_table(stage.given):
+                save_student(folder, stage.model, store.givens.variables(name))
             result["fingerprint"] = store.fingerprint(name, 0)
             store.finish(name, 0, result)
 

@@ -3,11 +3,16 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 import kdjax
 from kdjax import methods, models
@@ -16,6 +21,7 @@ from kdjax.experiment.config import Experiment
 from kdjax.experiment.given import Givens
 from kdjax.models import Variables
 from kdjax.runtime import parallel
+from kdjax.runtime.computation import computation_id
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import write_json
 from kdjax.train.loop import load_network
@@ -79,7 +85,7 @@ class Store:
             return {
                 **given,
                 **self._computation(stage.model),
-                "roles": {"student": _model(stage.model)},
+                "roles": {"student": self._model(stage.model)},
                 "data": self.data,
                 "precision": experiment.precision,
             }
@@ -88,7 +94,7 @@ class Store:
             "seed": seed,
             "copy": stage.init_index,
             "roles": {
-                role: _model(model)
+                role: self._model(model)
                 for role, model in stage.method.roles(stage.model).items()
             },
             # With the name: the first of several methods counts the cross-entropy.
@@ -102,6 +108,27 @@ class Store:
             "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,
         }
+
+    def _model(self, name: str) -> dict[str, Any]:
+        """Returns what is hashed of a network: name and version, and of one's own more.
+
+        Code has no version unless it says so (`VERSION`). A class that was edited shows
+        by the shapes of its parameters, and one of a notebook or script by all that it
+        computes.
+        """
+        hashed: dict[str, Any] = {"model": name, "version": models.version(name)}
+        classes, shape = self._dataset.num_classes, self._dataset.image_shape
+        if models.is_own(models.inner(name)) and not models.is_function(name):
+            shapes = models.shapes(name, classes, shape)
+            flat = flatten_dict(dict(shapes))
+            hashed["shapes"] = {
+                "/".join(path): list(leaf.shape) for path, leaf in sorted(flat.items())
+            }
+            if models.inner(name).startswith("__main__:"):
+                images = jax.ShapeDtypeStruct((2, *shape), np.float32)
+                apply = functools.partial(apply_model, name, classes, np.float32, False)
+                hashed["computation"] = computation_id(apply, shapes, images)
+        return hashed
 
     def _computation(self, model: str) -> dict[str, str]:
         """Returns a hash of what a given function computes, which has no version."""
@@ -235,7 +262,3 @@ class Store:
             teacher: self.network(teacher, self.replica_of(teacher, seed))
             for teacher in self._experiment.stages[name].teachers
         }
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"model": name, "version": models.version(name)}

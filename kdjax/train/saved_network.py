@@ -9,6 +9,7 @@ last, says which network they are of.
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def check_free(folder: Path) -> None:
                 f"{folder} holds a network already ({path.relative_to(folder)}): "
                 "delete it or choose another folder"
             )
+
+
+def save_student(folder: Path, model: str, variables: Variables) -> None:
+    """Saves a network that was not trained where a stage's student lies.
+
+    Args:
+        folder: the replica's; what a killed run has left there is replaced.
+        model: the network's name.
+        variables: 'params' and 'batch_stats'.
+    """
+    shutil.rmtree(folder / _VARIABLES, ignore_errors=True)
+    with Checkpoints(folder / _VARIABLES) as keeper:
+        keeper.save(0, variables, {"model": model})
 
 
 def save_network(folder: Path, network: SavedNetwork, variables: Variables) -> None:

@@ -25,6 +25,7 @@ from kdjax.runtime.computation import computation_id
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import write_json
 from kdjax.train.loop import load_network
+from kdjax.train.networks import apply_model
 
 
 class Store:

@@ -127,7 +127,9 @@ class Store:
             }
             if models.inner(name).startswith("__main__:"):
                 images = jax.ShapeDtypeStruct((2, *shape), np.float32)
-                apply = functools.partial(apply_model, name, classes, np.float32, False)
+                apply = functools.partial(
+                    apply_model, name, classes, np.dtype(np.float32), False
+                )
                 hashed["computation"] = computation_id(apply, shapes, images)
         return hashed
 

@@ -82,9 +82,9 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
         ("data=PHOTOS,student=nets_of_nobody:Net", ("nets_of_nobody",)),
         ("data=PHOTOS,student=tiny-6,teacher=tiny-8,method=nope", ("'nope'", "kd")),
         (
-            "data=PHOTOS,student=own_nets:Plain(width=4),teacher=tiny-8,method=at,"
+            "data=PHOTOS,student=own_nets:Tiny(width=4),teacher=tiny-8,method=at,"
             "student_levels=nowhere",
-            ("nowhere", "Conv_0"),
+            ("nowhere", "conv"),
         ),
         ("data=PHOTOS,student=tiny-6,teacher=tiny-8,epohs=3", ("'epohs'", "epochs")),
         (

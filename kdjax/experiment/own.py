@@ -99,7 +99,7 @@ def config(request: Request) -> ConfigDict:
     note = (
         f"{about.train_size:,} training and {about.test_size:,} test images of "
         f"{about.num_classes} classes, {'x'.join(map(str, image_shape))}; "
-        f"epochs: {recipe.epochs} of {about.train_size // recipe.batch_size} steps, "
+        f"{recipe.epochs} epochs of {about.train_size // recipe.batch_size} steps, "
         f"batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g} "
         f"({recipe.schedule}); images varied by {_words(augment)}"
     )

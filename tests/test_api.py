@@ -341,6 +341,8 @@ def test_a_folder_and_its_classes(tmp_path):
         ({"options": {"temprature": 3.0}}, ("temprature", "temperature")),
         ({"recipe": {"lr": 3.0}}, ("'lr'", "learning_rate")),
         ({"recipe": {"optimizer": "adamm"}}, ("'adamm'", "adamw")),
+        ({"epochs": "ten"}, ("'ten'", "whole number")),
+        ({"teacher": "runs/mein:student"}, ("no such folder", "runs/mein")),
         ({"data": [1, 2], "test": None}, ("list", "tuple")),
         ({"augment": "mirror"}, ("'mirror'", "default")),
         ({"start": "nothing.pth"}, ("nothing.pth",)),
@@ -366,6 +368,35 @@ def test_mistakes_are_told_in_one_line(digits, tmp_path, changes, words):
     for word in words:
         assert word in str(error.value)
     assert not list((tmp_path / "run").glob("stages/*"))
+
+
+@pytest.mark.parametrize("form", ["mapping", "list"])
+def test_a_function_has_a_tree_of_its_own(digits, tmp_path, form):
+    train, test = digits
+    kernel = jax.random.normal(jax.random.key(0), (64, 10)) / 8
+    variables = {"mapping": {"w": kernel}, "list": [kernel]}[form]
+    key = {"mapping": "w", "list": 0}[form]
+
+    def linear(variables, images):
+        return images.reshape(len(images), -1) @ variables[key]
+
+    result = kdjax.distill(
+        student="tiny-3",
+        teacher=(linear, variables),
+        data=train,
+        test=test,
+        workdir=tmp_path,
+        epochs=1,
+        batch_size=64,
+    )
+    teacher = result.network("teacher")
+    pixels = (test[0][..., None] / 255 - teacher.mean[0]) / teacher.std[0]
+    np.testing.assert_allclose(
+        teacher.logits(test[0]),
+        pixels.reshape(128, -1) @ np.asarray(kernel),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 def test_outside_of_the_main_thread_no_signal_is_taken(digits, tmp_path):

@@ -89,13 +89,23 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
         ("data=PHOTOS,student=tiny-6,teacher=tiny-8,epohs=3", ("'epohs'", "epochs")),
         (
             "data=PHOTOS,student=tiny-6,teacher=TEACHER,teacher_model=resnet-8,"
-            "teacher_mean=0.5/0.5",
-            ("mean", "3 channels"),
+            "teacher_mean=0.5/0.5,teacher_std=0.2",
+            ("teacher_mean", "3 channels"),
+        ),
+        (
+            "data=PHOTOS,student=tiny-6,teacher=TEACHER,teacher_model=resnet-8,"
+            "teacher_mean=76,teacher_std=0.2",
+            ("76", "scale 0 to 1"),
+        ),
+        (
+            "data=PHOTOS,student=tiny-6,teacher=TEACHER,teacher_model=resnet-8,"
+            "teacher_mean=0.5",
+            ("teacher_std", "together"),
         ),
         (
             "data=PHOTOS,student=tiny-6,teacher=TEACHER,teacher_model=resnet-8,"
             "class_order=0/1/1",
-            ("order",),
+            ("class_order",),
         ),
     ],
 )

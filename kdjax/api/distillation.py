@@ -46,8 +46,8 @@ def distill(
     student_levels: Sequence[str] = (),
     teacher_levels: Sequence[str] = (),
     teacher_model: Any = "",
-    teacher_mean: Sequence[float] = (),
-    teacher_std: Sequence[float] = (),
+    teacher_mean: float | Sequence[float] = (),
+    teacher_std: float | Sequence[float] = (),
     class_order: Sequence[int] = (),
     kind: str = "",
     data_options: Mapping[str, Any] | None = None,
@@ -103,19 +103,26 @@ def distill(
         UserError: a mistake in any of these, in one line, before any training.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
+    for what, value in (
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("seeds", seeds),
+    ):
+        if type(value) is not int:
+            raise UserError(f"{what}={value!r} is not a whole number")
     request = own.Request(
         data=_data(data, test),
         kind=kind if not isinstance(data, tuple) else "arrays",
         data_options=data_options or {},
         student=_name(student),
-        student_levels=tuple(student_levels),
+        student_levels=_several(student_levels),
         teacher=_teacher(
             teacher,
             teacher_model,
-            levels=tuple(teacher_levels),
-            mean=tuple(teacher_mean),
-            std=tuple(teacher_std),
-            order=tuple(class_order),
+            levels=_several(teacher_levels),
+            mean=_several(teacher_mean),
+            std=_several(teacher_std),
+            order=_several(class_order),
         ),
         method=method,
         chain=tuple(_name(network) for network in chain),
@@ -148,6 +155,10 @@ def run(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     plain = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(plain, Mapping):
+        raise UserError(
+            f"config= is a {type(plain).__name__}, not what get_config returns"
+        )
     folder = Path(workdir).expanduser()
     backend.use_compilation_cache()
     interrupt = Interrupt()
@@ -198,6 +209,13 @@ def _data(data: Data, test: tuple[Any, Any] | None) -> str:
         raise UserError(f"data= {len(data)} things, not images and labels")
     images, labels = data
     return own_data.register_arrays(images, labels, *(test or ()))
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """Returns a sequence as a tuple, and anything else as the one entry of one."""
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        return (value,)
+    return tuple(value)
 
 
 def _name(network: Any) -> str:

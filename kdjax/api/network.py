@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import losses
+from kdjax import losses, models
 from kdjax.data import own
 from kdjax.experiment import finished
 from kdjax.experiment.config import PRECISIONS
@@ -50,7 +50,7 @@ class Network:
     def __repr__(self) -> str:
         """Returns name, source and accuracy."""
         known = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f}"
-        return f"Network({self.name}, {self.source}{known})"
+        return f"Network({models.inner(self.name)}, {self.source}{known})"
 
     @property
     def accuracy(self) -> float | None:

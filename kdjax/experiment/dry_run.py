@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
+from kdjax import models
 from kdjax.data import sources
 from kdjax.data.sources import Source
 from kdjax.data.streaming.dataset import Images
@@ -63,7 +64,7 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
             row: list[Any] = [
                 name if student else f"{name}/{role}",
                 stage.method_name if student else "",
-                model,
+                models.inner(model),
                 f"{sum(leaf.size for leaf in leaves):,}",
             ]
             if student:

@@ -14,7 +14,7 @@ images, and then teaches as any other stage's does. What may be given:
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,16 @@ _FORMS = (
 _registered: dict[str, Variables] = {}
 
 
-def register(variables: Variables) -> str:
+def register(variables: Any) -> str:
     """Returns the name by which a stage of this process is given some variables.
 
     Args:
-        variables: 'params' and, where the network has any, 'batch_stats'.
+        variables: 'params' and, where the network has any, 'batch_stats'; or any other
+            tree of arrays, of a function: all of it becomes its 'params'.
     """
+    names = {"params", "batch_stats"}
+    if not isinstance(variables, Mapping) or not {"params"} <= set(variables) <= names:
+        variables = {"params": variables}
     variables = {"batch_stats": {}, **jax.device_get(dict(variables))}
     name = f"variables-{digest(variables)}"
     _registered[name] = variables
@@ -87,6 +91,9 @@ def check(given: Sequence[str]) -> None:
             if not predictions.is_there(path):
                 raise UserError(f"{path} not found")
         elif other_stage(path) is None:
+            folder, colon, _ = path.partition(":")
+            if colon and "/" in folder:
+                raise UserError(f"no such folder: {folder}, of {path}")
             raise unknown("form of a given network", path, _FORMS)
     if len(given) > 1 and not predictions.is_table(given):
         raise UserError(
@@ -134,25 +141,30 @@ def _check_shapes(
     image_shape: tuple[int, int, int],
 ) -> None:
     """Raises UserError that lists what does not fit a network."""
-    wanted = flatten_dict(dict(models.shapes(model, num_classes, image_shape)))
-    there = flatten_dict(dict(variables))
+    wanted = _shapes(models.shapes(model, num_classes, image_shape))
+    there = _shapes(variables)
     wrong = [
-        f"{'/'.join(path)} "
-        + (
-            f"is {np.shape(there[path])}, not {leaf.shape}"
-            if path in there
-            else "is missing"
-        )
-        for path, leaf in wanted.items()
-        if path not in there or np.shape(there[path]) != leaf.shape
+        f"{path} is {there[path]}, not {shape}"
+        if path in there
+        else f"{path} is missing"
+        for path, shape in wanted.items()
+        if there.get(path) != shape
     ]
-    wrong += [f"{'/'.join(path)} is extra" for path in there if path not in wanted]
+    wrong += [f"{path} is extra" for path in there if path not in wanted]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
             f"{given} does not fit {model} with {num_classes} classes and images of "
             f"{image_shape}: {'; '.join(wrong[:5])}{more}"
         )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree's arrays by path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @dataclasses.dataclass

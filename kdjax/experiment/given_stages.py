@@ -82,16 +82,17 @@ def _as_it_learned(stage: Stage, images: Images | Source) -> str:
     for what, values in (("mean", mean), ("std", std)):
         if len(values) not in (0, 1, channels):
             raise UserError(
-                f"stage {stage.name!r}: {what}={values} is not one number for each of "
-                f"{channels} channels"
+                f"stage {stage.name!r}: {what}={values} (teacher_{what}) is not one "
+                f"number for each of {channels} channels"
             )
     if any(not 0 <= value <= 1 for value in mean) or any(not 0 < s <= 1 for s in std):
         raise UserError(
-            f"stage {stage.name!r}: mean={mean}, std={std} are not on the scale 0 to 1"
+            f"stage {stage.name!r}: mean={mean}, std={std} (teacher_mean, teacher_std) "
+            "are not on the scale 0 to 1"
         )
     if order and sorted(order) != list(range(images.num_classes)):
         raise UserError(
-            f"stage {stage.name!r}: order={order} does not name each of "
+            f"stage {stage.name!r}: order={order} (class_order) does not name each of "
             f"{images.num_classes} classes once"
         )
     own_mean, own_std = images.mean, images.std

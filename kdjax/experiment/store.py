@@ -47,6 +47,7 @@ class Store:
         self._experiment, self._dataset = experiment, dataset
         self.givens = Givens(experiment, dataset)
         self._stages = workdir / "stages"
+        self._hashed: dict[str, dict[str, Any]] = {}  # by network: tracing takes time
         self.data = {
             "name": dataset.name,
             "version": dataset.version,
@@ -117,20 +118,24 @@ class Store:
         by the shapes of its parameters, and one of a notebook or script by all that it
         computes.
         """
+        if name in self._hashed:
+            return self._hashed[name]
         hashed: dict[str, Any] = {"model": name, "version": models.version(name)}
         classes, shape = self._dataset.num_classes, self._dataset.image_shape
-        if models.is_own(models.inner(name)) and not models.is_function(name):
+        own = models.inner(name)
+        if models.is_own(own) and not models.is_function(own):
             shapes = models.shapes(name, classes, shape)
             flat = flatten_dict(dict(shapes))
             hashed["shapes"] = {
                 "/".join(path): list(leaf.shape) for path, leaf in sorted(flat.items())
             }
-            if models.inner(name).startswith("__main__:"):
+            if own.startswith("__main__:"):
                 images = jax.ShapeDtypeStruct((2, *shape), np.float32)
                 apply = functools.partial(
                     apply_model, name, classes, np.dtype(np.float32), False
                 )
                 hashed["computation"] = computation_id(apply, shapes, images)
+        self._hashed[name] = hashed
         return hashed
 
     def _computation(self, model: str) -> dict[str, str]:

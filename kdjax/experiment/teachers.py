@@ -70,6 +70,8 @@ class Teacher:
                     "teacher_mean, teacher_std and class_order are for given networks"
                 )
             return builders.stage(check_network(self.source or self.model, self.levels))
+        if bool(self.mean) != bool(self.std):
+            raise UserError("teacher_mean and teacher_std go together")
         source, model = self._split()
         sources = source.split("+") if source.endswith(predictions.SUFFIX) else [source]
         given.check(sources)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -221,4 +222,6 @@ def _image(array: np.ndarray) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Returns one line that says why an image cannot be read."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    # PIL names the object that it was handed, which tells nobody anything.
+    return re.sub(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>", "", line)

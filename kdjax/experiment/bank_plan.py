@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import jax
 
-from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.config import Experiment
 from kdjax.experiment.predictions import is_table
+from kdjax.experiment.stage import Stage
 from kdjax.train.step import Step
 
 Reader = tuple[str, int, str]

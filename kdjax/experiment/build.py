@@ -15,7 +15,8 @@ from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.dataset import Images, Streamed, open_streamed
 from kdjax.data.streaming.feed import StreamedFeed
-from kdjax.experiment.config import PRECISIONS, Experiment, Stage
+from kdjax.experiment.config import PRECISIONS, Experiment
+from kdjax.experiment.stage import Stage
 from kdjax.runtime.errors import UserError
 from kdjax.train.step import Step
 

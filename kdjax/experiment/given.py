@@ -25,8 +25,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from kdjax import models
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment import finished, predictions
-from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.config import Experiment
 from kdjax.experiment.finished import Finished
+from kdjax.experiment.stage import Stage
 from kdjax.models import Variables
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError, unknown

@@ -11,9 +11,10 @@ from kdjax.data.feed import Feed
 from kdjax.data.sources import Source
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment import given
-from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.config import Experiment
 from kdjax.experiment.given import Givens
 from kdjax.experiment.predictions import is_table
+from kdjax.experiment.stage import Stage
 from kdjax.models import Outputs
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError

@@ -12,7 +12,8 @@ from rich.table import Table
 
 import kdjax
 from kdjax import models
-from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.config import Experiment
+from kdjax.experiment.stage import Stage
 from kdjax.runtime.console import console
 
 

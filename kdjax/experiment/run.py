@@ -15,12 +15,13 @@ from kdjax.data.streaming.dataset import Streamed
 from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import plan, why_uncacheable
 from kdjax.experiment.build import make_feed, make_steps, naming, open_data
-from kdjax.experiment.config import Experiment, Stage, ancestry
+from kdjax.experiment.config import Experiment, ancestry
 from kdjax.experiment.given import with_start
 from kdjax.experiment.given_stages import check_given, with_images
 from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.predictions import is_table
 from kdjax.experiment.report import plot_curves, print_table, summarise
+from kdjax.experiment.stage import Stage
 from kdjax.experiment.store import Store
 from kdjax.models import Variables
 from kdjax.runtime import parallel

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from kdjax.data import device_feed, sources
 from kdjax.experiment.bank_plan import plan
 from kdjax.experiment.build import make_feed, make_steps, naming
-from kdjax.experiment.config import Experiment, Stage
+from kdjax.experiment.config import Experiment
 from kdjax.experiment.run import rounds
+from kdjax.experiment.stage import Stage
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
 from kdjax.preflight.hlo.traffic import traffic

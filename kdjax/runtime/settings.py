@@ -46,3 +46,25 @@ def _cast(name: str, value: Any, default: Any) -> Any:
         # The first item of the default fixes the type of all.
         value = tuple(_cast(f"{name}[{i}]", v, default[0]) for i, v in enumerate(value))
     return value
+
+
+def check_keys(
+    kind: str,
+    settings: Mapping[str, Any],
+    known: tuple[str, ...],
+    required: tuple[str, ...],
+) -> None:
+    """Raises UserError for a key that is not known, or that is missing.
+
+    Args:
+        kind: what the keys are called in errors.
+        settings: values by key.
+        known: the keys there are.
+        required: those that must be there.
+    """
+    for key in settings:
+        if key not in known:
+            raise unknown(kind, key, known)
+    for key in required:
+        if key not in settings:
+            raise UserError(f"{kind} {key!r} is missing")

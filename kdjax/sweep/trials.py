@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
-from kdjax.experiment.config import Stage
 from kdjax.experiment.run import Observer
+from kdjax.experiment.stage import Stage
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import NotFiniteError, UserError
 from kdjax.train.metrics import Record

@@ -15,6 +15,7 @@ FLOORS = (
     ("methods",),
     ("train",),
     ("experiment",),
+    ("export",),
     ("main", "sweep", "preflight", "analysis", "import_torch", "api"),
 )
 BELOW = {

@@ -11,6 +11,7 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 _LOST_PEER = re.compile(
     r"gloo|nccl|coordination service|coordinationservice|heartbeat"
@@ -124,3 +125,15 @@ def _changed(module: types.ModuleType | None, name: str, value: int) -> Iterator
         yield
     finally:
         setattr(module, name, kept)
+
+
+def source_line(equation: Any) -> str:
+    """Returns the line of Python that an equation of a jaxpr comes from, or ''.
+
+    jax 0.10.2 and 0.12.0. If the name changes, messages name the operation alone.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import source_info_util
+
+        return str(source_info_util.summarize(equation.source_info))
+    return ""

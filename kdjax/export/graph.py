@@ -105,6 +105,21 @@ OWN: dict[str, Callable[..., Any]] = {
 """Operations that passes write in the place of several of JAX's."""
 
 
+def _broadcast(x: np.ndarray, **params: Any) -> np.ndarray:
+    sides = np.ones(len(params["shape"]), int)
+    sides[list(params["broadcast_dimensions"])] = x.shape
+    return np.broadcast_to(x.reshape(sides), params["shape"])
+
+
+_OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
+    "add": lambda x, y, **_: np.add(x, y),
+    "broadcast_in_dim": _broadcast,
+    "mul": lambda x, y, **_: np.multiply(x, y),
+    "rsqrt": lambda x, **_: 1 / np.sqrt(x),
+}
+"""BatchNorm's arithmetic with constants in NumPy: JAX would compile every shape's."""
+
+
 @dataclasses.dataclass(eq=False)
 class Graph:
     """Operations in the order of their computation.
@@ -209,8 +224,17 @@ def _inline(
     constants: Sequence[Input],
     inputs: Sequence[Input],
     operations: list[Operation],
+    caller: str = "",
 ) -> list[Input]:
-    """Appends a jaxpr's operations and returns its outputs."""
+    """Appends a jaxpr's operations and returns its outputs.
+
+    Args:
+        jaxpr: of the function.
+        constants: that it has.
+        inputs: its arguments.
+        operations: get longer.
+        caller: the line of Python that calls it, for operations of JAX's own code.
+    """
     env: dict[Any, Input] = {
         **dict(zip(jaxpr.constvars, constants, strict=True)),
         **dict(zip(jaxpr.invars, inputs, strict=True)),
@@ -224,19 +248,28 @@ def _inline(
     results: Sequence[Input]
     for eqn in jaxpr.eqns:
         arguments = [read(var) for var in eqn.invars]
-        if (called := _called(eqn)) is not None:
+        source = private_names.source_line(eqn) or caller
+        if eqn.primitive.name in _IDENTITIES:
+            results = arguments
+        elif (called := _called(eqn)) is not None:
             consts = [np.asarray(const) for const in called.consts]
-            results = _inline(called.jaxpr, consts, arguments, operations)
+            results = _inline(called.jaxpr, consts, arguments, operations, source)
+        elif eqn.primitive.name == "scan" and _is_of_layers(eqn, arguments):
+            results = _unroll(eqn, arguments, operations, source)
         else:
-            results = _apply(eqn, arguments, operations)
+            results = _apply(eqn, arguments, operations, source)
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+_IDENTITIES = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
+"""Primitives that return what they are given."""
 
 
 def _called(eqn: Any) -> core.ClosedJaxpr | None:
     """Returns the function that an equation only calls, or None."""
     keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-    known = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint")
+    known = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
     name = eqn.primitive.name
     if name not in known and not name.startswith(("custom_jvp", "custom_vjp")):
         return None
@@ -244,8 +277,36 @@ def _called(eqn: Any) -> core.ClosedJaxpr | None:
     return inside if hasattr(inside, "consts") else core.ClosedJaxpr(inside, ())
 
 
+def _is_of_layers(eqn: Any, inputs: Sequence[Input]) -> bool:
+    """Returns whether a loop runs over the weights of equal layers, as `nn.scan` has.
+
+    It must return nothing but what it carries.
+    """
+    fixed = eqn.params["num_consts"] + eqn.params["num_carry"]
+    collected = eqn.outvars[eqn.params["num_carry"] :]
+    dropped = all(isinstance(var, jax.core.DropVar) for var in collected)
+    return dropped and not any(isinstance(one, Value) for one in inputs[fixed:])
+
+
+def _unroll(
+    eqn: Any, inputs: Sequence[Input], operations: list[Operation], source: str
+) -> list[Input]:
+    """Appends the operations of every round of a loop."""
+    params, body = eqn.params, eqn.params["jaxpr"]
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, rows = inputs[:first], inputs[first:last], inputs[last:]
+    rounds = range(params["length"])
+    for number in reversed(rounds) if params["reverse"] else rounds:
+        arguments = [*consts, *carry, *(np.asarray(row)[number] for row in rows)]
+        own = [np.asarray(const) for const in body.consts]
+        results = _inline(body.jaxpr, own, arguments, operations, source)
+        carry = results[: params["num_carry"]]
+    collected = len(eqn.outvars) - len(carry)
+    return [*carry, *[np.zeros(0)] * collected]  # dropped: see `_is_of_layers`
+
+
 def _apply(
-    eqn: Any, inputs: list[Input], operations: list[Operation]
+    eqn: Any, inputs: list[Input], operations: list[Operation], source: str
 ) -> Sequence[Input]:
     """Computes an equation of constants; of any other, appends its operation."""
     outputs = [Value(var.aval.shape, np.dtype(var.aval.dtype)) for var in eqn.outvars]
@@ -254,11 +315,13 @@ def _apply(
         inputs,
         outputs,
         dict(eqn.params),
-        private_names.source_line(eqn),
+        source,
         eqn.primitive,
     )
     fixed = not any(depends_on_batch(side) for one in outputs for side in one.shape)
     if fixed and not operation.values:
+        if operation.name in _OF_CONSTANTS:
+            return [_OF_CONSTANTS[operation.name](*inputs, **operation.params)]
         return [np.asarray(result) for result in operation(*inputs)]
     operations.append(operation)
     return outputs

@@ -12,11 +12,8 @@ from kdjax.export.onnx.builder import Builder, Tensor, refusal
 _SAME = {
     "abs": "Abs",
     "add": "Add",
-    "add_any": "Add",
     "and": "And",
     "ceil": "Ceil",
-    "copy": "Identity",
-    "copy_p": "Identity",
     "cos": "Cos",
     "div": "Div",
     "eq": "Equal",

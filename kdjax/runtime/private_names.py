@@ -132,8 +132,6 @@ def source_line(equation: Any) -> str:
 
     jax 0.10.2 and 0.12.0. If the name changes, messages name the operation alone.
     """
-    with contextlib.suppress(ImportError, AttributeError):
-        from jax._src import source_info_util
-
-        return str(source_info_util.summarize(equation.source_info))
-    return ""
+    module = _module("jax._src.source_info_util")
+    summarize = getattr(module, "summarize", None)
+    return str(summarize(equation.source_info)) if summarize else ""

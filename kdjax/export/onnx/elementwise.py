@@ -108,12 +108,14 @@ def _clamp(builder: Builder, operation: Operation) -> Tensor:
 
 
 def _affine(builder: Builder, operation: Operation) -> Tensor:
-    """Writes scale and shift by channel as BatchNormalization, which is one node."""
+    """Writes scale and shift by channel as BatchNormalization.
+
+    That is one node, and onnxruntime's layout of blocked channels goes through it.
+    """
     value, scale, shift = operation.inputs
     tensor = builder.tensors[value]
     rank, name = len(value.shape), tensor.name
-    by_channel = rank > 2 and tensor.axis(rank - 1) == 1 and scale.size > 1
-    if by_channel and (scale != 1).any() and shift.any():
+    if rank > 2 and tensor.axis(rank - 1) == 1:
         neutral = np.zeros(scale.size, np.float32), np.ones(scale.size, np.float32)
         parts = [scale.reshape(-1), shift.reshape(-1), *neutral]
         inputs = [name, *map(builder.constant, parts)]

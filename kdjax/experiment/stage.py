@@ -1,6 +1,7 @@
 """A stage of an experiment, and how its part of a config is read."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdjax.train.recipe import Recipe
 
 _STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy", "start")
 _GIVEN = ("model", "given", "mean", "std", "order")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ def parse_stage(
     Raises:
         UserError: an unknown name, or a value out of range.
     """
+    _check_name(name)
     settings = dict(settings)
     if "given" in settings:
         return _parse_given(name, settings, config)
@@ -118,6 +121,16 @@ def parse_stage(
             f"stage {name!r}: a teacher comes twice ({', '.join(stage.teachers)})"
         )
     return stage
+
+
+def _check_name(name: str) -> None:
+    """Raises UserError unless a name can be part of a folder's name everywhere."""
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 40 else f"{name[:40]}..."
+        raise UserError(
+            f"stage {shown!r}: a stage's name has 1 to 100 of the characters A-Z, a-z, "
+            "0-9, '.', '_' and '-', and does not begin with '.'"
+        )
 
 
 def _parse_given(

@@ -23,7 +23,7 @@ from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.computation import computation_id
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import write_json
+from kdjax.runtime.files import remove_leftovers, write_json
 from kdjax.train.loop import load_network
 from kdjax.train.networks import apply_model
 
@@ -72,6 +72,7 @@ class Store:
             probe = self._stages / ".writable"
             probe.touch()
             probe.unlink(missing_ok=True)
+            remove_leftovers(self._stages.parent)
         except OSError as error:
             raise UserError(
                 f"workdir {self._stages.parent} cannot be written: {error.strerror}"

@@ -4,9 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Processes of several machines may write to one folder.
+_HOST = platform.node() or "localhost"
 
 
 def cache_folder() -> Path:
@@ -20,12 +24,34 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:
     """Yields a path to write to, whose file replaces `path` at the end of the block."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes of this machine were writing in a folder.
+
+    Args:
+        folder: is searched with all folders in it; may be absent.
+    """
+    for path in folder.rglob(f"*.{_HOST}.*.tmp"):
+        process = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; none of ours
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

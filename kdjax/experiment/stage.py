@@ -14,7 +14,7 @@ from kdjax.train.recipe import Recipe
 
 _STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy", "start")
 _GIVEN = ("model", "given", "mean", "std", "order")
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _check_name(name: str) -> None:
         shown = name if len(name) <= 40 else f"{name[:40]}..."
         raise UserError(
             f"stage {shown!r}: a stage's name has 1 to 100 of the characters A-Z, a-z, "
-            "0-9, '.', '_' and '-', and does not begin with '.'"
+            "0-9, '.', '_', '+' and '-', and does not begin with '.'"
         )
 
 

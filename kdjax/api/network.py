@@ -15,6 +15,8 @@ from kdjax.data import own
 from kdjax.experiment import finished
 from kdjax.experiment.config import PRECISIONS
 from kdjax.experiment.finished import Finished
+from kdjax.export.exporting import export
+from kdjax.export.options import Options
 from kdjax.models import Variables
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.train.prediction import Predictor
@@ -114,6 +116,52 @@ class Network:
             "top5": float(np.mean(hits.any(axis=1))),
             "loss": float(np.mean(loss)),
         }
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        format: str = "onnx",
+        int8: bool = False,
+        uint8: bool = False,
+        opset: int = 0,
+        layout: str = "",
+        calibration: int = 256,
+        data: str | os.PathLike[str] | None = None,
+        threads: int = 0,
+    ) -> dict[str, Any]:
+        """Writes the network to a folder, as `python -m kdjax.export` does.
+
+        Args:
+            out: the folder; must not exist, or be empty.
+            format: 'onnx', 'stablehlo', 'safetensors', or 'torch': a state dict.
+            int8: whether a file in 8 bits is written beside it, of 'onnx' alone.
+            uint8: whether the file takes uint8 images and normalises them itself.
+            opset: the version of ONNX's operators; 0: the usual one.
+            layout: of 'torch': whose names the tensors bear.
+            calibration: how many training images the ranges of 8 bits come from.
+            data: where the run's images are now, if not where they were.
+            threads: of the measurements for the table; 0: as many as there are.
+
+        Returns:
+            What `model.json` holds.
+
+        Raises:
+            UserError: see `kdjax.export.exporting.export`.
+        """
+        options = Options(
+            format=format,
+            int8=int8,
+            uint8=uint8,
+            opset=opset,
+            layout=layout,
+            calibration=calibration,
+            data=None if data is None else Path(data).expanduser(),
+            threads=threads,
+        )
+        workdir, stage, seed = self.source.rsplit(":", 2)
+        folders = Path(workdir).expanduser(), Path(out).expanduser()
+        return export(folders[0], stage, folders[1], options, int(seed))
 
     def _numbers(self, labels: Any) -> np.ndarray:
         labels = np.asarray(labels)

@@ -1,6 +1,7 @@
 """What an experiment ended in."""
 
 import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,30 @@ class Result:
     def evaluate(self, images: Any, labels: Any) -> dict[str, float]:
         """Returns the student's figures: see `Network.evaluate`."""
         return self.student.evaluate(images, labels)
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        stage: str = "",
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Writes a network to a folder; by default the student of seed 0.
+
+        Args:
+            out: the folder; must not exist, or be empty.
+            stage: the network's; by default the last one.
+            seed: which of its replicas.
+            **options: `format`, `int8`, `uint8` and others: see `Network.export`.
+
+        Returns:
+            What `model.json` holds.
+
+        Raises:
+            UserError: see `Network.export`.
+        """
+        return self.network(stage, seed).export(out, **options)
 
 
 def _accuracy(stage: Mapping[str, Any]) -> str:

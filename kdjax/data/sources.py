@@ -8,6 +8,7 @@ folder in which TFDS or `python -m kdjax.data.prepare` put them.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdjax.data.subsets import check_held, check_size, stratified
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.files import digest
 
+_OF_DIGITS = ("digits", "svhn")  # whose classes are these
 _DIGITS_TEST = 360  # a fifth of the 1,797 digits
 
 
@@ -288,6 +290,28 @@ def expected(
         mean=source.mean if normalise else (0.0,) * len(source.mean),
         std=source.std if normalise else (1.0,) * len(source.std),
     )
+
+
+def class_names(name: str, dir: str | None = None) -> tuple[str, ...]:
+    """Returns the names of a data set's classes by label; nothing if they are unknown.
+
+    Args:
+        name: a key of `SOURCES`; of others nothing is known.
+        dir: the folder of TFDS data sets, whose files have the names; by default the
+            one TFDS uses.
+
+    Raises:
+        UserError: its description there is unreadable.
+    """
+    if name in _OF_DIGITS:
+        return tuple(map(str, range(10)))
+    source = SOURCES.get(name)
+    if source is None or source.tfds_name is None:
+        return ()
+    folder = pathlib.Path(dir or tfds_files.default_data_dir()).expanduser()
+    prepared = tfds_files.find(name, source.tfds_name, folder)
+    names = tfds_files.class_names(prepared) if prepared else ()
+    return names if len(names) == source.num_classes else ()
 
 
 def fits_memory(data: Mapping[str, Any]) -> bool:

@@ -170,6 +170,14 @@ def locate(
     return prepared
 
 
+def class_names(prepared: Prepared) -> tuple[str, ...]:
+    """Returns the names of the feature 'label' by class; nothing if TFDS has none."""
+    try:
+        return tuple((prepared.path / "label.labels.txt").read_text().splitlines())
+    except OSError:
+        return ()
+
+
 def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads one split into memory, from the cache if these files are in it.
 

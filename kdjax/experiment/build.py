@@ -1,7 +1,8 @@
 """From an experiment to its parts: the data set, the steps, what feeds them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -27,12 +28,21 @@ def open_data(experiment: Experiment) -> Images:
     Raises:
         UserError: it is not there, damaged, or smaller than the sizes asked for.
     """
-    augment = experiment.augment
+    return open_images(experiment.data, experiment.augment)
+
+
+def open_images(data: Mapping[str, Any], augment: Augment | Crop | Vary) -> Images:
+    """Returns a data set by a config's data section: see `open_data`.
+
+    Args:
+        data: the section without 'augment'.
+        augment: how training images are varied.
+    """
     if isinstance(augment, Vary):
-        return own.open_own(experiment.data, augment.on_host())
-    if sources.SOURCES[experiment.data["name"]].in_memory:
-        return sources.load(**experiment.data)
-    options = dict(experiment.data)
+        return own.open_own(data, augment.on_host())
+    if sources.SOURCES[data["name"]].in_memory:
+        return sources.load(**data)
+    options = dict(data)
     if options.pop("validation", 0):
         raise UserError("data.validation is for data sets that fit into memory")
     assert isinstance(augment, Crop)

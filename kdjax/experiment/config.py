@@ -113,7 +113,7 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
     required = ("data", "recipe", "seeds", "stages")
     check_keys("config key", config, _CONFIG, required)
     data = dict(config["data"])
-    augment = _parse_data(data)
+    augment = parse_data(data)
     precision = config.get("precision", "float32")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -134,8 +134,12 @@ def parse_config(config: Mapping[str, Any]) -> Experiment:
     )
 
 
-def _parse_data(data: dict[str, Any]) -> Augment | Crop | Vary:
-    """Checks the data section, and takes how training images are varied out of it."""
+def parse_data(data: dict[str, Any]) -> Augment | Crop | Vary:
+    """Checks the data section, and takes how training images are varied out of it.
+
+    Raises:
+        UserError: an unknown name or key, or a value out of range.
+    """
     name = data.get("name")
     if isinstance(name, str) and name not in sources.SOURCES and own.is_own(name):
         vary = build(Vary, "data.augment", data.pop("augment", {}))

@@ -67,7 +67,7 @@ def find(workdir: Path, stage: str, seed: int = 0) -> Finished:
     Raises:
         UserError: no such folder, stage or seed, or it is not finished.
     """
-    results = _read(workdir / "results.json")
+    results = results_of(workdir)
     stages = results["stages"]
     if stage not in stages:
         raise unknown(f"stage of {workdir}", stage, stages)
@@ -78,6 +78,15 @@ def find(workdir: Path, stage: str, seed: int = 0) -> Finished:
     if not folders or not (folders[0] / "result.json").exists():
         raise UserError(f"{workdir}: stage {stage!r} seed {seed} is not finished")
     return _of_stage(folders[0], results["config"])
+
+
+def results_of(workdir: Path) -> dict[str, Any]:
+    """Returns what `results.json` of a finished run holds.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    return _read(workdir / "results.json")
 
 
 def _of_stage(folder: Path, config: Mapping[str, Any]) -> Finished:

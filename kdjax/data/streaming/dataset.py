@@ -158,17 +158,39 @@ class Streamed(Closing):
             epoch: as for `train`.
         """
         index = self._positions(index)
-        make = self._views(seed, epoch)
+        return HostBatch(*self._in_threads(self._views(seed, epoch), index))
+
+    def evaluated(self, split: str, index: np.ndarray) -> Arrays:
+        """Returns given examples as evaluation sees them, decoded in threads.
+
+        Images that cannot be read are reported and not valid, as in `test`.
+
+        Args:
+            split: 'train' or 'test'.
+            index: positions in it.
+
+        Returns:
+            Images, labels and validity.
+        """
+        make = BatchMaker(
+            *(self._train if split == "train" else self._test),
+            self.image_shape[0],
+            channels=self.image_shape[2],
+            evaluation=self._evaluation,
+        )
+        return self._in_threads(make, np.asarray(index, np.int32))
+
+    def _in_threads(self, make: BatchMaker, index: np.ndarray) -> Arrays:
         threads = min(
             max(1, self._workers or (os.cpu_count() or 1)), max(1, len(index))
         )
         with ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(make, np.array_split(index, threads)))
-        images, labels, positions = (
+        images, labels, third = (
             np.concatenate([part[field] for part in parts]) for field in range(3)
         )
         broken = tuple(one for part in parts for one in part[3])
-        return HostBatch(*self._checked((images, labels, positions, broken)))
+        return self._checked((images, labels, third, broken))
 
     @property
     def labels(self) -> np.ndarray:

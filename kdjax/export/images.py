@@ -1,0 +1,114 @@
+"""The images of a finished run: an export is verified, calibrated and measured on them.
+
+They are opened as the run did, by the config in its `results.json`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdjax.data import own, sources
+from kdjax.data.sources import Dataset, Split
+from kdjax.data.streaming.dataset import Images
+from kdjax.experiment.build import open_images
+from kdjax.experiment.config import parse_data
+from kdjax.experiment.finished import Finished
+from kdjax.runtime.errors import UserError
+
+MOST = 10_000
+"""At most so many test images are measured on, evenly spread over all."""
+
+
+def open_of(
+    found: Finished, data: Mapping[str, Any], moved: Path | None = None
+) -> Images:
+    """Returns the data set of a finished stage.
+
+    Args:
+        found: the stage's network.
+        data: the data section of its run's config.
+        moved: where the images lie now; None: where they lay.
+
+    Raises:
+        UserError: they are gone, or are not those of the run.
+    """
+    section = dict(data)
+    if moved is not None:
+        section.update(_place(section["name"], moved))
+    augment = parse_data(section)
+    try:
+        images = open_images(section, augment)
+    except UserError as error:
+        raise UserError(
+            f"the images of the run are needed, but {error} (--data says where they "
+            "are now)"
+        ) from error
+    recorded = json.loads((found.folder / "stage.json").read_text())["data"]
+    if recorded.get("content", images.content) != images.content:
+        place = section.get("path") or section.get("dir") or section["name"]
+        raise UserError(
+            f"the images in {place} are not those of the run: their digest is "
+            f"{images.content}, not {recorded['content']}"
+        )
+    return images
+
+
+def _place(name: str, moved: Path) -> dict[str, str]:
+    """Returns what of a data section says where the images are."""
+    if name in sources.SOURCES or name == "tfds":
+        return {"dir": str(moved)}
+    if name == "arrays":  # given in Python, and saved since
+        return {"name": own.find_kind(str(moved)), "path": str(moved)}
+    return {"path": str(moved)}
+
+
+def spread(total: int, most: int) -> np.ndarray:
+    """Returns so many positions of a set, evenly spread; all if there are no more."""
+    count = min(total, most)
+    return np.arange(count) * total // max(count, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some images of a data set as evaluation sees them.
+
+    Attributes:
+        images: uint8 `[N, height, width, channels]`.
+        labels: int32 `[N]`.
+        total: how many there are in the set.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    total: int
+
+    def some(self, most: int) -> "Part":
+        """Returns so many of them, evenly spread."""
+        chosen = spread(len(self.labels), most)
+        return Part(self.images[chosen], self.labels[chosen], self.total)
+
+
+def take(images: Images, split: str, most: int) -> Part:
+    """Returns images of a split, evenly spread over it.
+
+    Args:
+        images: the data set.
+        split: 'train' or 'test'.
+        most: how many; all if there are no more.
+
+    Raises:
+        UserError: none can be read.
+    """
+    if isinstance(images, Dataset):
+        whole: Split = images.train if split == "train" else images.test
+        chosen = spread(len(whole.labels), most)
+        return Part(whole.images[chosen], whole.labels[chosen], len(whole.labels))
+    total = images.train_size if split == "train" else images.test_size
+    pixels, labels, valid = images.evaluated(split, spread(total, most))
+    if not valid.any():
+        raise UserError(f"{images.name}: none of the {split} images can be read")
+    return Part(pixels[valid], labels[valid], total)

@@ -1,0 +1,83 @@
+"""What can be asked of an export, and whether it goes together."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from kdjax.runtime.errors import UserError, unknown
+
+FILES = {
+    "onnx": "model.onnx",
+    "stablehlo": "model.stablehlo",
+    "safetensors": "model.safetensors",
+    "torch": "model.pth",
+}
+"""The file of each format."""
+INT8 = "model.int8.onnx"
+GRAPHS = ("onnx", "stablehlo")
+"""The formats that compute; the others are tensors under names."""
+
+_NEEDED = {
+    "onnx": ("onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+    "stablehlo": ("flatbuffers",),
+    "torch": ("torch",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a network is exported.
+
+    Attributes:
+        format: a key of `FILES`.
+        int8: whether a file in 8 bits is written beside it, of 'onnx' alone.
+        uint8: whether the file takes uint8 images and normalises them itself.
+        opset: the version of ONNX's operators; 0: the usual one.
+        layout: of 'torch': whose names its tensors bear; '': those of the file that
+            the network was imported from, otherwise the first of its family.
+        calibration: how many training images the ranges of 8 bits come from.
+        data: where the run's images are now, if not where they were.
+        threads: of onnxruntime while it is measured; 0: as many as there are.
+
+    Raises:
+        UserError: an unknown format, or options that do not go together.
+    """
+
+    format: str = "onnx"
+    int8: bool = False
+    uint8: bool = False
+    opset: int = 0
+    layout: str = ""
+    calibration: int = 256
+    data: Path | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.format not in FILES:
+            raise unknown("format", self.format, FILES)
+        for name, formats in (
+            ("int8", ("onnx",)),
+            ("uint8", GRAPHS),
+            ("opset", ("onnx",)),
+            ("layout", ("torch",)),
+            ("threads", ("onnx",)),
+        ):
+            if getattr(self, name) and self.format not in formats:
+                raise UserError(
+                    f"{name} is for format {' and '.join(formats)}, not {self.format}"
+                )
+        if self.calibration < 1:
+            raise UserError(f"calibration={self.calibration} must be at least 1")
+        if self.threads < 0:
+            raise UserError(f"threads={self.threads} is negative")
+
+    def check_installed(self) -> None:
+        """Raises UserError if a package that the format needs is not installed."""
+        extra = "torch" if self.format == "torch" else "export"
+        for package in _NEEDED[self.format]:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"format {self.format} needs {package}, which is not installed: "
+                    f"pip install 'kdjax[{extra}]'"
+                )

@@ -1,0 +1,105 @@
+"""Networks as tensors under names: safetensors, and PyTorch's state dicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from kdjax.export.deployed import Deployed
+from kdjax.models import Variables, import_torch
+from kdjax.models.import_torch import LAYOUTS
+from kdjax.runtime.errors import UserError, unknown
+
+
+def write_safetensors(
+    network: Deployed, path: Path, about: Mapping[str, str] | None = None
+) -> None:
+    """Writes 'params/stem/conv/kernel' and so on, and reads them back to the bit.
+
+    Args:
+        network: whose variables are written.
+        path: of the file.
+        about: what its metadata says.
+
+    Raises:
+        UserError: what was read differs.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    tensors = flat(network.variables)
+    save_file(tensors, path, dict(about or {}))
+    _check_equal(tensors, load_file(path), path)
+
+
+def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
+    """Writes a PyTorch state dict, and imports it again to the bit.
+
+    Args:
+        network: whose variables are written.
+        model: its name without what was wrapped around it.
+        path: of the file.
+        layout: whose names: the name of one of `LAYOUTS`.
+
+    Raises:
+        UserError: there is no such layout of the network's family, or what was read
+            differs.
+    """
+    import torch
+
+    state = import_torch.to_state_dict(
+        network.variables, model, layout, network.image_shape
+    )
+    torch.save({key: torch.tensor(array) for key, array in state.items()}, path)
+    read = import_torch.load(path, model, network.num_classes, network.image_shape)
+    _check_equal(flat(network.variables), flat(read), path)
+
+
+def layout_of(
+    model: str, shape: tuple[int, int, int], classes: int, files: Sequence[str]
+) -> str:
+    """Returns whose names a network's tensors have in PyTorch.
+
+    Args:
+        model: the network's name.
+        shape: of its images.
+        classes: their number.
+        files: that it may have been imported from.
+
+    Raises:
+        UserError: no layout of its family is known.
+    """
+    family = model.split("-")[0]
+    layouts = [layout.name for layout in LAYOUTS if layout.family == family]
+    if not layouts:
+        families = dict.fromkeys(layout.family for layout in LAYOUTS)
+        raise unknown("family with a form in PyTorch", model, families)
+    for file in files:
+        try:
+            layout, _ = import_torch.rows_of(file, model, classes, shape)
+        except UserError:  # gone since, or no file at all
+            continue
+        return layout.name
+    return layouts[0]
+
+
+def flat(variables: Variables) -> dict[str, np.ndarray]:
+    """Returns a network's arrays by their paths, joined by '/'."""
+    return {
+        "/".join(path): np.ascontiguousarray(leaf)
+        for path, leaf in flatten_dict(dict(variables)).items()
+    }
+
+
+def _check_equal(
+    tensors: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray], path: Path
+) -> None:
+    for name in dict.fromkeys((*tensors, *read)):
+        same = (
+            name in tensors
+            and name in read
+            and tensors[name].dtype == read[name].dtype
+            and np.array_equal(tensors[name], read[name], equal_nan=True)
+        )
+        if not same:
+            raise UserError(f"{path.name} is not exported: {name} was read otherwise")

@@ -1,18 +1,26 @@
-"""The command: `python -m kdjax.main --config configs/ctkd.py --workdir runs/ctkd`."""
+"""The command: `kdjax --config configs/ctkd.py --workdir runs/ctkd`.
 
+From a checkout that is not installed, `python -m kdjax.main`.
+"""
+
+import os
 import sys
 from collections.abc import Sequence
 
+from kdjax.experiment import published
 from kdjax.experiment.flags import parse_flags
 from kdjax.runtime import command
 
 _USAGE = """\
-usage: python -m kdjax.main --config CONFIG.py[:ARG] --workdir DIR [--config.KEY=VALUE]
+usage: kdjax --config CONFIG[:ARG] --workdir DIR [--config.KEY=VALUE]
+       kdjax --list [CONFIG]
 
-  --config   an experiment, such as configs/ctkd.py or configs/ctkd.py:digits,seeds=3
+  --config   an experiment: a file, or a published one that --list names, such as
+             configs/ctkd.py or configs/ctkd.py:digits,seeds=3
   --workdir  the folder for stages and results; what it holds already is not repeated
   --stages   NAME,...: these stages only, with those that teach them
   --dry-run  print what there is and what would run
+  --list     name the published configs, or tell which arguments one takes
 
 of several processes, each has (unless Slurm, Open MPI or a TPU slice tells it):
   --coordinator  HOST:PORT on the machine of process 0
@@ -27,8 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(lambda: _main(sys.argv if argv is None else argv))
 
 
+def script() -> int:
+    """Is the installed `kdjax`, and returns the exit code.
+
+    As with `python -m`, modules that lie here are found: networks of one's own, and
+    what a config imports.
+    """
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
+    return main()
+
+
 def _main(argv: Sequence[str]) -> None:
     """Joins the other processes, if there are any, and does what was asked for."""
+    if "--list" in argv[1:]:
+        print(published.listing([word for word in argv[1:] if word != "--list"]))
+        return
     options = parse_flags(argv)
     if options is None:
         print(_USAGE)

@@ -1,5 +1,6 @@
 """From command-line arguments to a config, with one clear line for what is wrong."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from kdjax.experiment import published
 from kdjax.runtime import launchers
 from kdjax.runtime.errors import UserError, unknown
 
@@ -47,6 +49,7 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
     Raises:
         UserError: whatever absl, config flags or the config file find wrong.
     """
+    argv, path = _find_config(argv)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", lock_config=True, flag_values=values, sys_argv=list(argv)
@@ -59,8 +62,10 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
     flags.DEFINE_integer("process", None, "", flag_values=values)
     flags.DEFINE_integer("wait", 300, "", flag_values=values, lower_bound=1)
     flags.DEFINE_bool("help", False, "", flag_values=values, short_name="h")
+    reading = published.importable(path) if path else contextlib.nullcontext()
     try:
-        rest = values(list(argv))
+        with reading:
+            rest = values(list(argv))
     except flags.Error as error:
         # A config file's own error comes as a line near the end of a quoted traceback:
         # JAX adds notes of its own behind it.
@@ -76,13 +81,12 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
         return None
     if rest[1:]:
         raise UserError(f"unknown argument {rest[1]!r}; see --help")
-    for name in ("config", "workdir"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing; see --help")
+    if path is None:
+        raise UserError("--config is missing; see --help")
+    if not values.workdir:
+        raise UserError("--workdir is missing; see --help")
     if not isinstance(values.config, ConfigDict):
-        path = Path(config_flags.get_config_filename(values["config"]))
-        configs = sorted(set(path.parent.glob("*.py")) - {path.parent / "common.py"})
-        raise unknown("config", str(path), configs)
+        raise _no_config(path, values.config)
     coordinator: str | None = values.coordinator
     processes: int | None = values.processes
     process: int | None = values.process
@@ -100,6 +104,38 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
         process,
         values.wait,
     )
+
+
+def _find_config(argv: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Returns the arguments with the file that `--config` means, and this file."""
+    found = None
+    words = list(argv)
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if not equals:  # the value is a word of its own
+            number += 1
+            value = words[number] if number < len(words) else ""
+        name, colon, arg = value.partition(":")
+        if name:
+            found = published.find(name)
+            words[number] = f"{flag}{equals}" * bool(equals) + f"{found}{colon}{arg}"
+    return words, found
+
+
+def _no_config(path: Path, value: Any) -> UserError:
+    """Returns the error for what config flags have in the place of a config."""
+    try:
+        # An OSError of the file's own, such as of another file that it reads, is kept
+        # until the config is used.
+        value["seeds"]
+    except OSError as error:
+        return UserError(f"config: {path}: {error.__cause__ or error}")
+    except Exception:
+        pass
+    kind = type(value).__name__
+    return UserError(f"config: {path}: get_config() returns no ConfigDict but a {kind}")
 
 
 def _unknown_key(argv: Sequence[str]) -> UserError | None:

@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterable
 
-
 DEPENDENCIES = (
     *("absl", "array_record", "chex", "flax", "grain", "importlib_resources"),
     *("matplotlib", "ml_collections", "numpy", "orbax", "PIL", "requests", "rich"),

@@ -74,15 +74,12 @@ class Speed:
     images_per_second: float
 
 
-def measure(
-    sessions: Mapping[str, Session], images: np.ndarray, seconds: float = _SECONDS
-) -> dict[str, Speed]:
+def measure(sessions: Mapping[str, Session], images: np.ndarray) -> dict[str, Speed]:
     """Returns the speed of networks, measured in turn so that noise hits them alike.
 
     Args:
         sessions: by any name.
         images: what they see, uint8 `[N, H, W, C]`.
-        seconds: how long to measure each.
     """
     taken: dict[tuple[str, int], list[float]] = {}
     batches = {
@@ -96,7 +93,7 @@ def measure(
     for _ in range(_ROUNDS):
         for key, batch in batches.items():
             call = functools.partial(sessions[key[0]].run, batch)
-            taken.setdefault(key, []).extend(_times(call, seconds / _ROUNDS))
+            taken.setdefault(key, []).extend(_times(call, _SECONDS / _ROUNDS))
     medians = {key: float(np.median(times)) for key, times in taken.items()}
     return {
         name: Speed(1000 * medians[name, 1], _BATCH / medians[name, _BATCH])

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kdjax.experiment import published
-from kdjax.experiment.flags import parse_flags
 from kdjax.runtime import command
 
 _USAGE = """\
@@ -48,6 +46,9 @@ def script() -> int:
 
 def _main(argv: Sequence[str]) -> None:
     """Joins the other processes, if there are any, and does what was asked for."""
+    from kdjax.experiment import published
+    from kdjax.experiment.flags import parse_flags
+
     if "--list" in argv[1:]:
         print(published.listing([word for word in argv[1:] if word != "--list"]))
         return

@@ -4,11 +4,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from kdjax.experiment.stage import parse_stage
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import remove_leftovers, replace_whole
+from kdjax.runtime.files import (
+    read_checked_json,
+    remove_leftovers,
+    replace_whole,
+    write_checked_json,
+    write_json,
+)
+from kdjax.train import recordings
 
 KILLED = """
 import os, signal, sys
@@ -56,3 +64,52 @@ def test_names_of_stages_that_can_be_folders():
             name, {"model": "plain-2"}, {"recipe": {"epochs": 1}, "seeds": 1}
         )
         assert parsed.name == name
+
+
+def flipped(path, place):
+    """Flips the lowest bit of a byte."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_every_bit_of_a_checked_file_counts(tmp_path):
+    file, value = tmp_path / "result.json", {"accuracy": 0.5, "of": (1, 2), "b": None}
+    write_checked_json(file, value)
+    whole = file.read_bytes()
+    assert read_checked_json(file) == {"accuracy": 0.5, "of": [1, 2], "b": None}
+    for place in range(len(whole)):
+        flipped(file, place)
+        try:
+            found = read_checked_json(file)
+        except ValueError:
+            pass
+        else:  # white space, or the name 'checksum'
+            assert found == {"accuracy": 0.5, "of": [1, 2], "b": None} or (
+                b'"checksum"' not in file.read_bytes()
+            )
+        file.write_bytes(whole)
+    write_json(file, value)  # as earlier versions did
+    assert read_checked_json(file)["accuracy"] == 0.5
+
+
+def test_a_flipped_bit_of_a_recording_is_told(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    recordings.write(tmp_path, 2, logits)
+    file = recordings.path(tmp_path, 2)
+    np.testing.assert_array_equal(recordings.read(tmp_path, 2, (6, 3)), logits)
+    whole = file.read_bytes()
+    first = whole.index(logits.tobytes())
+    for place in range(first, first + logits.nbytes):
+        flipped(file, place)
+        with pytest.raises(UserError, match="cannot be read"):
+            recordings.read(tmp_path, 2, (6, 3))
+        file.write_bytes(whole)
+    with pytest.raises(UserError, match=r"has shape \(6, 3\), not \(6, 4\)"):
+        recordings.read(tmp_path, 2, (6, 4))
+
+
+def test_recordings_of_earlier_versions_are_read(tmp_path):
+    (tmp_path / "recording").mkdir()
+    np.save(tmp_path / "recording" / "epoch-0001.npy", np.ones((6, 3), np.float32))
+    assert recordings.read(tmp_path, 1, (6, 3)).sum() == 18

@@ -1,7 +1,6 @@
 """Networks that are on disk: of finished stages, and imported ones."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from kdjax.data import sources
 from kdjax.experiment.config import PRECISIONS
 from kdjax.models import Variables
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import read_checked_json
 from kdjax.train import saved_network
 from kdjax.train.loop import load_network
 
@@ -109,6 +109,15 @@ def _of_stage(folder: Path, config: Mapping[str, Any]) -> Finished:
     )
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Returns all that decided a finished replica, from its folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return _read(folder / "stage.json")
+
+
 def imported(folder: Path) -> Finished:
     """Returns a network that `python -m kdjax.import_torch --out` has written.
 
@@ -131,6 +140,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path} not found")
     try:
-        return json.loads(path.read_text())
+        return read_checked_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -23,7 +23,11 @@ from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.computation import computation_id
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import remove_leftovers, write_json
+from kdjax.runtime.files import (
+    read_checked_json,
+    remove_leftovers,
+    write_checked_json,
+)
 from kdjax.train.loop import load_network
 from kdjax.train.networks import apply_model
 
@@ -189,7 +193,7 @@ class Store:
                 "packages": self._packages(name),
                 **self.settings(name, seed),
             }
-            write_json(folder / "stage.json", settings)
+            write_checked_json(folder / "stage.json", settings)
             yield folder
 
     def _packages(self, name: str) -> dict[str, str]:
@@ -216,7 +220,7 @@ class Store:
         """
         path = self.folder(name, seed) / "stage.json"
         try:
-            begun = json.loads(path.read_text())
+            begun = read_checked_json(path)
             before = {"kdjax": begun["kdjax"], **begun.get("packages", {})}
         except (OSError, ValueError, KeyError):
             return {}  # not begun, or killed while it was written
@@ -230,7 +234,7 @@ class Store:
     def finish(self, name: str, seed: int, result: dict[str, Any]) -> None:
         """Writes a replica's result, the last thing: now it counts as finished."""
         if parallel.is_first():
-            write_json(self.folder(name, seed) / "result.json", result)
+            write_checked_json(self.folder(name, seed) / "result.json", result)
         parallel.wait_for_all(f"{name} {seed} is finished")
 
     def result(self, name: str, seed: int) -> dict[str, Any] | None:
@@ -243,7 +247,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
+            return read_checked_json(path)
         except ValueError as error:
             raise UserError(
                 f"{path} is damaged: {error}; delete its folder to train it again"

@@ -114,7 +114,7 @@ class _Export:
         else:
             about |= self._tensors(path)
         write_json(folder / "model.json", about)
-        settings = json.loads((found.folder / "stage.json").read_text())
+        settings = finished.settings_of(found.folder)
         from kdjax.export.card import card
 
         text = card(about, self._results, settings, table)

@@ -4,7 +4,6 @@ They are opened as the run did, by the config in its `results.json`.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from kdjax.data import own, sources
 from kdjax.data.sources import Dataset, Split
 from kdjax.data.streaming.dataset import Images
+from kdjax.experiment import finished
 from kdjax.experiment.build import open_images
 from kdjax.experiment.config import parse_data
 from kdjax.experiment.finished import Finished
@@ -47,7 +47,7 @@ def open_of(
             f"the images of the run are needed, but {error} (--data says where they "
             "are now)"
         ) from error
-    recorded = json.loads((found.folder / "stage.json").read_text())["data"]
+    recorded = finished.settings_of(found.folder)["data"]
     if recorded.get("content", images.content) != images.content:
         place = section.get("path") or section.get("dir") or section["name"]
         raise UserError(

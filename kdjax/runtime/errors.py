@@ -3,6 +3,13 @@
 import errno
 from collections.abc import Iterable
 
+DEPENDENCIES = (
+    *("absl", "array_record", "chex", "flax", "grain", "importlib_resources"),
+    *("matplotlib", "ml_collections", "numpy", "orbax", "PIL", "requests", "rich"),
+    *("scipy", "sklearn", "tensorboardX", "tensorflow_datasets", "threadpoolctl"),
+)
+"""Modules that kdjax needs besides jax and optax, which are enough for its losses."""
+
 
 class UserError(ValueError):
     """A mistake outside the program; its one-line message names value and choices.
@@ -33,4 +40,6 @@ def one_line(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
+        return f"{error.name} is missing: pip install kdjax, without --no-deps"
     return None

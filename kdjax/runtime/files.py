@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 # Processes of several machines may write to one folder.
 _HOST = platform.node() or "localhost"
+_CHECKSUM = "checksum"
 
 
 def cache_folder() -> Path:
@@ -58,6 +59,35 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
     with replace_whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file with a hash of its content, 'checksum', atomically."""
+    write_json(path, {**value, _CHECKSUM: _checksum(value)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file; without the hash, which it may lack.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError("it holds no object")
+    # Earlier versions wrote none.
+    saved = value.pop(_CHECKSUM, None)
+    if saved is not None and saved != _checksum(value):
+        raise ValueError(f"its content is not what {_CHECKSUM!r} says")
+    return value
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True)
+    # As it will be read: keys are strings then.
+    text = json.dumps(json.loads(text), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(tree: Any) -> str:

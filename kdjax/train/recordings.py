@@ -5,6 +5,8 @@ gradient from the student. So the expert's recorded logits can stand in for trai
 again (`scratch=replay`), at the price of KD.
 """
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,13 @@ from kdjax.runtime.files import replace_whole
 
 
 def path(folder: Path, epoch: int) -> Path:
-    """Returns the file of an epoch, counted from 0, in a replica's folder."""
-    return folder / "recording" / f"epoch-{epoch:04d}.npy"
+    """Returns the file of an epoch, counted from 0, in a replica's folder.
+
+    Its checksum is that of the archive. Earlier versions wrote arrays without one.
+    """
+    file = folder / "recording" / f"epoch-{epoch:04d}.npz"
+    plain = file.with_suffix(".npy")
+    return plain if plain.exists() and not file.exists() else file
 
 
 def write(folder: Path, epoch: int, logits: np.ndarray) -> None:
@@ -28,10 +35,18 @@ def write(folder: Path, epoch: int, logits: np.ndarray) -> None:
         logits: `[N, classes]`; anything for images that the epoch left out.
     """
     if parallel.is_first():
-        file = path(folder, epoch)
+        file = path(folder, epoch).with_suffix(".npz")
         file.parent.mkdir(exist_ok=True)
         with replace_whole(file) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, logits)
+            np.savez(stream, logits=logits)
+
+
+def _load(file: Path) -> np.ndarray:
+    with open(file, "rb") as stream:
+        if file.suffix == ".npy":
+            return np.load(stream)
+        with np.load(stream) as arrays:
+            return arrays["logits"]
 
 
 def read(folder: Path, epoch: int, shape: tuple[int, int]) -> np.ndarray:
@@ -42,8 +57,15 @@ def read(folder: Path, epoch: int, shape: tuple[int, int]) -> np.ndarray:
     """
     file = path(folder, epoch)
     try:
-        logits = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
+        logits = _load(file)
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(
             f"the recording {file} cannot be read ({error}); train that stage again in "
             "another workdir, or use scratch=joint"

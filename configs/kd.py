@@ -111,32 +111,6 @@ def published(
     }
 
 
-def hyper(
-    method: str,
-    teachers: Sequence[str],
-    student: str,
-    epochs: int,
-    steps: int,
-    dataset: str = "cifar100",
-) -> dict[str, dict[str, Any]]:
-    """Returns the hyper-parameters of a method by part, for a pair of networks.
-
-    Args:
-        method: a row of `METHODS`, or several joined by '+'.
-        teachers: their models, the first of which trains beside the student where a
-            method wants that.
-        student: its model.
-        epochs: of the stage.
-        steps: of an epoch.
-        dataset: its name.
-
-    Raises:
-        UserError: an unknown method or model.
-    """
-    chosen = published(teachers, student, dataset)
-    return pairs.hyper(method, teachers, student, epochs, steps, chosen)
-
-
 def stage(
     method: str,
     teachers: Mapping[str, str],

@@ -68,23 +68,6 @@ def test_weights_are_those_of_the_authors_scripts():
     assert hyper("ab", "epochs=8").init_epochs == 1
 
 
-def test_levels_are_all_that_both_networks_have():
-    def hyper(method, pair):
-        return kd.get_config(f"{method},{pair}").stages.student[method]
-
-    four = "teacher=bottleneck_resnet-50,student=vgg8"
-    three = "teacher=wrn-40-2,student=shufflenetv1"
-    two = "teacher=plain10,student=plain4"
-    assert hyper("vid", four).levels == ("stage1", "stage2", "stage3", "stage4")
-    assert hyper("sp", four).level == "stage4"
-    assert hyper("ofd", three).levels == ("stage1_pre", "stage2_pre", "stage3_pre")
-    stages = tuple(f"stage{i}_pre" for i in (1, 2, 3, 4))
-    assert hyper("reviewkd", four).levels == (*stages, "pooled")
-    assert hyper("fsp", three).levels == ("stem", "stage1", "stage2", "stage3")
-    assert hyper("at", two).levels == ("stage1", "stage2")
-    assert hyper("one", two).trunk == "stage1"
-
-
 def test_mobile_students_learn_more_slowly_than_their_teachers():
     found = experiment(kd, "at,teacher=wrn-40-2,student=mobilenetv2-0.5")
     assert found.stages["student"].recipe.learning_rate == 0.01

@@ -117,7 +117,7 @@ def test_ones_branches_share_what_lies_below():
 
 def test_ofd_takes_its_margins_from_the_teachers_batch_norms():
     rng = np.random.default_rng(0)
-    name, method = "resnet-8", methods.create("ofd", {})
+    name, method = "resnet-8", methods.create("ofd", {"ofd": {"levels": LEVELS}})
     frozen = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape), models.shapes(name, C, (8, 8, 3))
     )
@@ -157,7 +157,7 @@ def test_the_batch_norms_are_those_before_the_levels(name):
 def test_ofd_refuses_levels_without_a_known_batch_norm():
     init = MemoryInit(None, None, C, {}, {}, {"t": "mobilenetv2-0.5"}, {"t": {}})
     with pytest.raises(UserError, match=r"ofd: stage1_pre of 'mobilenetv2-0\.5'"):
-        methods.create("ofd", {}).init_memory(init)
+        methods.create("ofd", {"ofd": {"levels": LEVELS}}).init_memory(init)
 
 
 def test_ofd_has_its_weights():

@@ -56,7 +56,7 @@ class AB(InitialisedLevels):
 
     beta: float = 3e-3
     margin: Positive = 1.0
-    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre")
+    levels: Levels = ("stage*_pre",)
     init_epochs: Count = 30
 
     def adapter(self, target: Targets) -> nn.Module:

@@ -104,7 +104,7 @@ class ReviewKD(SeveralLevels):
     """
 
     beta: float = 1.0
-    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre", "pooled")
+    levels: Levels = ("stage*_pre", "pooled")
     warmup_steps: Steps = 0
 
     def adapter(self, target: Targets) -> nn.Module:

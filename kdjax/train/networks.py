@@ -30,7 +30,8 @@ class Networks:
     """The trained and the frozen networks of one stage.
 
     Attributes:
-        method: which networks it trains, and what it reads of the others.
+        method: which networks it trains, and what it reads of the others; what it
+            leaves open is filled in (`Method.fit`).
         student: the student's model name.
         teachers: model names of the frozen teachers, by stage.
         num_classes: the data set's.
@@ -48,6 +49,14 @@ class Networks:
     init_index: int = 0
     dtype: jnp.dtype = jnp.float32
     compute: jnp.dtype | None = None
+
+    def __post_init__(self) -> None:
+        def evaluated(teacher: str) -> Outputs:
+            return self._outputs(self.teachers[teacher], 2, train=False)
+
+        teachers = _Lazy(self.teachers, evaluated)
+        fitted = self.method.fit(self.output_specs, teachers)
+        object.__setattr__(self, "method", fitted)
 
     @property
     def roles(self) -> dict[str, str]:

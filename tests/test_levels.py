@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 from term_cases import EXPERT, STUDENT, B, C, outputs, terms
 
-from kdjax import methods
+from kdjax import methods, models
 from kdjax.methods.levels import OneLevel, SeveralLevels
 from kdjax.models import Outputs
+from kdjax.runtime.computation import used_inputs
 from kdjax.runtime.errors import UserError
 from kdjax.train.networks import Networks
+from kdjax.train.step import Step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -249,3 +252,53 @@ def test_too_few_stages_are_told():
 def test_open_levels_are_told_in_loops_of_ones_own():
     with pytest.raises(UserError, match=r"level 'stage\*' is named by Method.fit"):
         methods.create("at", {}).teacher_targets(EXPERT)
+
+
+def fixed_first(name, student, **options):
+    """Layers of the student that a method's first phase does not train."""
+    method = methods.create(name, {name: options})
+    step = Step(method, student, {"expert": student}, C, (32, 32, 3), phase=0)
+    return {
+        path[0]
+        for part in step.shapes()["student"].values()
+        for path in flatten_dict(part)
+        if not step.trains(("student", *path))
+    }
+
+
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+@pytest.mark.parametrize(
+    ("student", "fixed"),
+    [
+        # `get_feat_modules` of the published networks has none of these.
+        ("wrn-10-1", {"bn", "head"}),
+        ("resnet-8", {"head"}),
+        ("mobilenetv2-0.5", {"last", "head"}),
+        ("shufflenetv2", {"last", "head"}),
+        ("plain-8", {"dense", "head"}),
+    ],
+)
+def test_the_first_phase_trains_what_the_stages_are_computed_from(name, student, fixed):
+    assert fixed_first(name, student) == fixed
+
+
+def test_the_first_phase_knows_the_classifiers_of_ones_own_networks():
+    student = models.with_levels("own_nets:Trunk", ("first", "second"))
+    assert fixed_first("ab", student, levels=("stage1",)) == {"fc1", "fc2"}
+
+
+def test_used_inputs_are_those_that_results_depend_on():
+    tree = {"a": jnp.ones(3), "b": jnp.ones(3), "c": jnp.ones(3), "d": jnp.ones(3)}
+
+    @jax.jit
+    def inner(x, y):
+        return x + 1, jax.checkpoint(lambda z: (z * 2, 3.0))(y)[0]
+
+    def function(tree):
+        first, second = inner(tree["a"], tree["b"])
+        unused = second + tree["c"]
+        del unused
+        return first, jax.lax.fori_loop(0, 2, lambda i, x: x + tree["d"], first)
+
+    assert used_inputs(function, tree) == {"a": True, "b": False, "c": False, "d": True}
+    assert used_inputs(lambda tree: 1.0, tree) == dict.fromkeys(tree, False)

@@ -82,10 +82,13 @@ class Phase:
         recipe: what differs from the stage's recipe, such as 'epochs'.
         trains: whether a parameter is trained, by its path: role or adapter first. What
             is not trained keeps its BatchNorm statistics as well.
+        trunk: whether of the networks only that is trained which their stages (features
+            'stage1', 'stage2', ...) are computed from: not the classifier.
     """
 
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trains: Callable[[Path], bool] = lambda path: True
+    trunk: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

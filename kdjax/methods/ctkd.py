@@ -118,9 +118,16 @@ class CTKD(Method):
             return variables
         _, expert = only(frozen)
         donor, student = flatten_dict(expert), flatten_dict(variables["student"])
-        for path, leaf in student.items():
-            if not path[1].startswith(LOWER):
-                continue
+        lower = [path for path in student if path[1].startswith(LOWER)]
+        if not lower:
+            raise UserError(
+                "ctkd: inherit=True copies nothing: the student has no layer named "
+                f"{' or '.join(f'{prefix}...' for prefix in LOWER)}, only "
+                f"{', '.join(variables['student']['params'])}; choices: networks such "
+                "as wrn-16-1"
+            )
+        for path in lower:
+            leaf = student[path]
             if path not in donor or donor[path].shape != leaf.shape:
                 raise UserError(
                     f"ctkd: the student cannot inherit {'/'.join(path)} {leaf.shape}: "

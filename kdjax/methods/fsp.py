@@ -6,7 +6,7 @@ from itertools import pairwise
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Path, Phase
+from kdjax.methods.base import Context, Phase
 from kdjax.methods.levels import InitialisedLevels, Maps, total
 from kdjax.methods.ranges import Count, LevelPairs
 from kdjax.models import Outputs
@@ -44,11 +44,6 @@ class FSP(InitialisedLevels):
             level: losses.fsp_matrix(maps[before], maps[level])
             for before, level in pairwise(self.levels)
         }
-
-    def lower(self, path: Path) -> bool:
-        """Returns whether the first phase trains a parameter."""
-        # The last 'bn' of a Wide ResNet is behind its last level.
-        return super().lower(path) and path[1] != "bn"
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the matrices' phase and the labels'."""

@@ -235,12 +235,13 @@ class InitialisedLevels(SeveralLevels):
     init_epochs: int
 
     def init_phase(self) -> Phase:
-        """Returns the first phase, which trains what `lower` names."""
-        return Phase({"epochs": self.init_epochs, "milestones": ()}, self.lower)
+        """Returns the first phase: of the student's trunk and the adapters."""
 
-    def lower(self, path: Path) -> bool:
-        """Returns whether the first phase trains a parameter: the student's trunk."""
-        return path[0] == "student" and path[1] not in ("head", "dense", "last")
+        def trains(path: Path) -> bool:
+            return path[0] == "student" or path[0].startswith(f"{self.NAME}/")
+
+        recipe = {"epochs": self.init_epochs, "milestones": ()}
+        return Phase(recipe, trains, trunk=True)
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the phase's one term."""

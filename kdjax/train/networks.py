@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -16,11 +17,12 @@ from kdjax.data.stream import Batch
 from kdjax.methods import Method
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
-from kdjax.runtime.computation import computation_id
+from kdjax.runtime.computation import computation_id, used_inputs
 
 Tree = TypeVar("Tree")
 """A tree of arrays."""
 Value = TypeVar("Value")
+_STAGE = re.compile(r"stage\d+")
 Random = Callable[[str, int], jax.Array]
 """Returns the random key of a micro-batch for a model's name and an `init_index`."""
 
@@ -80,6 +82,27 @@ class Networks:
     def shapes(self) -> dict[str, Variables]:
         """Returns the shapes of the trained networks' variables, by role."""
         return {role: self._model_shapes(name) for role, name in self.roles.items()}
+
+    def trunk(self, role: str) -> set[tuple[str, ...]]:
+        """Returns what a network's stages are computed from: paths of its variables.
+
+        The features 'stage1', 'stage2', ... count, not what else is made of them: the
+        BatchNorm behind the last stage of a Wide ResNet is outside.
+        """
+        name = self.roles[role]
+        variables = self._model_shapes(name)
+
+        def stages(variables: Variables) -> list[jax.Array]:
+            images = jnp.zeros((2, *self.image_shape), self.dtype)
+            features = self.outputs(name, variables, images).features
+            return [x for level, x in features.items() if _STAGE.fullmatch(level)]
+
+        flat = {
+            path: used
+            for part, used_tree in used_inputs(stages, variables).items()
+            for path, used in flatten_dict(used_tree).items()
+        }
+        return {path for path, used in flat.items() if used}
 
     def start(self, key: jax.Array) -> dict[str, Variables]:
         """Returns the trained networks' own initial variables, by role.

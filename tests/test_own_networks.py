@@ -107,7 +107,7 @@ def test_other_words_for_the_mode_and_features():
     assert outputs.features["stage1"].shape == (2, 8, 8, 3)
     assert models.version(name) == 3
     assert models.version("own_nets:Tiny") == 1
-    assert models.version(f"simkd-2:{name}:resnet-8") == 5
+    assert models.version(f"simkd-2:{name}:resnet-8") == 6
 
 
 def test_the_current_directory_is_looked_in(tmp_path, monkeypatch):

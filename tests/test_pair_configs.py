@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
+from kdjax.data.sources import SOURCES
+from kdjax.experiment.build import make_steps
 from kdjax.experiment.config import parse_config
 from kdjax.methods import METHODS
 from kdjax.runtime.errors import UserError
@@ -66,6 +68,37 @@ def test_weights_are_those_of_the_authors_scripts():
     assert hyper("ctkd", "dataset=digits").beta == 1000 / 16
     assert hyper("ab").init_epochs == 30
     assert hyper("ab", "epochs=8").init_epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("pair", "stages"),
+    [("teacher=resnet56,student=resnet20", 3), ("teacher=vgg13,student=vgg8", 4)],
+)
+def test_reviewkd_on_cifar_takes_the_teachers_maps_before_the_activation(pair, stages):
+    """ReviewKD's models, and `STU_PREACT: False` in mdistiller's config."""
+    parsed = experiment(kd, f"reviewkd,{pair}")
+    method = make_steps(parsed, SOURCES["cifar100"])["student"].method
+    numbers = range(1, stages + 1)
+    assert method.levels == (*(f"stage{i}" for i in numbers), "pooled")
+    assert method.teacher_levels == (*(f"stage{i}_pre" for i in numbers), "pooled")
+
+
+def test_dkds_weights_are_those_of_its_configs():
+    """mdistiller's `DKD.BETA` by pair."""
+    for pair, beta in {
+        "teacher=resnet56,student=resnet20": 2,
+        "teacher=resnet110,student=resnet32": 2,
+        "teacher=resnet32x4,student=resnet8x4": 8,
+        "teacher=wrn-40-2,student=wrn-16-2": 6,
+        "teacher=wrn-40-2,student=wrn-40-1": 6,
+        "teacher=vgg13,student=vgg8": 6,
+        "teacher=vgg13,student=mobilenetv2-0.5": 6,
+        "teacher=bottleneck_resnet-50,student=mobilenetv2-0.5": 8,
+        "teacher=resnet32x4,student=shufflenetv1": 8,
+        "teacher=resnet32x4,student=shufflenetv2": 8,
+        "teacher=wrn-40-2,student=shufflenetv1": 8,
+    }.items():
+        assert kd.get_config(f"dkd,{pair}").stages.student.dkd.beta == beta, pair
 
 
 def test_mobile_students_learn_more_slowly_than_their_teachers():

@@ -53,9 +53,11 @@ ARGUMENTS = {
 
 _DKD_BETA = {
     ("resnet-56", "resnet-20"): 2.0,
+    ("resnet-110", "resnet-32"): 2.0,
     ("wrn-40-2", "wrn-16-2"): 6.0,
     ("wrn-40-2", "wrn-40-1"): 6.0,
     ("vgg-13", "vgg-8"): 6.0,
+    ("vgg-13", "mobilenetv2-0.5"): 6.0,
 }
 """mdistiller's configs; elsewhere 8."""
 _REVIEW_WEIGHT = {
@@ -64,6 +66,11 @@ _REVIEW_WEIGHT = {
     ("resnet-32x4", "shufflenetv2"): 8.0,
 }
 """ReviewKD's script; elsewhere 5."""
+_REVIEW_LEVELS = {
+    "levels": ("stage*", "pooled"),
+    "teacher_levels": ("stage*_pre", "pooled"),
+}
+"""On CIFAR: the student's maps after the activations, the teacher's before them."""
 
 
 def setting(dataset: str) -> builders.Setting:
@@ -105,36 +112,10 @@ def published(
     beta = common.attention_weight(dataset)
     return {
         "dkd": {"beta": _DKD_BETA.get(pair, 8.0)},
-        "reviewkd": {"beta": _REVIEW_WEIGHT.get(pair, 5.0)},
+        "reviewkd": {"beta": _REVIEW_WEIGHT.get(pair, 5.0), **_REVIEW_LEVELS},
         "ctkd": {"beta": beta},
         "at": {"beta": beta},
     }
-
-
-def hyper(
-    method: str,
-    teachers: Sequence[str],
-    student: str,
-    epochs: int,
-    steps: int,
-    dataset: str = "cifar100",
-) -> dict[str, dict[str, Any]]:
-    """Returns the hyper-parameters of a method by part, for a pair of networks.
-
-    Args:
-        method: a row of `METHODS`, or several joined by '+'.
-        teachers: their models, the first of which trains beside the student where a
-            method wants that.
-        student: its model.
-        epochs: of the stage.
-        steps: of an epoch.
-        dataset: its name.
-
-    Raises:
-        UserError: an unknown method or model.
-    """
-    chosen = published(teachers, student, dataset)
-    return pairs.hyper(method, teachers, student, epochs, steps, chosen)
 
 
 def stage(

@@ -32,6 +32,19 @@ class Block(nn.Module):
         return conv(conv(x))
 
 
+class Trunk(nn.Module):
+    """Two layers of maps, and two dense ones after them, of other names."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(3, (3, 3), name="first")(x))
+        x = nn.relu(nn.Conv(4, (3, 3), 2, name="second")(x))
+        x = nn.relu(nn.Dense(5, name="fc1")(x.mean((1, 2))))
+        return nn.Dense(self.num_classes, name="fc2")(x)
+
+
 class Transformed(nn.Module):
     """Has a part that is computed again for its gradient, and a repeated one."""
 

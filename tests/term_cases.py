@@ -37,8 +37,8 @@ def mean(function, *arrays):
 
 def terms(name, options=None, *, roles=None, step=0, teacher=EXPERT, **fields):
     """Values and weighted sum, as the step adds it up."""
-    method = methods.create(name, {name: options or {}})
     roles = roles or {"student": STUDENT}
+    method = methods.create(name, {name: options or {}}).fit(roles, {"expert": teacher})
     rows = len(roles["student"].logits)
     targets = {}
     if method.num_teachers:

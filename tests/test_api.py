@@ -288,8 +288,10 @@ def test_levels_by_module_path(digits, tmp_path):
         workdir=tmp_path,
         **common,
     )
-    config = result.summary["config"]["stages"]["student"]
-    assert tuple(config["at"]["levels"]) == ("stage1", "stage2")
+    assert result.summary["config"]["stages"]["student"]["at"]["levels"] == ("stage*",)
+    (folder,) = tmp_path.glob("stages/student-*")
+    stage = json.loads((folder / "stage.json").read_text())
+    assert stage["method"]["at"]["levels"] == ["stage1", "stage2"]
 
 
 def write_folder(folder, count=12):

@@ -124,7 +124,8 @@ def test_every_method_has_a_row():
 
 
 def test_every_trained_parameter_moves(row):
-    found, phases = after_two_steps(row, 1), program(row, 1).step.method.phases()
+    found = after_two_steps(row, 1)
+    phases = [phase.step for phase in program(row, 1).phases]
     trained = set()
     for number, phase in enumerate(phases):
         (start, _), (state, totals) = found[number : number + 2]

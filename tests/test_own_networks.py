@@ -107,8 +107,7 @@ def test_other_words_for_the_mode_and_features():
     assert outputs.features["stage1"].shape == (2, 8, 8, 3)
     assert models.version(name) == 3
     assert models.version("own_nets:Tiny") == 1
-    assert models.version(f"simkd-2:{name}:resnet-8") == 5
-    assert builders.num_levels(name) == builders.num_levels(name, SHAPE) == 1
+    assert models.version(f"simkd-2:{name}:resnet-8") == 6
 
 
 def test_the_current_directory_is_looked_in(tmp_path, monkeypatch):
@@ -341,7 +340,6 @@ def test_levels_are_what_the_modules_return():
         np.testing.assert_allclose(
             outputs.features[f"stage{i}"], expected, rtol=1e-5, atol=1e-6
         )
-    assert builders.num_levels(name) == 3
     with pytest.raises(UserError, match="'layer2'; choices: conv, bn, layer0, layer1"):
         models.shapes(models.with_levels(inner, ("layer2",)), 10, SHAPE)
 
@@ -484,7 +482,7 @@ def test_a_network_that_cannot_serve_is_told(name, line):
 def test_missing_features_are_told_with_those_there_are():
     network = models.create(models.with_levels("own_nets:Tiny", ("conv",)), 10)
     outputs, _ = jax.eval_shape(network.init_with_output, KEY, images())
-    method = methods.create("at", {})
+    method = methods.create("at", {"at": {"levels": ("stage1", "stage2")}})
     with pytest.raises(UserError, match=r"'stage2'; choices: stage1 .*student_levels="):
         jax.eval_shape(method.teacher_targets, outputs)
     apply = functools.partial(models.create("resnet-8", 10).init_with_output, KEY)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
+from kdjax.data.sources import SOURCES
+from kdjax.experiment.build import make_steps
 from kdjax.experiment.config import parse_config
 from kdjax.methods import METHODS
 from kdjax.runtime.errors import UserError
@@ -68,21 +70,35 @@ def test_weights_are_those_of_the_authors_scripts():
     assert hyper("ab", "epochs=8").init_epochs == 1
 
 
-def test_levels_are_all_that_both_networks_have():
-    def hyper(method, pair):
-        return kd.get_config(f"{method},{pair}").stages.student[method]
+@pytest.mark.parametrize(
+    ("pair", "stages"),
+    [("teacher=resnet56,student=resnet20", 3), ("teacher=vgg13,student=vgg8", 4)],
+)
+def test_reviewkd_on_cifar_takes_the_teachers_maps_before_the_activation(pair, stages):
+    """ReviewKD's models, and `STU_PREACT: False` in mdistiller's config."""
+    parsed = experiment(kd, f"reviewkd,{pair}")
+    method = make_steps(parsed, SOURCES["cifar100"])["student"].method
+    numbers = range(1, stages + 1)
+    assert method.levels == (*(f"stage{i}" for i in numbers), "pooled")
+    assert method.teacher_levels == (*(f"stage{i}_pre" for i in numbers), "pooled")
 
-    four = "teacher=bottleneck_resnet-50,student=vgg8"
-    three = "teacher=wrn-40-2,student=shufflenetv1"
-    two = "teacher=plain10,student=plain4"
-    assert hyper("vid", four).levels == ("stage1", "stage2", "stage3", "stage4")
-    assert hyper("sp", four).level == "stage4"
-    assert hyper("ofd", three).levels == ("stage1_pre", "stage2_pre", "stage3_pre")
-    stages = tuple(f"stage{i}_pre" for i in (1, 2, 3, 4))
-    assert hyper("reviewkd", four).levels == (*stages, "pooled")
-    assert hyper("fsp", three).levels == ("stem", "stage1", "stage2", "stage3")
-    assert hyper("at", two).levels == ("stage1", "stage2")
-    assert hyper("one", two).trunk == "stage1"
+
+def test_dkds_weights_are_those_of_its_configs():
+    """mdistiller's `DKD.BETA` by pair."""
+    for pair, beta in {
+        "teacher=resnet56,student=resnet20": 2,
+        "teacher=resnet110,student=resnet32": 2,
+        "teacher=resnet32x4,student=resnet8x4": 8,
+        "teacher=wrn-40-2,student=wrn-16-2": 6,
+        "teacher=wrn-40-2,student=wrn-40-1": 6,
+        "teacher=vgg13,student=vgg8": 6,
+        "teacher=vgg13,student=mobilenetv2-0.5": 6,
+        "teacher=bottleneck_resnet-50,student=mobilenetv2-0.5": 8,
+        "teacher=resnet32x4,student=shufflenetv1": 8,
+        "teacher=resnet32x4,student=shufflenetv2": 8,
+        "teacher=wrn-40-2,student=shufflenetv1": 8,
+    }.items():
+        assert kd.get_config(f"dkd,{pair}").stages.student.dkd.beta == beta, pair
 
 
 def test_mobile_students_learn_more_slowly_than_their_teachers():

@@ -1,5 +1,7 @@
 """Phases, further networks and views in the graph, the plan and the training."""
 
+import dataclasses
+
 import pytest
 import tiny
 
@@ -57,9 +59,15 @@ def test_phases_have_their_own_recipes_and_count_as_epochs():
     assert [recipe.milestones for recipe in stage.recipes] == [(), (), (0.5,)]
     assert stage.epochs == 9
     assert without_bank(parsed) == 9
-    first, second, last = (phase.trains for phase in stage.method.phases())
+    step = make_steps(parsed, SOURCES["digits"])["student"]
+    first, second, last = (
+        dataclasses.replace(step, phase=phase).trains for phase in range(3)
+    )
     paths = {
         ("student", "stem", "kernel"): (False, True, True),
+        # As in the published code: it is behind the last stage.
+        ("student", "bn", "scale"): (False, False, True),
+        ("student", "bn", "mean"): (False, False, True),
         ("student", "head", "kernel"): (False, False, True),
         ("ft/expert/paraphraser", "adapter"): (True, False, False),
         ("ft/expert/translator", "adapter"): (False, False, True),

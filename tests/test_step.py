@@ -224,6 +224,17 @@ def test_what_cannot_be_shared_or_inherited_is_refused():
     options = {"ctkd": {"scratch": "wrn-10-2", "inherit": True}}
     with pytest.raises(UserError, match="cannot inherit"):
         tiny.program("ctkd", options, **{**NETWORKS, "student": "wrn-16-2"})
+    # The layers of plain networks have other names: nothing would be shared.
+    plain = {"student": "plain-2", "teachers": {"expert": "plain-4"}}
+    for tied in ("lower", "all"):
+        options = {"rocket": {"scratch": "plain-4", "tied": tied}}
+        with pytest.raises(
+            UserError, match=rf"tied='{tied}' shares nothing.*stem\.\.\..*only .*conv1"
+        ):
+            tiny.program("rocket", options, student="plain-2")
+    options = {"ctkd": {"scratch": "plain-4", "inherit": True, "beta": 0.0}}
+    with pytest.raises(UserError, match=r"copies nothing.*stem\.\.\..*only .*conv1"):
+        tiny.program("ctkd", options, **plain)
     with pytest.raises(UserError, match="'some'; choices: none, lower, all"):
         Rocket(tied="some")
 

@@ -152,6 +152,7 @@ def loss_of(name, options=None, step=0):
     method = methods.create(name, options or {})
     student, scratch, expert = jax.tree.map(jnp.asarray, (STUDENT, SCRATCH, EXPERT))
     roles = {"student": student, "scratch": scratch}
+    method = method.fit(roles, {"expert": expert})
     targets = (
         {} if method.num_teachers == 0 else {"expert": method.teacher_targets(expert)}
     )

@@ -8,7 +8,7 @@ import pytest
 
 from kdjax import losses, methods
 from kdjax.methods import Context
-from kdjax.methods.levels import attention_distance, attention_maps
+from kdjax.methods.levels import attention_distance, attention_map
 from kdjax.methods.reviewkd import Fusion, Review, nearest
 from kdjax.methods.vid import Variational
 from kdjax.models import Outputs
@@ -244,9 +244,7 @@ def test_attention_maps_of_different_sizes_are_pooled(rng):
     teacher = normalised(teacher.reshape(2, 4, 2, 2, 2).mean(axis=(2, 4)))
     expected = np.mean((student - teacher) ** 2, axis=(1, 2))
     maps = [
-        attention_maps(
-            Outputs(jnp.zeros((2, 3)), {"stage1": jnp.asarray(x)}), ("stage1",), 2.0
-        )
+        {"stage1": attention_map(Outputs(0, {"stage1": jnp.asarray(x)}), "stage1", 2.0)}
         for x in (own, theirs)
     ]
     for pair in (maps, maps[::-1]):  # whichever of the two is the larger
@@ -257,7 +255,7 @@ def test_attention_maps_of_different_sizes_are_pooled(rng):
 def test_attention_of_equal_sizes_is_the_loss_of_the_features(rng):
     own, theirs = (jnp.asarray(rng.normal(size=(2, 4, 3, n))) for n in (3, 5))
     maps = [
-        attention_maps(Outputs(jnp.zeros((2, 3)), {"stage1": x}), ("stage1",), 3.0)
+        {"stage1": attention_map(Outputs(0, {"stage1": x}), "stage1", 3.0)}
         for x in (own, theirs)
     ]
     distance = attention_distance(*maps, "l2")

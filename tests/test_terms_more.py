@@ -2,6 +2,7 @@
 
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ from term_cases import (
 from kdjax import methods, models
 from kdjax.methods import Context, MemoryInit
 from kdjax.methods.crd import CRD
-from kdjax.models import Outputs
+from kdjax.models import Outputs, simkd
 from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -117,7 +118,7 @@ def test_ones_branches_share_what_lies_below():
 
 def test_ofd_takes_its_margins_from_the_teachers_batch_norms():
     rng = np.random.default_rng(0)
-    name, method = "resnet-8", methods.create("ofd", {})
+    name, method = "resnet-8", methods.create("ofd", {"ofd": {"levels": LEVELS}})
     frozen = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape), models.shapes(name, C, (8, 8, 3))
     )
@@ -157,7 +158,7 @@ def test_the_batch_norms_are_those_before_the_levels(name):
 def test_ofd_refuses_levels_without_a_known_batch_norm():
     init = MemoryInit(None, None, C, {}, {}, {"t": "mobilenetv2-0.5"}, {"t": {}})
     with pytest.raises(UserError, match=r"ofd: stage1_pre of 'mobilenetv2-0\.5'"):
-        methods.create("ofd", {}).init_memory(init)
+        methods.create("ofd", {"ofd": {"levels": LEVELS}}).init_memory(init)
 
 
 def test_ofd_has_its_weights():
@@ -292,6 +293,51 @@ def test_simkd_deploys_trunk_projector_and_the_teachers_classifier():
     # It teaches, and its classifier is reused, as any other network's.
     again = models.shapes(method.network("wrn-10-1", [name]), C, (8, 8, 3))
     assert again["params"]["head"]["kernel"].shape == (64, C)
+
+
+@pytest.mark.parametrize(
+    ("student", "taken"),
+    [
+        # The published code's feat[-2]: a MobileNetV2's is linear, half of it negative.
+        ("mobilenetv2-0.5", lambda features: features["stage4"]),
+        ("resnet-8", lambda features: features["stage3"]),
+        ("vgg-8", lambda features: features["stage4"]),
+        ("shufflenetv2", lambda features: features["stage3"]),
+        # Its own classifier reads the stage after BatchNorm and ReLU, and so do we.
+        ("wrn-10-1", lambda features: np.maximum(features["stage3_pre"], 0)),
+    ],
+)
+def test_simkd_takes_the_students_last_map_as_it_is(student, taken):
+    trunk, rng = models.create(student, C), np.random.default_rng(0)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0], images
+    )
+    made = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+    found = simkd.trunk_map(trunk, made)
+    np.testing.assert_array_equal(found, taken(made.features))
+
+
+class Negative(nn.Module):
+    """A network whose last map is linear, and negative everywhere."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = -jnp.abs(x) - 1
+        logits = nn.Dense(C, name="head")(x.mean((1, 2)))
+        return Outputs(logits, {"stage1": x, "stage1_pre": x})
+
+
+def test_simkd_projects_a_linear_map_unchanged():
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    network = simkd.Reusing(Negative(), 4, 2, C)
+    outputs, variables = network.init_with_output(jax.random.key(1), images, train=True)
+    parts = {name: part["projector"] for name, part in variables.items()}
+    projector = simkd.Projector(4, 2)
+    maps = -jnp.abs(images) - 1
+    expected, _ = projector.apply(parts, maps, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(outputs.features["stage2"], expected, rtol=1e-12)
+    assert np.any(expected != expected[:1, :1, :1])  # of zeros all would be equal
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-0.5", "plain-2"])

@@ -5,13 +5,10 @@ A config's `get_config` splits its argument by `parse_arg`, makes its stages by 
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict, config_dict
 
 from kdjax import models
@@ -20,9 +17,7 @@ from kdjax.data.own.vary import Vary
 from kdjax.data.sources import SOURCES, expected
 from kdjax.data.streaming.crop import Crop
 from kdjax.methods import METHODS
-from kdjax.models import MODELS, Outputs
-from kdjax.models.checks import told
-from kdjax.runtime import backend
+from kdjax.models import MODELS
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.settings import build
 from kdjax.train.recipe import Recipe
@@ -223,62 +218,3 @@ def steps_per_epoch(setting: Setting, values: Values) -> int:
     if size is None:
         size = expected(name=setting.dataset, **setting.data).train_size
     return max(1, size // values.get("batch_size", setting.recipe.batch_size))
-
-
-def num_levels(model: str, image_shape: tuple[int, int, int] | None = None) -> int:
-    """Returns how many levels a network's features have.
-
-    Args:
-        model: its name.
-        image_shape: height, width and channels; one's own network may take no others.
-            None: those of its family.
-
-    Raises:
-        UserError: there is no such network, or it fails on such images.
-    """
-    if image_shape is None:
-        side = 224 if model.startswith("imagenet") else 32
-        image_shape = (side, side, 3)
-    return _num_levels(models.identity(model), model, image_shape)
-
-
-@functools.cache
-def _num_levels(
-    identity: Hashable, model: str, image_shape: tuple[int, int, int]
-) -> int:
-    del identity  # with the name, what the result is kept by
-    module = models.create(model, 10)
-
-    def apply() -> Outputs:
-        images = jnp.zeros((1, *image_shape))
-        return module.init_with_output(jax.random.key(0), images, train=False)[0]
-
-    # Several processes join later: until then nothing may ask jax for its devices.
-    with backend.compiling_for("cpu"), told(model, image_shape):
-        outputs = jax.eval_shape(apply)
-    return sum(bool(re.fullmatch(r"stage\d", name)) for name in outputs.features)
-
-
-def at_levels(method: str, levels: int) -> dict[str, Any]:
-    """Returns the hyper-parameters that name levels, for networks that share so many.
-
-    A method's defaults name three levels: what it has before and after them stays.
-
-    Args:
-        method: a row of `METHODS`.
-        levels: how many student and teacher have in common.
-    """
-    defaults = METHODS[method]()
-    options: dict[str, Any] = {}
-    for field in dataclasses.fields(defaults):
-        default = getattr(defaults, field.name)
-        if field.name == "levels":
-            first = next(i for i, name in enumerate(default) if "stage1" in name)
-            suffix = default[first].removeprefix("stage1")
-            stages = (f"stage{i}{suffix}" for i in range(1, levels + 1))
-            options["levels"] = (*default[:first], *stages, *default[first + 3 :])
-        elif field.name == "level" and default == "stage3":
-            options["level"] = f"stage{levels}"
-        elif field.name == "trunk":
-            options["trunk"] = f"stage{max(1, levels - 1)}"
-    return options

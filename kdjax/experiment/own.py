@@ -215,9 +215,7 @@ def _stages(
             chosen["dml"] = {"peers": (teacher.network(),)}
         for part, options in request.options.items():
             chosen[part] = {**chosen.get(part, {}), **options}
-        return pairs.stage(
-            how, teachers, model, recipe.epochs, steps, chosen, image_shape
-        )
+        return pairs.stage(how, teachers, model, recipe.epochs, steps, chosen)
 
     for part in request.options:
         if part not in (*METHODS,):

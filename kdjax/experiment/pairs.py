@@ -1,8 +1,7 @@
 """A student and its teachers, whatever the method: hyper-parameters that fit them.
 
-Levels are all that the networks share; warm-ups that the authors count in epochs keep
-their share of the epochs. Weights are those of the authors' scripts, where `chosen` has
-no others.
+Warm-ups that the authors count in epochs keep their share of the epochs. Weights are
+those of the authors' scripts, where `chosen` has no others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,9 @@ EPOCHS = 240
 def hyper(
     method: str,
     teachers: Sequence[str],
-    student: str,
     epochs: int,
     steps: int,
     chosen: Mapping[str, Mapping[str, Any]],
-    image_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the hyper-parameters of a method by part, for a pair of networks.
 
@@ -32,14 +29,12 @@ def hyper(
         method: a row of `METHODS`, or several joined by '+'.
         teachers: their models, the first of which trains beside the student where a
             method wants that.
-        student: its model.
         epochs: of the stage.
         steps: of an epoch.
         chosen: by part, what shall differ.
-        image_shape: height, width and channels, for networks that take no others.
 
     Raises:
-        UserError: an unknown method or model.
+        UserError: an unknown method.
     """
     share = min(epochs / EPOCHS, 1.0)
 
@@ -61,14 +56,11 @@ def hyper(
     parts = method.split("+")
     if parts[0] != "kd":  # added to another method's, its weight is 1
         fitting["kd"] = {"alpha": 1.0}
-    networks = teachers[0], student
-    levels = min(builders.num_levels(network, image_shape) for network in networks)
     options = {}
     for part in parts:
         if part not in METHODS:
             raise unknown("method", part, METHODS)
-        at_levels = builders.at_levels(part, levels) if levels else {}
-        options[part] = {**at_levels, **fitting.get(part, {}), **chosen.get(part, {})}
+        options[part] = {**fitting.get(part, {}), **chosen.get(part, {})}
     return options
 
 
@@ -79,7 +71,6 @@ def stage(
     epochs: int,
     steps: int,
     chosen: Mapping[str, Mapping[str, Any]],
-    image_shape: tuple[int, int, int] | None = None,
 ) -> StageConfig:
     """Returns the stage of a student.
 
@@ -91,13 +82,12 @@ def stage(
         epochs: of the stage.
         steps: of an epoch.
         chosen: by part, hyper-parameters that shall differ.
-        image_shape: as for `hyper`.
 
     Raises:
-        UserError: an unknown method or model.
+        UserError: an unknown method.
     """
     networks = tuple(teachers.values()) or (student,)
-    options = hyper(method, networks, student, epochs, steps, chosen, image_shape)
+    options = hyper(method, networks, epochs, steps, chosen)
     wanted = {METHODS[part].num_teachers for part in options} - {0}
     taught_by = tuple(teachers) if None in wanted else tuple(teachers)[: len(wanted)]
     return builders.stage(student, method, taught_by, **options)

@@ -19,6 +19,7 @@ from kdjax import methods, models
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment.config import Experiment
 from kdjax.experiment.given import Givens
+from kdjax.methods import Method
 from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.computation import computation_id
@@ -29,7 +30,7 @@ from kdjax.runtime.files import (
     write_checked_json,
 )
 from kdjax.train.loop import load_network
-from kdjax.train.networks import apply_model
+from kdjax.train.networks import Networks, apply_model
 
 
 class Store:
@@ -52,6 +53,7 @@ class Store:
         self.givens = Givens(experiment, dataset)
         self._stages = workdir / "stages"
         self._hashed: dict[str, dict[str, Any]] = {}  # by network: tracing takes time
+        self._methods: dict[str, Method] = {}  # by stage, likewise
         self.data = {
             "name": dataset.name,
             "version": dataset.version,
@@ -105,7 +107,10 @@ class Store:
                 for role, model in stage.method.roles(stage.model).items()
             },
             # With the name: the first of several methods counts the cross-entropy.
-            "method": {"name": stage.method_name, **methods.options(stage.method)},
+            "method": {
+                "name": stage.method_name,
+                **methods.options(self._method(name)),
+            },
             "teachers": [
                 self.fingerprint(teacher, self.replica_of(teacher, seed))
                 for teacher in stage.teachers
@@ -115,6 +120,21 @@ class Store:
             "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,
         }
+
+    def _method(self, name: str) -> Method:
+        """Returns how a stage learns, with all that depends on its networks."""
+        if name not in self._methods:
+            stages, images = self._experiment.stages, self._dataset
+            stage = stages[name]
+            teachers = {teacher: stages[teacher].model for teacher in stage.teachers}
+            self._methods[name] = Networks(
+                stage.method,
+                stage.model,
+                teachers,
+                images.num_classes,
+                images.image_shape,
+            ).method
+        return self._methods[name]
 
     def _model(self, name: str) -> dict[str, Any]:
         """Returns what is hashed of a network: name and version, and of one's own more.

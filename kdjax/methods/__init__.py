@@ -123,11 +123,25 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
 
 
 def options(method: Method) -> dict[str, dict[str, Any]]:
-    """Returns every part's hyper-parameters and version by name: for fingerprints."""
+    """Returns every part's hyper-parameters and version by name: for fingerprints.
+
+    Args:
+        method: with all that depends on its networks filled in (`Method.fit`).
+    """
     # Those of other packages that nobody asked for need not be there.
     names = {cls: name for name, cls in METHODS.loaded().items()}
     parts = method.methods.values() if isinstance(method, Combined) else (method,)
     return {
-        names[type(part)]: {"version": part.VERSION, **dataclasses.asdict(part)}
+        names[type(part)]: {"version": part.VERSION, **_settings(part)}
         for part in parts
+    }
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    """Returns the fields of a method that are hashed."""
+    defaults = {field.name: field.default for field in dataclasses.fields(method)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(method).items()
+        if name not in method.ADDED or value != defaults[name]
     }

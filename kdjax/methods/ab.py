@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Path, Phase, Targets, only
+from kdjax.methods.base import Context, Phase, Targets, only
 from kdjax.methods.connectors import BoundaryConnector
 from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
 from kdjax.methods.ranges import Count, Levels, Positive
@@ -39,8 +40,10 @@ class _Boundaries(nn.Module):
 class AB(InitialisedLevels):
     """Activation boundaries (Heo et al., 2019): a start for the student's layers.
 
-    First phase: beta sum_j w_j AB_j moves the student's layers below the classifier,
-    and connectors to the teacher's shapes. Second phase: the cross-entropy; 'ab+kd'
+    First phase: beta sum_j w_j AB_j moves the layers that the student's stages are
+    computed from, and connectors to the teacher's shapes; not the classifier nor, as in
+    the published code, the last BatchNorm of a Wide ResNet, behind its last stage.
+    Second phase: the cross-entropy; 'ab+kd'
     adds Hinton's term, as the paper has it.
 
     Deviations: see `losses.ab`; beta = 3/1000 and w = 2^(j - n) for level j of n are
@@ -54,18 +57,15 @@ class AB(InitialisedLevels):
         init_epochs: of the first phase, before the recipe's.
     """
 
+    VERSION: ClassVar[int] = 2
     beta: float = 3e-3
     margin: Positive = 1.0
-    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre")
+    levels: Levels = ("stage*_pre",)
     init_epochs: Count = 30
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
         return _Boundaries(self.levels)
-
-    def lower(self, path: Path) -> bool:
-        """Returns whether the first phase trains a parameter: trunk or connectors."""
-        return path[0].startswith("ab/") or super().lower(path)
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the boundaries' phase and the labels'."""

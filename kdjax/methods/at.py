@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import jax
 
 from kdjax.methods.base import Context
-from kdjax.methods.levels import Maps, SeveralLevels, attention_distance, attention_maps
-from kdjax.methods.ranges import Levels, Range
+from kdjax.methods.levels import Maps, SeveralLevels, attention_distance, attention_map
+from kdjax.methods.ranges import Range
 from kdjax.models import Outputs
 
 
@@ -20,13 +20,12 @@ class AT(SeveralLevels):
     """
 
     beta: float = 1e3
-    levels: Levels = ("stage1", "stage2", "stage3")
     power: Annotated[float, Range(above=1)] = 2.0
     norm: Literal["mean_square", "l2"] = "mean_square"
 
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the attention maps."""
-        return attention_maps(outputs, self.levels, self.power)
+    def read(self, outputs: Outputs, level: str) -> jax.Array:
+        """Returns the attention map of a feature."""
+        return attention_map(outputs, level, self.power)
 
     def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the distance of the attention maps."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import flax.linen as nn
 import jax
@@ -82,10 +82,13 @@ class Phase:
         recipe: what differs from the stage's recipe, such as 'epochs'.
         trains: whether a parameter is trained, by its path: role or adapter first. What
             is not trained keeps its BatchNorm statistics as well.
+        trunk: whether of the networks only that is trained which their stages (features
+            'stage1', 'stage2', ...) are computed from: not the classifier.
     """
 
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trains: Callable[[Path], bool] = lambda path: True
+    trunk: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +171,9 @@ class Method:
     """The key in `METHODS`; a subclass without one has its class's in lower case."""
     VERSION: ClassVar[int] = 1
     """Raised when the method's numbers change; goes into fingerprints."""
+    ADDED: ClassVar[tuple[str, ...]] = ()
+    """Fields that came after a method's first version: hashed only where they are not
+    the default, so that the stages of earlier versions are found again."""
     num_teachers: ClassVar[int | None] = 0
     """How many teachers it has; None: one or more."""
     num_views: ClassVar[int] = 1
@@ -222,6 +228,25 @@ class Method:
             init_index: the stage's.
         """
         return {"student": init_index}
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the method with all that depends on the networks filled in.
+
+        A level `stage*` stands for every stage that student and teacher have: the names
+        take its place. The train step does this itself; loops of one's own call it once
+        before they use a method whose options were left open.
+
+        Args:
+            outputs: the trained networks' outputs, or their shapes, by role.
+            teachers: the frozen teachers', by name.
+
+        Raises:
+            UserError: the networks have no such level in common.
+        """
+        del outputs, teachers
+        return self
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the parts of the stage, one after the other."""

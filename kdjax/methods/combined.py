@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import flax.linen as nn
 import jax
@@ -126,6 +126,15 @@ class Combined(Method):
         if len(changed) > 1:
             raise UserError(f"method {self.name!r}: two parts change the network")
         return changed.pop() if changed else student
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the parts with all that depends on the networks filled in."""
+        fitted = {
+            name: part.fit(outputs, teachers) for name, part in self.methods.items()
+        }
+        return dataclasses.replace(self, methods=fitted)
 
     def _phases(self) -> list[tuple[str | None, int, Phase]]:
         """Returns all phases, each with the part it belongs to and its number there.

@@ -13,9 +13,10 @@ from kdjax.models import Outputs
 class Comparison(Method):
     """The labels and one weighted distance: CE + beta d(student, teacher).
 
-    `teacher_targets` is read of the one teacher and of the student alike. Where the two
-    do not fit each other, an adapter stands between: a trained module that takes the
-    student's outputs and returns what is compared instead.
+    `teacher_targets` is read of the one teacher, `student_features` of the student: the
+    same, unless their levels differ. Where the two do not fit each other, an adapter
+    stands between: a trained module that takes the student's outputs and returns what
+    is compared instead.
     """
 
     num_teachers: ClassVar[int | None] = 1
@@ -28,11 +29,14 @@ class Comparison(Method):
 
         Args:
             context: of the step, for what a distance takes beside the two.
-            student: the adapter's outputs; without one, `teacher_targets` of the
-                student.
+            student: the adapter's outputs; without one, `student_features`.
             target: `teacher_targets` of the teacher.
         """
         raise NotImplementedError
+
+    def student_features(self, outputs: Outputs) -> Targets:
+        """Returns of the student what `teacher_targets` returns of the teacher."""
+        return self.teacher_targets(outputs)
 
     def schedule(self) -> Weight:
         """Returns the distance's weight: beta, unless it changes with the step."""
@@ -62,5 +66,5 @@ class Comparison(Method):
         if name in context.adapted:
             student = context.adapted[name]
         else:
-            student = self.teacher_targets(context.outputs["student"])
+            student = self.student_features(context.outputs["student"])
         return {name: Term(self.compare(context, student, target), self.schedule())}

@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from kdjax.methods.at import AT
 from kdjax.methods.base import Context, Method, Term, only
-from kdjax.methods.levels import attention_distance, attention_maps
-from kdjax.methods.ranges import Levels, Range
+from kdjax.methods.levels import check_pairs
+from kdjax.methods.ranges import Levels, Range, TeacherLevels
 from kdjax.methods.rocket import LOWER, hint, scratch_terms
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.errors import UserError
@@ -35,6 +36,8 @@ class CTKD(Method):
         scratch: the scratch teacher's model.
         hint_weight: lambda.
         beta: weight of the attention term; 0 leaves it out.
+        levels: the features whose attention is compared, as of `AT`.
+        teacher_levels: the expert's, where they differ.
         attention_target: whom the expert's attention guides, student or scratch.
         inherit: whether the student's stem and first group start from the expert's,
             BatchNorm and its statistics included: the paper's CTKD-double-dagger
@@ -45,11 +48,13 @@ class CTKD(Method):
             KD.
     """
 
+    ADDED: ClassVar[tuple[str, ...]] = ("teacher_levels",)
     num_teachers: ClassVar[int | None] = 1
     scratch: str = "wrn-40-1"
     hint_weight: float = 0.03
     beta: float = 1e3
-    levels: Levels = ("stage1", "stage2", "stage3")
+    levels: Levels = ("stage*",)
+    teacher_levels: TeacherLevels = dataclasses.field(default=(), kw_only=True)
     power: Annotated[float, Range(above=1)] = 2.0
     norm: Literal["mean_square", "l2"] = "mean_square"
     attention_target: Literal["student", "scratch"] = "student"
@@ -58,11 +63,35 @@ class CTKD(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_pairs(self.NAME, self.levels, self.teacher_levels)
         if self.replay and self.attention_target == "scratch":
             raise UserError(
                 "ctkd: attention_target='scratch' moves the scratch teacher: no "
                 "recording can stand in for it; scratch=joint trains it"
             )
+
+    @property
+    def attention(self) -> AT:
+        """The attention term."""
+        return AT(
+            levels=self.levels,
+            teacher_levels=self.teacher_levels,
+            power=self.power,
+            norm=self.norm,
+        )
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the method with its levels by name."""
+        if not self.beta and self.levels == ("stage*",):
+            # Unused, and so in the fingerprints of earlier versions.
+            return dataclasses.replace(self, levels=("stage1", "stage2", "stage3"))
+        guided = {"student": outputs[self.attention_target]}
+        fitted = self.attention.fit(guided, teachers)
+        return dataclasses.replace(
+            self, levels=fitted.levels, teacher_levels=fitted.teacher_levels
+        )
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the student and the scratch teacher, unless that is replayed."""
@@ -79,7 +108,7 @@ class CTKD(Method):
         """Returns the expert's attention maps, if they are used."""
         if not self.beta:
             return ()
-        return attention_maps(outputs, self.levels, self.power)
+        return self.attention.teacher_targets(outputs)
 
     def initial(
         self, variables: dict[str, Variables], frozen: Mapping[str, Variables]
@@ -89,9 +118,16 @@ class CTKD(Method):
             return variables
         _, expert = only(frozen)
         donor, student = flatten_dict(expert), flatten_dict(variables["student"])
-        for path, leaf in student.items():
-            if not path[1].startswith(LOWER):
-                continue
+        lower = [path for path in student if path[1].startswith(LOWER)]
+        if not lower:
+            raise UserError(
+                "ctkd: inherit=True copies nothing: the student has no layer named "
+                f"{' or '.join(f'{prefix}...' for prefix in LOWER)}, only "
+                f"{', '.join(variables['student']['params'])}; choices: networks such "
+                "as wrn-16-1"
+            )
+        for path in lower:
+            leaf = student[path]
             if path not in donor or donor[path].shape != leaf.shape:
                 raise UserError(
                     f"ctkd: the student cannot inherit {'/'.join(path)} {leaf.shape}: "
@@ -110,7 +146,7 @@ class CTKD(Method):
         if self.beta:
             expert, target = only(context.targets)
             guided = context.outputs[self.attention_target]
-            maps = attention_maps(guided, self.levels, self.power)
-            distance = attention_distance(maps, target, self.norm)
+            maps = self.attention.student_features(guided)
+            distance = self.attention.compare(context, maps, target)
             terms[f"at/{expert}"] = Term(distance, self.beta)
         return terms

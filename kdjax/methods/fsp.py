@@ -6,8 +6,8 @@ from itertools import pairwise
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Path, Phase
-from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
+from kdjax.methods.base import Context, Phase
+from kdjax.methods.levels import InitialisedLevels, Maps, total
 from kdjax.methods.ranges import Count, LevelPairs
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
@@ -32,21 +32,18 @@ class FSP(InitialisedLevels):
     """
 
     beta: float = 1.0
-    levels: LevelPairs = ("stem", "stage1", "stage2", "stage3")
+    levels: LevelPairs = ("stem", "stage*")
     init_epochs: Count = 30
 
-    def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
+    def read_all(
+        self, outputs: Outputs, levels: tuple[str, ...]
+    ) -> dict[str, jax.Array]:
         """Returns the matrices of consecutive levels, by the second."""
-        maps = feature_maps(outputs, self.levels)
+        maps = super().read_all(outputs, levels)
         return {
             level: losses.fsp_matrix(maps[before], maps[level])
             for before, level in pairwise(self.levels)
         }
-
-    def lower(self, path: Path) -> bool:
-        """Returns whether the first phase trains a parameter."""
-        # The last 'bn' of a Wide ResNet is behind its last level.
-        return super().lower(path) and path[1] != "bn"
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the matrices' phase and the labels'."""

@@ -60,14 +60,12 @@ class FT(OneLevel):
 
     Attributes:
         beta: the weight.
-        level: the feature map.
         rate: how wide the factor is, as a share of the teacher's map.
         init_epochs: of the first phase, before the recipe's.
         init_learning_rate: of the first phase.
     """
 
     beta: float = 200.0
-    level: str = "stage3"
     rate: Annotated[float, Range(above=0, most=1)] = 0.5
     init_epochs: Count = 30
     init_learning_rate: float = 0.01

@@ -20,7 +20,7 @@ class KDSVD(SeveralLevels):
     """
 
     beta: float = 1.0
-    levels: LevelPairs = ("stage1", "stage2", "stage3")
+    levels: LevelPairs = ("stage*",)
     k: Count = 1
 
     def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:

@@ -1,18 +1,39 @@
-"""The named features of a network, its levels, and the methods that compare them."""
+"""The named features of a network, its levels, and the methods that compare them.
 
-from collections.abc import Iterable, Mapping
+A level is named, or `stage*`: every stage that student and teacher have. Where a method
+takes one level, it is the last of these. `Method.fit` puts the names in place.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods.base import Context, Path, Phase, Term
+from kdjax.methods.base import Context, Path, Phase, Term, only
 from kdjax.methods.comparison import Comparison
+from kdjax.methods.ranges import Levels, TeacherLevels
 from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
 Maps = Mapping[str, jax.Array]
-"""Feature or attention maps, or what is made of them, by level."""
+"""Feature or attention maps, or what is made of them, by the student's level."""
+_MOST = 100  # stages of a network
+
+
+def _hint(*networks: Outputs) -> str:
+    """Returns how one's own networks get levels; nothing for the package's.
+
+    The package's networks all have a stem; others name their levels themselves.
+    """
+    if all("stem" in outputs.features for outputs in networks):
+        return ""
+    return (
+        " (which of one's own network's modules are its levels is said by "
+        "student_levels= and teacher_levels=, in Python levels=)"
+    )
 
 
 def feature(outputs: Outputs, name: str) -> jax.Array:
@@ -23,22 +44,23 @@ def feature(outputs: Outputs, name: str) -> jax.Array:
     """
     if name in outputs.features:
         return outputs.features[name]
-    error = unknown("feature", name, sorted(outputs.features))
-    # The package's networks all have a stem; others name their levels themselves.
-    if "stem" not in outputs.features:
-        error = UserError(
-            f"{error} (which of one's own network's modules are its levels is said by "
-            "student_levels= and teacher_levels=, in Python levels=)"
+    if "*" in name and outputs.features:
+        raise UserError(
+            f"level {name!r} is named by Method.fit, once the networks are known"
         )
-    raise error
+    error = unknown("feature", name, sorted(outputs.features))
+    raise UserError(f"{error}{_hint(outputs)}")
+
+
+def feature_map(outputs: Outputs, name: str) -> jax.Array:
+    """Returns a feature by name; a vector such as 'pooled' as a map of 1x1."""
+    x = feature(outputs, name)
+    return x[:, None, None] if x.ndim == 2 else x
 
 
 def feature_maps(outputs: Outputs, levels: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Returns some features by name; a vector such as 'pooled' as a map of 1x1."""
-    features = {level: feature(outputs, level) for level in levels}
-    return {
-        level: x[:, None, None] if x.ndim == 2 else x for level, x in features.items()
-    }
+    """Returns some features by name; vectors as maps of 1x1."""
+    return {level: feature_map(outputs, level) for level in levels}
 
 
 def total(values: Iterable[jax.Array]) -> jax.Array:
@@ -46,32 +68,158 @@ def total(values: Iterable[jax.Array]) -> jax.Array:
     return jnp.sum(jnp.stack(list(values)), axis=0)
 
 
+def shared_stages(name: str, *networks: tuple[Sequence[str], Outputs]) -> list[str]:
+    """Returns what the `*` of some levels stands for: '1', '2', ...
+
+    Args:
+        name: of the method, for errors.
+        *networks: the levels that a network has to have, and the network.
+
+    Raises:
+        UserError: the networks share no stage.
+    """
+
+    def has(outputs: Outputs, level: str, number: str) -> bool:
+        return "*" not in level or level.replace("*", number) in outputs.features
+
+    numbers = [
+        number
+        for number in map(str, range(1, _MOST))
+        if all(has(outputs, level, number) for ls, outputs in networks for level in ls)
+    ]
+    if not numbers:
+        wanted = " and ".join(", ".join(levels) for levels, _ in networks)
+        known = "; ".join(", ".join(outputs.features) for _, outputs in networks)
+        raise UserError(
+            f"{name}: the networks have no level {wanted} in common; they have "
+            f"{known or 'none'}{_hint(*(outputs for _, outputs in networks))}"
+        )
+    return numbers
+
+
+def expand(levels: Sequence[str], numbers: Sequence[str]) -> tuple[str, ...]:
+    """Returns levels of which those with a `*` are repeated, once for every number."""
+    return tuple(
+        level.replace("*", number)
+        for level in levels
+        for number in (numbers if "*" in level else numbers[:1])
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class OneLevel(Comparison):
     """Compares one feature.
 
     Attributes:
-        level: the feature's name.
+        level: the feature's name; `stage*` is the last stage that both networks have.
+        teacher_level: its name in the teacher, where that is another; empty: the same.
     """
 
-    level: str
+    ADDED: ClassVar[tuple[str, ...]] = ("teacher_level",)
+    level: str = "stage*"
+    teacher_level: str = dataclasses.field(default="", kw_only=True)
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the method with its level by name."""
+        if "*" not in self.level + self.teacher_level:
+            return self
+        theirs = self.teacher_level or self.level
+        last = shared_stages(
+            self.NAME,
+            ([self.level], outputs["student"]),
+            ([theirs], only(teachers)[1]),
+        )[-1]
+        return dataclasses.replace(
+            self,
+            level=self.level.replace("*", last),
+            teacher_level=self.teacher_level.replace("*", last),
+        )
 
     def teacher_targets(self, outputs: Outputs) -> jax.Array:
+        """Returns the feature."""
+        return feature(outputs, self.teacher_level or self.level)
+
+    def student_features(self, outputs: Outputs) -> jax.Array:
         """Returns the feature."""
         return feature(outputs, self.level)
 
 
+@dataclasses.dataclass(frozen=True)
 class SeveralLevels(Comparison):
     """Compares the feature maps of several levels.
 
     Attributes:
-        levels: the features' names, from the first to the deepest.
+        levels: the features' names, from the first to the deepest; `stage*` stands for
+            all stages that both networks have.
+        teacher_levels: their names in the teacher, in the same order, where these are
+            others; empty: the same.
     """
 
-    levels: tuple[str, ...]
+    ADDED: ClassVar[tuple[str, ...]] = ("teacher_levels",)
+    levels: Levels = ("stage*",)
+    teacher_levels: TeacherLevels = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pairs(self.NAME, self.levels, self.teacher_levels)
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the method with its levels by name."""
+        if not any("*" in level for level in (*self.levels, *self.teacher_levels)):
+            return self
+        numbers = shared_stages(
+            self.NAME,
+            (self.levels, outputs["student"]),
+            (self.their_levels, only(teachers)[1]),
+        )
+        return dataclasses.replace(
+            self,
+            levels=expand(self.levels, numbers),
+            teacher_levels=expand(self.teacher_levels, numbers),
+        )
+
+    @property
+    def their_levels(self) -> tuple[str, ...]:
+        """The teacher's levels, each in the place of the student's it belongs to."""
+        return self.teacher_levels or self.levels
+
+    def read(self, outputs: Outputs, level: str) -> jax.Array:
+        """Returns what is compared of one feature: its map."""
+        return feature_map(outputs, level)
+
+    def read_all(self, outputs: Outputs, levels: tuple[str, ...]) -> dict[str, Any]:
+        """Returns what is compared of some features, by the student's levels."""
+        return {
+            own: self.read(outputs, level)
+            for own, level in zip(self.levels, levels, strict=True)
+        }
 
     def teacher_targets(self, outputs: Outputs) -> dict[str, jax.Array]:
-        """Returns the feature maps, by level."""
-        return feature_maps(outputs, self.levels)
+        """Returns what is compared of the teacher, by the student's levels."""
+        return self.read_all(outputs, self.their_levels)
+
+    def student_features(self, outputs: Outputs) -> dict[str, jax.Array]:
+        """Returns what is compared of the student, by level."""
+        return self.read_all(outputs, self.levels)
+
+
+def check_pairs(
+    name: str, levels: tuple[str, ...], teacher_levels: tuple[str, ...]
+) -> None:
+    """Raises UserError unless every level of the student has one of the teacher."""
+    if not teacher_levels or any("*" in level for level in (*levels, *teacher_levels)):
+        return
+    if len(levels) != len(teacher_levels):
+        raise UserError(
+            f"{name}: levels {', '.join(levels)} are not as many as teacher_levels "
+            f"{', '.join(teacher_levels)}"
+        )
+    if len(set(levels)) < len(levels):
+        raise UserError(f"{name}: levels {', '.join(levels)} name one twice")
 
 
 class InitialisedLevels(SeveralLevels):
@@ -87,12 +235,13 @@ class InitialisedLevels(SeveralLevels):
     init_epochs: int
 
     def init_phase(self) -> Phase:
-        """Returns the first phase, which trains what `lower` names."""
-        return Phase({"epochs": self.init_epochs, "milestones": ()}, self.lower)
+        """Returns the first phase: of the student's trunk and the adapters."""
 
-    def lower(self, path: Path) -> bool:
-        """Returns whether the first phase trains a parameter: the student's trunk."""
-        return path[0] == "student" and path[1] not in ("head", "dense", "last")
+        def trains(path: Path) -> bool:
+            return path[0] == "student" or path[0].startswith(f"{self.NAME}/")
+
+        recipe = {"epochs": self.init_epochs, "milestones": ()}
+        return Phase(recipe, trains, trunk=True)
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the phase's one term."""
@@ -101,16 +250,10 @@ class InitialisedLevels(SeveralLevels):
         return self.distances(context)
 
 
-def attention_maps(
-    outputs: Outputs, levels: tuple[str, ...], power: float
-) -> dict[str, jax.Array]:
-    """Returns the attention maps of some features, `[batch, height, width]` by name."""
-    maps = {}
-    for level in levels:
-        x = feature(outputs, level)
-        flat = losses.attention_map(x, power=power)
-        maps[level] = flat.reshape(x.shape[:3])
-    return maps
+def attention_map(outputs: Outputs, level: str, power: float) -> jax.Array:
+    """Returns the attention map of a feature, `[batch, height, width]`."""
+    x = feature(outputs, level)
+    return losses.attention_map(x, power=power).reshape(x.shape[:3])
 
 
 def attention_distance(student: Maps, teacher: Maps, norm: str) -> jax.Array:

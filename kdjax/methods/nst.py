@@ -7,7 +7,6 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context
 from kdjax.methods.levels import Maps, SeveralLevels, total
-from kdjax.methods.ranges import Levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,6 @@ class NST(SeveralLevels):
     """
 
     beta: float = 50.0
-    levels: Levels = ("stage1", "stage2", "stage3")
 
     def compare(self, context: Context, student: Maps, target: Maps) -> jax.Array:
         """Returns the sum over the levels."""

@@ -51,7 +51,7 @@ class OFD(SeveralLevels):
     """
 
     beta: float = 1e-3
-    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre")
+    levels: Levels = ("stage*_pre",)
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
@@ -63,15 +63,15 @@ class OFD(SeveralLevels):
         name = init.models[teacher]
         norms = models.norms(name, init.num_classes)
         margins = {}
-        for level in self.levels:
-            if level not in norms:
+        for level, theirs in zip(self.levels, self.their_levels, strict=True):
+            if theirs not in norms:
                 known = f"choices: {', '.join(norms)}" if norms else "it has none"
                 raise UserError(
-                    f"ofd: {level} of {name!r} does not come from a known BatchNorm; "
+                    f"ofd: {theirs} of {name!r} does not come from a known BatchNorm; "
                     f"{known}"
                 )
             part = frozen["params"]
-            for key in norms[level]:
+            for key in norms[theirs]:
                 part = part[key]
             margins[level] = losses.ofd_margin(part["scale"], part["bias"])
         return margins

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from kdjax.methods.base import (
     cross_entropy,
     label_cross_entropy,
 )
-from kdjax.methods.levels import feature
+from kdjax.methods.levels import feature, shared_stages
 from kdjax.methods.ranges import Positive, Range, Steps
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
@@ -69,17 +69,26 @@ class ONE(Method):
 
     Attributes:
         branches: how many, the student included.
-        trunk: the last level that the branches share.
+        trunk: the last level that the branches share; empty: the last but one.
         temperature: tau.
         weight: of the divergences.
         rampup_steps: over how many steps their weight rises; 0: at once.
     """
 
     branches: Annotated[int, Range(least=2)] = 3
-    trunk: str = "stage2"
+    trunk: str = ""
     temperature: Positive = 3.0
     weight: float = 1.0
     rampup_steps: Steps = 0
+
+    def fit(
+        self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
+    ) -> Self:
+        """Returns the method with its trunk by name."""
+        if self.trunk:
+            return self
+        stages = shared_stages(self.NAME, (("stage*",), outputs["student"]))
+        return dataclasses.replace(self, trunk=f"stage{stages[-2:][0]}")
 
     def roles(self, student: str) -> dict[str, str]:
         """Returns the branches, the student first."""

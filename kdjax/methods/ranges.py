@@ -11,7 +11,7 @@ fields together stays in the `__post_init__` of the method that has it.
 import dataclasses
 import functools
 import math
-from collections.abc import Sized
+from collections.abc import Collection
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from kdjax.runtime.errors import UserError, unknown
@@ -47,17 +47,20 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """Tuples that are long enough.
+    """Tuples of names that are long enough.
 
     Attributes:
-        least: how many entries they have at least.
+        least: how many entries they have at least; a name with a `*` may stand for any
+            number of them.
     """
 
     least: int = 1
 
-    def problem(self, value: Sized) -> str | None:
+    def problem(self, value: Collection[str]) -> str | None:
         """Returns what is wrong with a tuple, or None."""
-        if len(value) >= self.least:
+        if not all(isinstance(entry, str) for entry in value):
+            return "are not all names"
+        if len(value) >= self.least or any("*" in entry for entry in value):
             return None
         return f"are too few; it wants {self.least} or more"
 
@@ -72,6 +75,8 @@ Levels = Annotated[tuple[str, ...], Entries(1)]
 """Names of features, one or more."""
 LevelPairs = Annotated[tuple[str, ...], Entries(2)]
 """Names of features whose neighbours are compared: two or more."""
+TeacherLevels = Annotated[tuple[str, ...], Entries(0)]
+"""Names of the teacher's features where they differ, as many as the student's."""
 
 
 def check(name: str, method: object) -> None:

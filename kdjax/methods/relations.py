@@ -1,8 +1,9 @@
 """Methods that teach how the examples of a batch relate to each other.
 
 They work across the whole batch, on features that RepDistiller's scripts choose: its
-feat[-1] is 'pooled', its feat[-2] the last stage's map, 'stage3' in networks for small
-images.
+feat[-1] is 'pooled', its feat[-2] the last stage's map: 'stage3' or, of VGGs,
+MobileNetV2 and the networks for ImageNet, 'stage4'. Here it is the last stage that both
+networks have; in the benchmark's pairs they have equally many.
 """
 
 import dataclasses
@@ -23,7 +24,6 @@ from kdjax.models.layers import torch_dense
 class SP(OneLevel):
     """Similarity-preserving distillation (Tung and Mori, 2019): CE + beta SP."""
 
-    level: str = "stage3"
     beta: float = 3000.0
 
     def compare(
@@ -100,7 +100,7 @@ class RKD(OneLevel):
     def distances(self, context: Context) -> dict[str, Term]:
         """Returns distance and angle term."""
         teacher, target = only(context.targets)
-        student = self.teacher_targets(context.outputs["student"])
+        student = self.student_features(context.outputs["student"])
         return {
             f"rkd_distance/{teacher}": Term(
                 losses.rkd_distance(student, target), self.distance

@@ -92,7 +92,12 @@ class Review(nn.Module):
 class ReviewKD(SeveralLevels):
     """Knowledge review (Chen et al., 2021): CE + beta sum_j HCL_j.
 
-    Maps of any size and width; those before the activations, and the pooled features.
+    Maps of any size and width, and the pooled features.
+
+    The default levels are the published code's on ImageNet: both networks' maps before
+    the activations. On CIFAR it takes the student's after them and the teacher's before
+    them: levels=('stage*', 'pooled'), teacher_levels=('stage*_pre', 'pooled'), as
+    `configs/kd.py` has it.
 
     Deviations: the published code raises the weight linearly over its first 20 epochs.
     A method does not know how long an epoch is: warmup_steps counts steps.
@@ -104,7 +109,7 @@ class ReviewKD(SeveralLevels):
     """
 
     beta: float = 1.0
-    levels: Levels = ("stage1_pre", "stage2_pre", "stage3_pre", "pooled")
+    levels: Levels = ("stage*_pre", "pooled")
     warmup_steps: Steps = 0
 
     def adapter(self, target: Targets) -> nn.Module:

@@ -74,6 +74,13 @@ class Rocket(Method):
                     "and as wide as the student, or tied='none'"
                 )
             ties["student", *path] = ("scratch", *path)
+        if prefixes and not ties:
+            raise UserError(
+                f"rocket: tied={self.tied!r} shares nothing: the student has no layer "
+                f"named {' or '.join(f'{prefix}...' for prefix in prefixes)}, only "
+                f"{', '.join(params['student'])}; choices: networks such as wrn-16-1, "
+                "or tied='none'"
+            )
         return ties
 
     def distances(self, context: Context) -> dict[str, Term]:

@@ -26,8 +26,9 @@ class SimKD(Method):
     (`simkd-2:MODEL:TEACHER` in `kdjax.models`). That network is evaluated and saved,
     and teaches like any other.
 
-    Deviations: the published code pools a student's map that is larger than the
-    teacher's before the projector; here it is pooled after it, for the loss alone.
+    Which maps these are: see `kdjax.models.simkd`. Deviations: the published code pools
+    a student's map that is larger than the teacher's before the projector; here it is
+    pooled after it, for the loss alone.
 
     Attributes:
         beta: weight of the mean squared difference of the last maps.

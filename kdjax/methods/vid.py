@@ -11,7 +11,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, only
 from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
-from kdjax.methods.ranges import Levels, Range
+from kdjax.methods.ranges import Range
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_kernel
 
@@ -68,12 +68,10 @@ class VID(SeveralLevels):
 
     Attributes:
         beta: the weight.
-        levels: the features to predict.
         variance: what the predicted variances start from.
     """
 
     beta: float = 1.0
-    levels: Levels = ("stage1", "stage2", "stage3")
     variance: Annotated[float, Range(above=_EPS)] = 5.0
 
     def adapter(self, target: Targets) -> nn.Module:

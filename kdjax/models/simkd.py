@@ -1,6 +1,11 @@
 """A student's trunk with its teacher's classifier: what SimKD trains and deploys.
 
 Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, 2022.
+
+The published code takes the student's last map as the network returns it: linear of a
+MobileNetV2, activated of the others. It has no Wide ResNets, whose last stage is
+neither normalised nor rectified: of these the map is the one that their own classifier
+averages, after the BatchNorm and ReLU that follow. Of a teacher it is always that one.
 """
 
 import re
@@ -18,7 +23,7 @@ from kdjax.models.layers import torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 
 def _deepest(outputs: Outputs) -> str:
@@ -35,12 +40,29 @@ def _deepest(outputs: Outputs) -> str:
 
 
 def last_map(outputs: Outputs) -> jax.Array:
-    """Returns the deepest feature map, rectified.
+    """Returns a teacher's deepest feature map, rectified: its classifier averages it.
 
     Raises:
         UserError: the network has none.
     """
     return nn.relu(outputs.features[_deepest(outputs)])
+
+
+def trunk_map(trunk: nn.Module, outputs: Outputs) -> jax.Array:
+    """Returns a student's deepest feature map, as the published code takes it.
+
+    Args:
+        trunk: the network; one whose classifier reads its last stage after a further
+            BatchNorm and ReLU has the name of that feature as `classified`.
+        outputs: its.
+
+    Raises:
+        UserError: the network has none.
+    """
+    if classified := getattr(trunk, "classified", ""):
+        return nn.relu(outputs.features[classified])
+    deepest = _deepest(outputs)
+    return outputs.features.get(deepest.removesuffix("_pre"), outputs.features[deepest])
 
 
 class Projector(nn.Module):
@@ -107,7 +129,7 @@ class Reusing(nn.Module):
         with nn.intercept_methods(_skip_head):
             outputs = self.trunk(x, train)
         project = Projector(self.channels, self.factor, name="projector")
-        x = project(last_map(outputs), train)
+        x = project(trunk_map(self.trunk, outputs), train)
         pooled = jnp.mean(x, axis=(1, 2))
         number = int(_deepest(outputs).removeprefix("stage").removesuffix("_pre"))
         stage = f"stage{number + 1}"

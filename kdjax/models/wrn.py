@@ -4,6 +4,8 @@ Zagoruyko and Komodakis, *Wide Residual Networks*, 2016; the networks of the CTK
 paper (its Figure 4), as its released code and that of attention transfer build them.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,6 +64,8 @@ class WideResNet(nn.Module):
     follows, which belongs to the next group or, for 'stage3_pre', to the network.
     """
 
+    classified: ClassVar[str] = "stage3_pre"
+    """What the classifier reads the average of, rectified: not 'stage3' as it is."""
     blocks: int
     widen: int
     num_classes: int

@@ -29,6 +29,42 @@ def computation_id(function: Callable, *args: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+_CALLS = ("jit", "pjit", "checkpoint", "remat2")
+"""What calls a function as it stands; of loops and branches all is taken for used."""
+
+
+def used_inputs(function: Callable, tree: Any) -> Any:
+    """Returns which leaves of a tree the results of a function depend on.
+
+    Args:
+        function: of the tree; can be traced by JAX.
+        tree: arrays or their shapes and dtypes.
+
+    Returns:
+        The tree, with a bool in the place of every array.
+    """
+    traced = jax.make_jaxpr(function)(tree).jaxpr
+    used = _used(traced, [True] * len(traced.outvars))
+    return jax.tree.unflatten(jax.tree.structure(tree), used)
+
+
+def _used(traced: Jaxpr, wanted: list[bool]) -> list[bool]:
+    """Returns which inputs the wanted results of a traced function depend on."""
+    outputs = zip(traced.outvars, wanted, strict=True)
+    needed = {id(var) for var, want in outputs if want}
+    for equation in reversed(traced.eqns):
+        want = [id(var) in needed for var in equation.outvars]
+        if not any(want):
+            continue
+        used = [True] * len(equation.invars)
+        if equation.primitive.name in _CALLS:
+            inside = equation.params["jaxpr"]
+            used = _used(getattr(inside, "jaxpr", inside), want)
+        inputs = zip(equation.invars, used, strict=True)
+        needed |= {id(var) for var, use in inputs if use}
+    return [id(var) in needed for var in traced.invars]
+
+
 def _arrays_in(part: Any) -> Iterator[Any]:
     """Yields the constant arrays of a traced function, in a fixed order.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -16,11 +17,12 @@ from kdjax.data.stream import Batch
 from kdjax.methods import Method
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
-from kdjax.runtime.computation import computation_id
+from kdjax.runtime.computation import computation_id, used_inputs
 
 Tree = TypeVar("Tree")
 """A tree of arrays."""
 Value = TypeVar("Value")
+_STAGE = re.compile(r"stage\d+")
 Random = Callable[[str, int], jax.Array]
 """Returns the random key of a micro-batch for a model's name and an `init_index`."""
 
@@ -30,7 +32,8 @@ class Networks:
     """The trained and the frozen networks of one stage.
 
     Attributes:
-        method: which networks it trains, and what it reads of the others.
+        method: which networks it trains, and what it reads of the others; what it
+            leaves open is filled in (`Method.fit`).
         student: the student's model name.
         teachers: model names of the frozen teachers, by stage.
         num_classes: the data set's.
@@ -48,6 +51,14 @@ class Networks:
     init_index: int = 0
     dtype: jnp.dtype = jnp.float32
     compute: jnp.dtype | None = None
+
+    def __post_init__(self) -> None:
+        def evaluated(teacher: str) -> Outputs:
+            return self._outputs(self.teachers[teacher], 2, train=False)
+
+        teachers = _Lazy(self.teachers, evaluated)
+        fitted = self.method.fit(self.output_specs, teachers)
+        object.__setattr__(self, "method", fitted)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -71,6 +82,27 @@ class Networks:
     def shapes(self) -> dict[str, Variables]:
         """Returns the shapes of the trained networks' variables, by role."""
         return {role: self._model_shapes(name) for role, name in self.roles.items()}
+
+    def trunk(self, role: str) -> set[tuple[str, ...]]:
+        """Returns what a network's stages are computed from: paths of its variables.
+
+        The features 'stage1', 'stage2', ... count, not what else is made of them: the
+        BatchNorm behind the last stage of a Wide ResNet is outside.
+        """
+        name = self.roles[role]
+        variables = self._model_shapes(name)
+
+        def stages(variables: Variables) -> list[jax.Array]:
+            images = jnp.zeros((2, *self.image_shape), self.dtype)
+            features = self.outputs(name, variables, images).features
+            return [x for level, x in features.items() if _STAGE.fullmatch(level)]
+
+        flat = {
+            path: used
+            for part, used_tree in used_inputs(stages, variables).items()
+            for path, used in flatten_dict(used_tree).items()
+        }
+        return {path for path, used in flat.items() if used}
 
     def start(self, key: jax.Array) -> dict[str, Variables]:
         """Returns the trained networks' own initial variables, by role.

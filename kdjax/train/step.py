@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from kdjax import losses
 from kdjax.data.stream import Batch
 from kdjax.methods import Context, MemoryInit, weighted_sum
+from kdjax.methods.base import Path
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
@@ -182,9 +183,23 @@ class Step(Networks):
         fields["average"] = Average(state.params, state.batch_stats, zero)
         return AveragedState(**fields)
 
+    @functools.cached_property
+    def trains(self) -> Callable[[Path], bool]:
+        """Whether the phase trains a parameter or statistic, by its path."""
+        phase = self.method.phases()[self.phase]
+        if not phase.trunk:
+            return phase.trains
+        trunks = {role: self.trunk(role) for role in self.roles}
+
+        def trains(path: Path) -> bool:
+            inside = path[0] not in trunks or path[1:] in trunks[path[0]]
+            return inside and phase.trains(path)
+
+        return trains
+
     def _split(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what the phase trains, and the rest: parameters or statistics."""
-        trains = self.method.phases()[self.phase].trains
+        trains = self.trains
         flat = flatten_dict(tree, keep_empty_nodes=True)
         rest = {path: leaf for path, leaf in flat.items() if not trains(path)}
         trained = {path: leaf for path, leaf in flat.items() if path not in rest}

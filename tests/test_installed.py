@@ -132,6 +132,17 @@ def test_an_unknown_config_names_those_that_there_are(installed):
         assert name in err
 
 
+def test_modules_that_lie_here_are_found(installed):
+    """As with `python -m`: a script's own folder would be searched in their place."""
+    here = installed.folder.parent / "here"
+    (here / "lib").mkdir(parents=True)
+    (here / "lib" / "text.py").write_text("TEXT = 'found it'")
+    (here / "mine.py").write_text("from lib import text\nraise OSError(text.TEXT)")
+    line = ("kdjax", "--config=mine.py", "--workdir=w")
+    err = dataclasses.replace(installed, folder=here).run(*line, code=2).stderr
+    assert err == "kdjax: config: mine.py: found it\n"
+
+
 def test_what_losses_do_not_need_is_missed_in_one_line(installed):
     """Installed with --no-deps beside jax and optax, for the losses."""
     code = "import sys; sys.modules['ml_collections'] = None; sys.argv = ['', '--list']"

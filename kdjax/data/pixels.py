@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from kdjax.data.own.spec import SMALLEST
 from kdjax.runtime.errors import UserError
 
 VERSION = 1
 """Raised when the same file would become other pixels."""
+
+SMALLEST = 8  # pixels of a side; smaller images hold nothing that networks could use
+
+_PLAIN = (".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga")
+_PHOTOS = (".jfif", ".jpe", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")
+SUFFIXES = frozenset((*_PLAIN, *_PHOTOS))
+"""The endings, in lower case, by which a folder's images are told."""
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _MODES = {1: "L", 3: "RGB"}

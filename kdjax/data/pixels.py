@@ -195,7 +195,9 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
     if isinstance(images, Sequence):
-        rows = [_one(item, number, image_shape) for number, item in enumerate(images)]
+        rows = [
+            fit_one(item, number, image_shape) for number, item in enumerate(images)
+        ]
         return np.stack(rows) if rows else np.zeros((0, *image_shape), np.uint8)
     arrays = check_array(images, "images")
     if arrays.shape[1:] == image_shape:
@@ -206,7 +208,17 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     return fitted
 
 
-def _one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+def fit_one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns one image as a network takes it: a row of `fit`.
+
+    Args:
+        item: a PIL image, path, or uint8 array `[H, W]` or `[H, W, C]`.
+        number: its position, by which messages name what has no path.
+        shape: height, width and channels of the result.
+
+    Raises:
+        UserError: it cannot be read, or has pixels of another kind.
+    """
     if isinstance(item, Image.Image):
         try:
             return _view(item, shape)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "kdjax"
 FLOORS = (
     ("runtime", "losses"),
     ("data", "models"),
-    ("methods",),
+    ("methods", "predict"),
     ("train",),
     ("experiment",),
     ("export",),

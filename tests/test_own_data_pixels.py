@@ -8,7 +8,7 @@ from own_images import encoded, pixels
 from PIL import Image
 
 from kdjax.data.own import fit
-from kdjax.data.own.pixels import convert, cover, is_grey, upright_size, view
+from kdjax.data.pixels import convert, cover, is_grey, upright_size, view
 from kdjax.runtime.errors import UserError
 
 

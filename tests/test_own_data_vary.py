@@ -11,8 +11,8 @@ from PIL import Image, ImageEnhance
 
 from kdjax.data.augment import Augment
 from kdjax.data.own.host_vary import HostVary
-from kdjax.data.own.pixels import view
 from kdjax.data.own.vary import Vary, _stretch
+from kdjax.data.pixels import view
 from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop, sample_uniform
 from kdjax.runtime.errors import UserError

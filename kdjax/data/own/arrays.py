@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.data import pixels
 from kdjax.data.own import classes as checks
-from kdjax.data.own import pixels
 from kdjax.data.own.given import ArrayData
 from kdjax.data.own.spec import GROUP, OwnData, entries
 from kdjax.data.sources import Split

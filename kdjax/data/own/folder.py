@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from kdjax.data import pixels
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import EncodedData
 from kdjax.data.streaming.encoded import Example
 from kdjax.runtime.errors import UserError
 
-_PLAIN = (".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga")
-_PHOTOS = (".jfif", ".jpe", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")
-SUFFIXES = frozenset((*_PLAIN, *_PHOTOS))
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
 """Names of the folders of splits; of several test folders the first is taken."""
@@ -152,7 +150,7 @@ def _scan(folder: Path, stamp: "hashlib._Hash") -> dict[str, list[str]]:
                         continue
                     if entry.is_dir():
                         pending.append(os.path.join(inside, entry.name))
-                    elif os.path.splitext(entry.name)[1].casefold() in SUFFIXES:
+                    elif os.path.splitext(entry.name)[1].casefold() in pixels.SUFFIXES:
                         file = os.path.join(inside, entry.name)
                         files.append((file, *_size_and_time(entry)))
         files.sort()

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from kdjax.data.own import pixels
+from kdjax.data import pixels
 from kdjax.data.streaming.crop import Crop
 
 _FURTHER = 6  # rows and columns of a shift, the angle, three strengths of colours

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data.own import cache, pixels
+from kdjax.data import pixels
+from kdjax.data.own import cache
 from kdjax.data.own.classes import check_counts
 from kdjax.data.own.division import Division
 from kdjax.data.own.given import ArrayData

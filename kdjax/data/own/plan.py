@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data.own import pixels
+from kdjax.data import pixels
 from kdjax.data.own.division import Division, divide
 from kdjax.data.own.given import ArrayData, EncodedData
 from kdjax.data.own.kinds import parse, read

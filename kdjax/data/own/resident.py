@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from kdjax.data.own import cache, pixels
+from kdjax.data import pixels
+from kdjax.data.own import cache
 from kdjax.data.own.survey import describe, in_threads
 from kdjax.data.sources import Split
 from kdjax.data.streaming.encoded import Records

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from kdjax.data.own import cache, pixels
+from kdjax.data import pixels
+from kdjax.data.own import cache
 from kdjax.data.own.resident import count_values, statistics
 from kdjax.data.own.survey import in_threads
 from kdjax.data.streaming.encoded import Example, Records

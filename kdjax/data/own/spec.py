@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+from kdjax.data.pixels import SMALLEST
 from kdjax.runtime.errors import UserError, unknown
 
 KINDS = ("folder", "npz", "parquet", "tfds", "arrays")
@@ -13,7 +14,6 @@ KINDS = ("folder", "npz", "parquet", "tfds", "arrays")
 GROUP = "kdjax.data"
 """The group of entry points: a name, and a function that returns arrays."""
 
-SMALLEST = 8  # pixels of a side; smaller images hold nothing that networks could use
 BROKEN = ("skip", "stop")
 
 

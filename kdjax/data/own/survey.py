@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from kdjax.data.own import cache, pixels
+from kdjax.data import pixels
+from kdjax.data.own import cache
 from kdjax.data.streaming.encoded import Example, Records
 from kdjax.runtime import console
 

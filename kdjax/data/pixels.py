@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from kdjax.data.own.spec import SMALLEST
 from kdjax.runtime.errors import UserError
 
 VERSION = 1
 """Raised when the same file would become other pixels."""
+
+SMALLEST = 8  # pixels of a side; smaller images hold nothing that networks could use
+
+_PLAIN = (".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga")
+_PHOTOS = (".jfif", ".jpe", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")
+SUFFIXES = frozenset((*_PLAIN, *_PHOTOS))
+"""The endings, in lower case, by which a folder's images are told."""
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _MODES = {1: "L", 3: "RGB"}
@@ -189,7 +195,9 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
     if isinstance(images, Sequence):
-        rows = [_one(item, number, image_shape) for number, item in enumerate(images)]
+        rows = [
+            fit_one(item, number, image_shape) for number, item in enumerate(images)
+        ]
         return np.stack(rows) if rows else np.zeros((0, *image_shape), np.uint8)
     arrays = check_array(images, "images")
     if arrays.shape[1:] == image_shape:
@@ -200,7 +208,17 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     return fitted
 
 
-def _one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+def fit_one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns one image as a network takes it: a row of `fit`.
+
+    Args:
+        item: a PIL image, path, or uint8 array `[H, W]` or `[H, W, C]`.
+        number: its position, by which messages name what has no path.
+        shape: height, width and channels of the result.
+
+    Raises:
+        UserError: it cannot be read, or has pixels of another kind.
+    """
     if isinstance(item, Image.Image):
         try:
             return _view(item, shape)

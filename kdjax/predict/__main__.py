@@ -1,0 +1,126 @@
+"""Names the classes of images: python -m kdjax.predict MODEL IMAGE ...
+
+    python -m kdjax.predict student/ image.png more/*.png
+    python -m kdjax.predict student/ photos/ --json > classes.jsonl
+
+MODEL is a folder that `python -m kdjax.export` wrote, as ONNX or StableHLO. An IMAGE is
+a file, or a folder, which stands for all images in it and below it. One line for every
+image tells its best classes with their probabilities. An image that cannot be read is
+named on stderr, and the others go on.
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdjax.predict.files import find
+from kdjax.predict.model import BATCH, ClassScore, Model
+from kdjax.runtime import command
+from kdjax.runtime.errors import UserError
+
+_PREFIX = "kdjax: "
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.Parser(
+        prog="python -m kdjax.predict",
+        description="Names the classes of images with an exported model.",
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="a folder that python -m kdjax.export wrote, as onnx or stablehlo",
+    )
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="image",
+        help="an image file, or a folder with images in it or below it",
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="run the quantised network of the model"
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        metavar="N",
+        help="classes to name for every image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object for every image"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH,
+        metavar="N",
+        help="images that the network sees at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that decode images and run the network (default: the cores)",
+    )
+    options = parser.parse_args(argv)
+    for name in ("top", "batch_size", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}={value}; it is 1 or more")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        return command.run(lambda: _main(argv))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Who reads the lines has seen enough. Python flushes once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    options = _parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, and those of classes not in its encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    model = Model(
+        options.model,
+        options.int8,
+        threads=options.threads,
+        batch_size=options.batch_size,
+    )
+
+    def report(line: object) -> None:
+        print(f"{_PREFIX}{line}", file=sys.stderr)
+
+    readable = 0
+    for path, answer in model.stream(find(options.images, report)):
+        if isinstance(answer, UserError):
+            report(answer)
+            continue
+        readable += 1
+        print(_line(path, model.best(answer, options.top), options.json))
+    sys.stdout.flush()
+    if not readable:
+        raise UserError("no image could be read")
+
+
+def _line(path: str, best: Sequence[ClassScore], as_json: bool) -> str:
+    if as_json:
+        classes = [dataclasses.asdict(one) for one in best]
+        return json.dumps({"image": path, "classes": classes})
+    return f"{path}: " + ", ".join(f"{one.name} {one.probability:.2%}" for one in best)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

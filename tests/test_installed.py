@@ -14,6 +14,7 @@ from pathlib import Path
 
 import compiled
 import pytest
+from PIL import Image
 from quick import QUICK
 
 from configs import ctkd
@@ -106,7 +107,23 @@ def test_the_command_runs_a_published_config(installed):
     # No other folder has come, and nothing of the checkout was needed.
     assert [path.name for path in installed.folder.iterdir()] == ["w"]
     results = json.loads((installed.folder / "w" / "results.json").read_text())
-    shutil.rmtree(installed.folder / "w")
+    # A small student out, and at work.
+    export = "kdjax.export w --stage student --format onnx --int8 --out student/"
+    printed = installed.run("python", "-m", *export.split()).stdout
+    assert [word in printed for word in ("teacher", "float32", "int8")] == [True] * 3
+    Image.new("L", (9, 8), 77).save(installed.folder / "image.png")
+    (installed.folder / "more").mkdir()
+    (installed.folder / "more" / "broken.png").touch()
+    for options in ((), ("--int8",)):
+        images = ("image.png", "more/broken.png", "--json", *options)
+        done = installed.run("python", "-m", "kdjax.predict", "student/", *images)
+        (answer,) = map(json.loads, done.stdout.splitlines())
+        shares = [one["probability"] for one in answer["classes"]]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+        assert "more/broken.png cannot be read" in done.stderr
+    for path in installed.folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert list(results["stages"]) == ["expert", "student"]
     # Exactly what the checkout's config means.
     argv = ["kdjax", f"--config={ROOT / line}", *TINY, "--workdir=w"]

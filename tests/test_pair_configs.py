@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import born_again, cifar100_benchmark, ctkd, dgkd, dgkd_tables, kd
+from kdjax import methods
 from kdjax.data.sources import SOURCES
+from kdjax.experiment import builders
 from kdjax.experiment.build import make_steps
 from kdjax.experiment.config import parse_config
 from kdjax.methods import METHODS
@@ -56,6 +58,13 @@ def test_weights_are_those_of_the_authors_scripts():
         assert hyper(method).beta == beta, method
     assert hyper("kd").alpha == 0.9
     assert hyper("crd+kd").alpha == 1.0
+    # RepDistiller's `-r 1 -a 1 -b 0.8`, also without a config.
+    made = methods.create("crd+kd", {}).methods
+    assert (made["crd"].beta, made["kd"].alpha) == (0.8, 1.0)
+    assert methods.create("kd+crd", {}).methods["kd"].alpha == 0.9
+    assert methods.create("crd+kd", {"kd": {"alpha": 0.3}}).methods["kd"].alpha == 0.3
+    stage = builders.stage("resnet-20", "crd+kd", ("teacher",))
+    assert stage["kd"]["alpha"] == 1.0
     assert hyper("dkd", "teacher=resnet32x4,student=resnet8x4").beta == 8
     assert hyper("reviewkd", "teacher=resnet32x4,student=resnet8x4").beta == 5
     # 20 of 240 epochs of 781 steps; a tenth of the epochs has a tenth of them.

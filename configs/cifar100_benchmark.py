@@ -80,13 +80,15 @@ ARGUMENTS = {**builders.SHRINK, "methods": str}
 
 
 def _name(*words: str) -> str:
-    # A config's key has no dot.
-    return "-".join(words).replace(".", "_")
+    # A config's key has no dot, and a stage's name tells no start.
+    return "-".join(words).replace("-fan_out", "").replace(".", "_")
 
 
-def _chain(teacher: str, student: str, method: str) -> dict[str, StageConfig]:
+def _chain(pair: tuple[str, str], method: str) -> dict[str, StageConfig]:
     """Returns a chain's stages but the teacher; assistants that learn alike are one."""
-    models = chains.networks(dgkd.SETTINGS[_PATHS[teacher, student]][0])
+    path = chains.networks(dgkd.SETTINGS[_PATHS[pair]][0])
+    models = tuple(kd.network(model) for model in path)
+    teacher = models[0]
 
     def name(path: tuple[str, ...], last: bool) -> str:
         if len(path) == 1:
@@ -108,7 +110,8 @@ def get_config(arg: str = "") -> ConfigDict:
     epochs = values.get("epochs", setting.recipe.epochs)
     steps = builders.steps_per_epoch(setting, values)
     stages: dict[str, StageConfig] = {}
-    for teacher, student in PAIRS[variant]:
+    for pair in PAIRS[variant]:
+        teacher, student = map(kd.network, pair)
         frozen = {_name(teacher): teacher}
         stages |= {_name(teacher): builders.stage(teacher)}
         stages |= {_name(student): kd.stage("supervised", {}, student, epochs, steps)}
@@ -118,6 +121,6 @@ def get_config(arg: str = "") -> ConfigDict:
             if method not in _CHAINS:
                 made = kd.stage(method, frozen, student, epochs, steps)
                 stages[_name(method, teacher, student)] = made
-            elif (teacher, student) in _PATHS:
-                stages |= _chain(teacher, student, method)
+            elif pair in _PATHS:
+                stages |= _chain(pair, method)
     return builders.experiment(setting, values, stages)

@@ -70,7 +70,9 @@ def _stages(
         "at": builders.stage(student, "at", expert, at={"beta": setting.beta}),
         "rlkd": builders.stage(student, "rocket", rocket=rocket),
         "scratch_only": builders.stage(student, "rocket", rocket=free),
-        "rlkd_kd": builders.stage(student, "rocket+kd", expert, rocket=rocket),
+        "rlkd_kd": builders.stage(
+            student, "rocket+kd", expert, rocket=rocket, kd={"alpha": 0.9}
+        ),
         "ctkd": builders.stage(student, "ctkd", expert, ctkd=ctkd),
         "fitnet": builders.stage(student, "rocket+fitnet", expert, rocket=free),
         "weights": builders.stage(student, "ctkd", expert, ctkd=weights),

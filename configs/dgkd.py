@@ -24,7 +24,8 @@ Arguments, besides epochs, batch_size, train_size, test_size and seeds:
                                  other of `configs/kd.py`, such as crd+kd: each
                                  network is taught by the one before it
     survival=0.75                of each guide of the last student in dgkd_stochastic
-    lambda=0.7  temperature=5    the released code's; the paper searched them
+    lambda=0.7  temperature=5    ours, and the released code's, whose lambda is 1; the
+                                 paper searched them
     learning_rate=0.01           at the start
     augment=paper                or none, the released code's default
     chain_seeds=N                replicas of teacher and assistants, if not `seeds`
@@ -154,7 +155,7 @@ def setting(variant: str, values: builders.Values) -> builders.Setting:
 
 
 def teaching(values: builders.Values) -> chains.Teaching:
-    """Returns how guides teach: the released code's weights, or what is asked for."""
+    """Returns how guides teach: by default, or as is asked for."""
     options = {
         key: values[key]
         for key in ("mask", "kl_reduction", "count_guides", "drop")

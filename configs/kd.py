@@ -16,7 +16,8 @@ Arguments, besides epochs, batch_size, train_size, test_size and seeds:
                          MobileNetV2 mobilenetv2-0.5
     dataset=cifar100     or cifar10, svhn, tiny_imagenet, digits
 
-The recipe is that of the benchmark's public code (RepDistiller, mdistiller): SGD with
+The recipe is that of the benchmark's public code (RepDistiller, mdistiller), whose Wide
+ResNets start otherwise than CTKD's (wrn-40-2 is wrn-40-2-fan_out here): SGD with
 momentum 0.9, weight decay 5e-4, batch 64, 240 epochs, learning rate 0.05 (0.01 for
 MobileNetV2 and the ShuffleNets) divided by 10 at epochs 150, 180 and 210; crops after
 zero padding and flips. Weights are those of the authors' scripts; of DKD and ReviewKD,
@@ -28,6 +29,7 @@ epochs. On digits the attention terms have a sixteenth of their weight, as in
 Hardware: a GPU or TPU, but for digits.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,6 +100,20 @@ def setting(dataset: str) -> builders.Setting:
     )
 
 
+def network(word: str) -> str:
+    """Returns a network's name, with the start that the benchmark's code gives it.
+
+    Args:
+        word: such as 'resnet56' or 'wrn-40-2'.
+    """
+    name = builders.network(word)
+    return f"{name}-fan_out" if re.fullmatch(r"wrn-\d+-\d+", name) else name
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("-fan_out")
+
+
 def published(
     teachers: Sequence[str], student: str, dataset: str
 ) -> dict[str, dict[str, Any]]:
@@ -108,7 +124,7 @@ def published(
         student: its model.
         dataset: its name.
     """
-    pair = teachers[0], student
+    pair = _plain(teachers[0]), _plain(student)
     beta = common.attention_weight(dataset)
     return {
         "dkd": {"beta": _DKD_BETA.get(pair, 8.0)},
@@ -155,9 +171,9 @@ def get_config(arg: str = "") -> ConfigDict:
     methods = tuple(METHODS) if word == "all" else word.split("/")
     _, values = builders.parse_arg(rest, ("",), ARGUMENTS)
     chosen = setting(values.get("dataset", "cifar100"))
-    student = builders.network(values.get("student", "resnet20"))
+    student = network(values.get("student", "resnet20"))
     words = values.get("teacher", "resnet56").split("/")
-    models = [builders.network(word) for word in words]
+    models = [network(word) for word in words]
     if len(set(models)) < len(models):
         raise UserError(f"teacher={values['teacher']!r}: a network comes twice")
     numbers = range(1, len(models) + 1) if models[1:] else ("",)

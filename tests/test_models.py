@@ -121,6 +121,28 @@ def test_kernels_start_he_normal_and_the_rest_neutral():
     assert abs(kernel).max() > 4 * np.sqrt(2 / (9 * 128))
 
 
+def test_the_benchmarks_wide_resnets_start_by_fan_out():
+    """RepDistiller's `wrn.py`: sqrt(2 / fan_out), and PyTorch's classifier, bias 0."""
+    variables, other = start(name="wrn-10-2-fan_out"), start(name="wrn-10-2")
+    shapes = [jax.tree.map(np.shape, tree) for tree in (variables, other)]
+    assert shapes[0] == shapes[1]
+    for path, leaf in flatten_dict(variables["params"]).items():
+        leaf, where = np.asarray(leaf), "/".join(path)
+        if path[-1] != "kernel":
+            neutral = {"scale": 1, "bias": 0}[path[-1]]
+            np.testing.assert_array_equal(leaf, neutral, err_msg=where)
+            continue
+        if path[0] == "head":
+            bound = 1 / np.sqrt(128)
+            assert 0.98 * bound < abs(leaf).max() <= bound
+            expected = bound / np.sqrt(3)
+        else:
+            height, width, _, channels = leaf.shape
+            expected = np.sqrt(2 / (height * width * channels))
+        assert abs(leaf.std() / expected - 1) < 5 / np.sqrt(2 * leaf.size), where
+    assert models.create("wrn-10-2-fan_in", 4) == models.create("wrn-10-2", 4)
+
+
 def test_same_start_for_the_same_seed_name_classes_and_copy():
     for other in (start.__wrapped__(), start(shape=(16, 16, 3))):
         jax.tree.map(np.testing.assert_array_equal, other, start())
@@ -146,7 +168,7 @@ def test_another_start_for_another(change):
         ("", "wrn-DEPTH-WIDEN"),
         ("wrn", "wrn-DEPTH-WIDEN"),
         ("wrn-16", "wrn-DEPTH-WIDEN"),
-        ("wrn-16-1-1", "wrn-DEPTH-WIDEN"),
+        ("wrn-16-1-1", "wrn-DEPTH-WIDEN-START; starts: fan_in, fan_out"),
         ("wrn-16-0", "wrn-DEPTH-WIDEN"),
         ("wrn-16--1", "wrn-DEPTH-WIDEN"),
         ("wrn-16-²", "wrn-DEPTH-WIDEN"),

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import born_again, cifar100_benchmark, dgkd, dgkd_tables, kd
+from configs import born_again, cifar100_benchmark, ctkd, dgkd, dgkd_tables, kd
+from kdjax import methods
 from kdjax.data.sources import SOURCES
+from kdjax.experiment import builders
 from kdjax.experiment.build import make_steps
 from kdjax.experiment.config import parse_config
 from kdjax.methods import METHODS
@@ -56,6 +58,13 @@ def test_weights_are_those_of_the_authors_scripts():
         assert hyper(method).beta == beta, method
     assert hyper("kd").alpha == 0.9
     assert hyper("crd+kd").alpha == 1.0
+    # RepDistiller's `-r 1 -a 1 -b 0.8`, also without a config.
+    made = methods.create("crd+kd", {}).methods
+    assert (made["crd"].beta, made["kd"].alpha) == (0.8, 1.0)
+    assert methods.create("kd+crd", {}).methods["kd"].alpha == 0.9
+    assert methods.create("crd+kd", {"kd": {"alpha": 0.3}}).methods["kd"].alpha == 0.3
+    stage = builders.stage("resnet-20", "crd+kd", ("teacher",))
+    assert stage["kd"]["alpha"] == 1.0
     assert hyper("dkd", "teacher=resnet32x4,student=resnet8x4").beta == 8
     assert hyper("reviewkd", "teacher=resnet32x4,student=resnet8x4").beta == 5
     # 20 of 240 epochs of 781 steps; a tenth of the epochs has a tenth of them.
@@ -99,6 +108,14 @@ def test_dkds_weights_are_those_of_its_configs():
         "teacher=wrn-40-2,student=shufflenetv1": 8,
     }.items():
         assert kd.get_config(f"dkd,{pair}").stages.student.dkd.beta == beta, pair
+
+
+def test_the_benchmarks_start_of_wide_resnets():
+    found = experiment(kd, "dkd,teacher=wrn-40-2,student=wrn-16-2").stages
+    assert found["teacher"].model == "wrn-40-2-fan_out"
+    assert found["student"].model == "wrn-16-2-fan_out"
+    # CTKD's own config has its own.
+    assert experiment(ctkd, "cifar10").stages["student"].model == "wrn-16-1"
 
 
 def test_mobile_students_learn_more_slowly_than_their_teachers():
@@ -159,7 +176,13 @@ def test_the_benchmark_trains_every_teacher_once():
     assert ("resnet-32x4", "shufflenetv2") in pairs
     # TAKD's paths are known for three pairs.
     last = found.stages["takd-wrn-40-2-wrn-34-2-wrn-28-2-wrn-22-2-wrn-16-2"]
-    assert found.stages[last.teachers[0]].model == "wrn-22-2"
+    assert found.stages[last.teachers[0]].model == "wrn-22-2-fan_out"
+    # Wide ResNets all start as the benchmark's do; a stage's name does not say so.
+    wide = {s.model for s in found.stages.values() if s.model.startswith("wrn")}
+    assert all(model.endswith("-fan_out") for model in wide)
+    assert found.stages["wrn-16-2"].model == "wrn-16-2-fan_out"
+    own = experiment(cifar100_benchmark, "table8,methods=ctkd").stages
+    assert own["ctkd-wrn-40-2-wrn-16-2"].method.scratch == "wrn-40-2-fan_out"
     assert found.stages["resnet-20"].recipe == found.stages["resnet-56"].recipe
 
 
@@ -168,7 +191,7 @@ def test_table8_has_all_its_methods():
     for method in cifar100_benchmark.TABLE8:
         ends = [name for name in found.stages if name.startswith(f"{method}-")]
         assert {found.stages[name].model for name in ends} >= {
-            "wrn-16-2",
+            "wrn-16-2-fan_out",
             "resnet-20",
             "vgg-8",
         }, method

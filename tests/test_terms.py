@@ -210,6 +210,18 @@ CASES = {
         ce(STUDENT) + 9 * wttm(0.5),
     ),
     "sp": ("sp", {}, ce(STUDENT) + 3000 * np_similarity(*stage3())),
+    "cc, paper's kernel": (
+        "cc",
+        {"cc": {"form": "kernel", "gamma": 0.3, "order": 3, "beta": 2.0}},
+        ce(STUDENT)
+        + 2
+        * np_correlation(
+            *(x / np.linalg.norm(x, axis=1, keepdims=True) for x in EMBEDDED),
+            form="kernel",
+            gamma=0.3,
+            order=3,
+        ),
+    ),
     "cc": ("cc", {}, ce(STUDENT) + 0.02 * np_correlation(*EMBEDDED)),
     "rkd": (
         "rkd",
@@ -231,8 +243,13 @@ CASES = {
     # The adapters' outputs above are 0.5 off everywhere.
     "fitnet": ("fitnet", {}, ce(STUDENT) + 100 * 0.25),
     "rocket": ("rocket", {}, BOTH),
-    "rocket+kd": ("rocket+kd", {}, BOTH + 0.9 * soft()),
+    "rocket+kd": ("rocket+kd", {}, BOTH + soft()),
     "kd+rocket": ("kd+rocket", {}, BOTH - 0.9 * ce(STUDENT) + 0.9 * soft()),
+    "rocket+kd, weighted": (
+        "rocket+kd",
+        {"kd": {"alpha": 0.4}},
+        BOTH + 0.4 * soft(),
+    ),
     "rocket+fitnet": ("rocket+fitnet", FREE, BOTH + 100 * 0.25),
     "ctkd": ("ctkd", {}, BOTH + 1e3 * attention()),
     "rocket+at": ("rocket+at", FREE, BOTH + 1e3 * attention()),

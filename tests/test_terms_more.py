@@ -377,6 +377,35 @@ def test_ft_paraphrases_and_then_transfers():
     np.testing.assert_allclose(total, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("options", "oracle"),
+    [
+        ({"form": "factor"}, {"form": "factor"}),
+        ({"form": "factor", "p2": 2.0}, {"form": "factor", "p2": 2}),
+        ({"p1": 3.0, "p2": 1.5}, {"p1": 3, "p2": 1.5}),
+    ],
+)
+def test_ft_has_the_forms_of_its_loss(options, oracle):
+    own, factor = (outputs(seed, 3, 4).features["stage3"] for seed in (7, 8))
+    adapted = {
+        "ft/expert/paraphraser": (jnp.asarray(factor), jnp.asarray(factor)),
+        "ft/expert/translator": jnp.asarray(own),
+    }
+    values, _, _ = terms("ft", options, adapted=adapted, phase=1)
+    expected = mean(lambda *pair: np_factor_transfer(*pair, **oracle), own, factor)
+    np.testing.assert_allclose(values["ft/expert"], expected, rtol=1e-9)
+
+
+def test_forms_that_are_not_chosen_are_not_hashed():
+    """Stages of earlier versions, which had no choice, are found again."""
+    for name, chosen in (("ft", "factor"), ("cc", "kernel")):
+        assert "form" not in methods.options(methods.create(name, {}))[name]
+        method = methods.create(name, {name: {"form": chosen}})
+        assert methods.options(method)[name]["form"] == chosen
+        with pytest.raises(UserError, match="'other'; choices: "):
+            methods.create(name, {name: {"form": "other"}})
+
+
 def test_fsp_compares_consecutive_levels():
     teacher = outputs(5, 2, 2)
     levels = ("stem", "stage1", "stage2", "stage3")

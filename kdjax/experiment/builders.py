@@ -11,15 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from kdjax import models
+from kdjax import methods, models
 from kdjax.data.augment import Augment
 from kdjax.data.own.vary import Vary
 from kdjax.data.sources import SOURCES, expected
 from kdjax.data.streaming.crop import Crop
-from kdjax.methods import METHODS
 from kdjax.models import MODELS
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.runtime.settings import build
 from kdjax.train.recipe import Recipe
 
 Arguments = Mapping[str, type[int] | type[float] | type[str]]
@@ -200,10 +198,8 @@ def stage(
     Raises:
         UserError: a hyper-parameter that the method has not, or out of range.
     """
-    hyper = {
-        part: dataclasses.asdict(build(METHODS[part], part, options.get(part, {})))
-        for part in method.split("+")
-    }
+    parts = methods.parts(methods.create(method, options))
+    hyper = {part: dataclasses.asdict(made) for part, made in parts.items()}
     return {"model": model, "method": method, "teachers": teachers, **hyper}
 
 

@@ -53,11 +53,8 @@ def hyper(
     for name in ("ab", "ft", "fsp"):
         fitting[name] = {"init_epochs": max(1, round(30 * share))}
     fitting["sskd"] = {"init_epochs": max(1, round(60 * share))}
-    parts = method.split("+")
-    if parts[0] != "kd":  # added to another method's, its weight is 1
-        fitting["kd"] = {"alpha": 1.0}
     options = {}
-    for part in parts:
+    for part in method.split("+"):
         if part not in METHODS:
             raise unknown("method", part, METHODS)
         options[part] = {**fitting.get(part, {}), **chosen.get(part, {})}

@@ -41,6 +41,7 @@ __all__ = [
     "Term",
     "create",
     "options",
+    "parts",
     "weighted_sum",
 ]
 
@@ -104,22 +105,33 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
     Args:
         name: a row of `METHODS`, or several joined by '+': the first one's
             cross-entropy counts, the others add their terms.
-        options: hyper-parameters by method name; what is not given keeps its default.
+        options: hyper-parameters by method name; what is not given keeps its default,
+            which for an added method is the one of `Method.AS_PART`.
 
     Raises:
         UserError: an unknown method or option, or a value out of range.
     """
-    parts = {}
+    made: dict[str, Method] = {}
     for part in name.split("+"):
         if part not in METHODS:
             raise unknown("method", part, METHODS)
-        if part in parts:
+        if part in made:
             raise UserError(f"method {name!r} names {part!r} twice")
-        parts[part] = build(METHODS[part], part, options.get(part, {}))
+        defaults = METHODS[part].AS_PART if made else {}
+        settings = {**defaults, **options.get(part, {})}
+        made[part] = build(METHODS[part], part, settings)
     for part in options:
-        if part not in parts:
+        if part not in made:
             raise UserError(f"options for {part!r}, but the method is {name!r}")
-    return parts[name] if name in parts else Combined(parts)
+    return made[name] if name in made else Combined(made)
+
+
+def parts(method: Method) -> dict[str, Method]:
+    """Returns the methods that a method is combined of, by name; itself if of none."""
+    # Those of other packages that nobody asked for need not be there.
+    names = {cls: name for name, cls in METHODS.loaded().items()}
+    several = method.methods.values() if isinstance(method, Combined) else (method,)
+    return {names[type(part)]: part for part in several}
 
 
 def options(method: Method) -> dict[str, dict[str, Any]]:
@@ -128,12 +140,9 @@ def options(method: Method) -> dict[str, dict[str, Any]]:
     Args:
         method: with all that depends on its networks filled in (`Method.fit`).
     """
-    # Those of other packages that nobody asked for need not be there.
-    names = {cls: name for name, cls in METHODS.loaded().items()}
-    parts = method.methods.values() if isinstance(method, Combined) else (method,)
     return {
-        names[type(part)]: {"version": part.VERSION, **_settings(part)}
-        for part in parts
+        name: {"version": part.VERSION, **_settings(part)}
+        for name, part in parts(method).items()
     }
 
 

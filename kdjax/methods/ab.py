@@ -48,7 +48,8 @@ class AB(InitialisedLevels):
 
     Deviations: see `losses.ab`; beta = 3/1000 and w = 2^(j - n) for level j of n are
     the published code's (RepDistiller). There the first phase keeps the learning rate
-    of the start; here, too.
+    of the start; here, too. The connectors start LeCun normal (see
+    `connectors.convolved`).
 
     Attributes:
         beta: the weight.

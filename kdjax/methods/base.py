@@ -174,6 +174,8 @@ class Method:
     ADDED: ClassVar[tuple[str, ...]] = ()
     """Fields that came after a method's first version: hashed only where they are not
     the default, so that the stages of earlier versions are found again."""
+    AS_PART: ClassVar[Mapping[str, Any]] = {}
+    """Defaults that are others where the method is added to another one's terms."""
     num_teachers: ClassVar[int | None] = 0
     """How many teachers it has; None: one or more."""
     num_views: ClassVar[int] = 1

@@ -98,13 +98,13 @@ class BSS(DistancesFirst):
     teacher's boundary to a class that is sampled by the teacher's probabilities. Made
     in the step.
 
-    Deviations: the released code takes base images that the teacher alone has right
-    (base='teacher'; the default is the paper's); its weights fall with the epoch, to `1
-    + max(alpha (1 - e/80), 0)` and `max(beta (1 - 4/3 e/80), 0)`: a method knows steps,
-    not epochs, and `decay_steps` is 80 times the steps of an epoch then. The number of
-    samples is fixed under jit: those that do not count are there for the student's
-    BatchNorm alone. Its running statistics do not see the samples, as in the released
-    code they do.
+    Deviations: base='both' is the released code's as well as the paper's; 'teacher' is
+    for students that have little right yet. The released code's weights fall with the
+    epoch, to `1 + max(alpha (1 - e/80), 0)` and `max(beta (1 - 4/3 e/80), 0)`: a method
+    knows steps, not epochs, and `decay_steps` is 80 times the steps of an epoch then.
+    The number of samples is fixed under jit: those that do not count are there for the
+    student's BatchNorm alone. Its running statistics do not see the samples, as in the
+    released code they do.
 
     Attributes:
         alpha: what the distillation's weight has more than 1 at the start.

@@ -32,7 +32,8 @@ def convolved(whose: str, x: jax.Array, shape: tuple[int, int, int]) -> jax.Arra
 
     `ConvReg` of RepDistiller: 3x3 with stride 2 from twice the size, a transposed 4x4
     with stride 2 from half the size, otherwise (1 + difference of the sizes). Without a
-    bias, which the BatchNorm that follows takes off again.
+    bias, which the BatchNorm that follows takes off again. It starts LeCun normal,
+    variance 1 / fan_in; PyTorch's convolutions start uniform with a third of that.
 
     Args:
         whose: the map in errors, such as "fitnet: the student's stage2".

@@ -31,7 +31,8 @@ class DGKD(LogitMethod):
 
     Attributes:
         temperature: tau; 5 is the released code's, the paper searched it.
-        alpha: the paper's lambda; 0.7 is the released code's.
+        alpha: the paper's lambda, which it searched; 0.7 is this package's choice. The
+            released code's default is 1, which leaves no cross-entropy.
         survival: the probability that a guide is kept; the paper's best is 0.75.
         mask: whether guides are sampled for a mini-batch or for every example.
         drop: 'bernoulli', or 'fixed:K' for exactly K guides dropped.

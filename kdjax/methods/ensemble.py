@@ -19,6 +19,9 @@ class Ensemble(LogitMethod):
 
     form='mean': (1 - lambda) CE + lambda tau^2 KL from the mean of the teachers'
     softened probabilities. form='sum': the sum of the teachers' KL terms.
+
+    Deviations: neither paper prints temperature, weight and form for several teachers;
+    the defaults are this package's, the same as `DGKD`'s.
     """
 
     num_teachers: ClassVar[int | None] = None

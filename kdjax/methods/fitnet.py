@@ -38,7 +38,8 @@ class Regressor(nn.Module):
 class FitNet(OneLevel):
     """A hint on the middle of the network (Romero et al., 2015): CE + beta hint.
 
-    Deviations: trained jointly with the cross-entropy, with BatchNorm and ReLU in the
+    Deviations: the regressor starts LeCun normal (see `connectors.convolved`). It is
+    trained jointly with the cross-entropy, with BatchNorm and ReLU in the
     regressor and the mean of squares, as RepDistiller has it; the paper trains the
     lower half on the hint first, with half the sum of squares.
     """

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -59,16 +59,24 @@ class FT(OneLevel):
     and learning rate are RepDistiller's for ResNets.
 
     Attributes:
-        beta: the weight.
+        beta: the weight; 200 belongs to form 'map'.
+        form: 'map', RepDistiller's: the factors' attention maps are compared; 'factor',
+            the paper's: the factors are.
+        p1: the exponent of the maps; without effect for 'factor'.
+        p2: the exponent of the differences.
         rate: how wide the factor is, as a share of the teacher's map.
         init_epochs: of the first phase, before the recipe's.
         init_learning_rate: of the first phase.
     """
 
+    ADDED: ClassVar[tuple[str, ...]] = (*OneLevel.ADDED, "form", "p1", "p2")
     beta: float = 200.0
     rate: Annotated[float, Range(above=0, most=1)] = 0.5
     init_epochs: Count = 30
     init_learning_rate: float = 0.01
+    form: Literal["map", "factor"] = "map"
+    p1: Annotated[float, Range(above=1)] = 2.0
+    p2: Annotated[float, Range(least=1)] = 1.0
 
     def adapters(
         self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
@@ -115,4 +123,7 @@ class FT(OneLevel):
         name = f"ft/{teacher}"
         factor, _ = context.adapted[f"{name}/paraphraser"]
         student = context.adapted[f"{name}/translator"]
-        return {name: Term(losses.factor_transfer(student, factor), self.beta)}
+        distance = losses.factor_transfer(
+            student, factor, form=self.form, p1=self.p1, p2=self.p2
+        )
+        return {name: Term(distance, self.beta)}

@@ -1,7 +1,8 @@
 """Methods that teach through logits."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -53,18 +54,20 @@ def logits_of(context: Context, standardise: bool) -> tuple[str, jax.Array, jax.
 class KD(LogitMethod):
     """Knowledge distillation (Hinton et al., 2015).
 
-    'weighted': (1 - alpha) CE + alpha tau^2 KL, as attention transfer's and Rocket
-    Launching's code have it. 'added': CE + alpha H(P_T^tau, P_S^tau), Eq. 1 of the
-    CTKD paper, whose weight it does not print.
+    'weighted': (1 - alpha) CE + alpha tau^2 KL, as attention transfer's code has it.
+    'added': CE + alpha H(P_T^tau, P_S^tau), Eq. 1 of the CTKD paper, whose weight it
+    does not print. Added to another method, as in 'crd+kd', whose cross-entropy counts
+    alone, alpha is 1 by default, as in RepDistiller's scripts.
 
-    Deviations: the released code of attention transfer, Rocket Launching and CTKD
-    takes alpha * 2 tau^2 times a KL averaged over batch and classes, which for 10
-    classes is a fifth of this term.
+    Deviations: the released code of Rocket Launching and CTKD, and older versions of
+    attention transfer's, which they copied, take alpha * 2 tau^2 times a KL averaged
+    over batch and classes, which for 10 classes is a fifth of this term.
 
     With standardise, the logits of both are standardised first (Sun et al., 2024, who
     take temperature 2, and weights of 0.1 and 9 for the two terms).
     """
 
+    AS_PART: ClassVar[Mapping[str, Any]] = {"alpha": 1.0}
     temperature: Positive = 4.0
     alpha: float = 0.9
     form: Literal["weighted", "added"] = "weighted"
@@ -137,7 +140,9 @@ class DKD(DistancesFirst):
 class DIST(DistancesFirst):
     """DIST (Huang et al., 2022): CE + beta inter-class + gamma intra-class relation.
 
-    The defaults are for CIFAR-100; ImageNet has temperature 1. With standardise the
+    The defaults are the paper's for CIFAR-100, those of `losses.dist` are the published
+    code's (temperature, beta and gamma 1). On ImageNet the paper has temperature 1 with
+    beta and gamma 2. With standardise the
     logits are standardised first (Sun et al., 2024).
     """
 

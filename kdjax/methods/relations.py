@@ -8,6 +8,7 @@ networks have; in the benchmark's pairs they have equally many.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, Term, only
 from kdjax.methods.levels import OneLevel, feature
-from kdjax.methods.ranges import Count
+from kdjax.methods.ranges import Count, Positive
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 
@@ -63,14 +64,26 @@ class Embeddings(nn.Module):
 class CC(OneLevel):
     """Correlation congruence (Peng et al., 2019): CE + beta CC of linear embeddings.
 
-    Deviations: the loss is RepDistiller's product of neighbours' distances, to which
-    beta belongs, and not the paper's kernel (see `losses.correlation`); both
+    Deviations: by default the loss is RepDistiller's product of neighbours' distances,
+    to which beta belongs, and not the paper's kernel (see `losses.correlation`); both
     embeddings are trained, as there.
+
+    Attributes:
+        beta: the weight.
+        dimensions: of the embeddings.
+        form: 'consecutive', RepDistiller's, or 'kernel', the paper's, whose embeddings
+            are brought to length 1.
+        gamma: of the kernel.
+        order: highest power of the kernel's series.
     """
 
+    ADDED: ClassVar[tuple[str, ...]] = (*OneLevel.ADDED, "form", "gamma", "order")
     level: str = "pooled"
     beta: float = 0.02
     dimensions: Count = 128
+    form: Literal["consecutive", "kernel"] = "consecutive"
+    gamma: Positive = 0.4
+    order: Count = 2
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the embeddings."""
@@ -81,7 +94,12 @@ class CC(OneLevel):
     ) -> jax.Array:
         """Returns the correlation term of both embeddings."""
         # The adapter embeds the teacher's feature as well: `target` has it bare.
-        return losses.correlation(*student)
+        embeddings = student
+        if self.form == "kernel":  # which is the Gaussian's series for these alone
+            embeddings = losses.unit_length(student[0]), losses.unit_length(student[1])
+        return losses.correlation(
+            *embeddings, form=self.form, gamma=self.gamma, order=self.order
+        )
 
 
 @dataclasses.dataclass(frozen=True)

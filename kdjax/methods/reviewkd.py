@@ -99,7 +99,9 @@ class ReviewKD(SeveralLevels):
     them: levels=('stage*', 'pooled'), teacher_levels=('stage*_pre', 'pooled'), as
     `configs/kd.py` has it.
 
-    Deviations: the published code raises the weight linearly over its first 20 epochs.
+    Deviations: the gates' convolutions start LeCun normal, variance 1 / fan_in, the
+    published code's as PyTorch's do, uniform with a third of it; the others start as
+    there. The published code raises the weight linearly over its first 20 epochs.
     A method does not know how long an epoch is: warmup_steps counts steps.
 
     Attributes:

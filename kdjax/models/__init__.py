@@ -103,6 +103,7 @@ _FORMS = (
     "simkd-FACTOR:MODEL:MODEL",
     "vgg-DEPTH",
     "wrn-DEPTH-WIDEN",
+    "wrn-DEPTH-WIDEN-fan_out",
 )
 
 

@@ -151,6 +151,8 @@ def outputs(seed):
 @pytest.mark.parametrize("guided", ["student", "scratch"])
 def test_the_hint_moves_the_student_alone_and_attention_whom_it_guides(guided):
     method = CTKD(attention_target=guided)
+    networks = {"student": outputs(0), "scratch": outputs(1)}
+    method = method.fit(networks, {"expert": outputs(2)})
     targets = {"expert": method.teacher_targets(outputs(2))}
 
     def term(name, roles):

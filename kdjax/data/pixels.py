@@ -240,6 +240,8 @@ def _image(array: np.ndarray) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Returns one line that says why an image cannot be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     line = (str(error) or type(error).__name__).splitlines()[0]
     # PIL names the object that it was handed, which tells nobody anything.
     return re.sub(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>", "", line)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -237,11 +238,11 @@ class TestModel:
             input={"name": "images", "dtype": "float32", "layout": "NHWC"},
         )
         images = rng.integers(0, 256, (11, *SHAPE), dtype=np.uint8)
+        model = Model(folder, batch_size=4)
+        call = runtimes.open_network(model.description, 4)
+        assert call(images[:3]).shape == (3, 4)
         np.testing.assert_allclose(
-            Model(folder, batch_size=4).logits(images),
-            oracle(images),
-            rtol=1e-5,
-            atol=1e-5,
+            model.logits(images), oracle(images), rtol=1e-5, atol=1e-5
         )
 
     def test_normalised_pixels_are_those_of_evaluation(self, folder, rng):
@@ -265,12 +266,25 @@ class TestModel:
         ahead = [taken - done for done, _ in enumerate(model.stream(images()))]
         assert len(ahead) == 1000
         assert max(ahead) <= 2 * 2 * 4
-        # An unfinished stream leaves no threads behind.
+
+    def test_a_stream_that_is_left_early_ends_its_work(self, folder, monkeypatch):
+        model = Model(folder, threads=2, batch_size=1)
+        calls = []
+
+        def slow(images):
+            calls.append(time.sleep(0.02))
+            return np.zeros((len(images), 4), np.float32)
+
+        monkeypatch.setattr(model, "_network", slow)
         before = threading.active_count()
-        stream = model.stream(images())
+        stream = model.stream([np.zeros(SHAPE, np.uint8)] * 100)
         next(stream)
         stream.close()
+        count = len(calls)
+        assert count <= 4
         assert threading.active_count() == before
+        time.sleep(0.06)
+        assert len(calls) == count
 
     @pytest.mark.parametrize(
         ("images", "line"),

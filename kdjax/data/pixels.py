@@ -228,8 +228,10 @@ def fit_one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
         try:
             return view(item, shape)
         except Exception as error:
+            # What the system says, without the path once more.
+            said = isinstance(error, OSError) and error.strerror
             raise UserError(
-                f"{os.fspath(item)} cannot be read: {reason(error)}"
+                f"{os.fspath(item)} cannot be read: {said or reason(error)}"
             ) from error
     return fit(check_array(np.asarray(item)[np.newaxis], f"image {number}"), shape)[0]
 
@@ -240,8 +242,6 @@ def _image(array: np.ndarray) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Returns one line that says why an image cannot be read."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
     line = (str(error) or type(error).__name__).splitlines()[0]
     # PIL names the object that it was handed, which tells nobody anything.
     return re.sub(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>", "", line)

@@ -228,8 +228,10 @@ def fit_one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
         try:
             return view(item, shape)
         except Exception as error:
+            # What the system says, without the path once more.
+            said = isinstance(error, OSError) and error.strerror
             raise UserError(
-                f"{os.fspath(item)} cannot be read: {reason(error)}"
+                f"{os.fspath(item)} cannot be read: {said or reason(error)}"
             ) from error
     return fit(check_array(np.asarray(item)[np.newaxis], f"image {number}"), shape)[0]
 

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,12 +105,15 @@ def _main(argv: Sequence[str] | None) -> None:
         print(f"{_PREFIX}{line}", file=sys.stderr)
 
     readable = 0
-    for path, answer in model.stream(find(options.images, report)):
-        if isinstance(answer, UserError):
-            report(answer)
-            continue
-        readable += 1
-        print(_line(path, model.best(answer, options.top), options.json))
+    with warnings.catch_warnings():
+        # PIL warns of what it reads nevertheless, in several lines.
+        warnings.filterwarnings("ignore", module="PIL")
+        for path, answer in model.stream(find(options.images, report)):
+            if isinstance(answer, UserError):
+                report(answer)
+                continue
+            readable += 1
+            print(_line(path, model.best(answer, options.top), options.json))
     sys.stdout.flush()
     if not readable:
         raise UserError("no image could be read")

@@ -129,8 +129,9 @@ class Model:
         """
         if top < 1:
             raise UserError(f"top={top}; it is 1 or more")
-        weights = np.exp(logits - logits.max(), dtype=np.float64)
-        order = np.argsort(-logits, kind="stable")[:top]
+        wide = np.asarray(logits, np.float64)
+        weights = np.exp(wide - wide.max())
+        order = np.argsort(-wide, kind="stable")[:top]
         shares = weights[order] / weights.sum()
         return [
             ClassScore(self.classes[index], int(index), float(share))

@@ -57,7 +57,7 @@ def prepare(images: np.ndarray, description: Description) -> np.ndarray:
     if channels_first:
         images = images.transpose(0, 3, 1, 2)
         mean, std = mean[:, np.newaxis, np.newaxis], std[:, np.newaxis, np.newaxis]
-    # In place, operation by operation as evaluation computes it: the same bits.
+    # In place: each step as evaluation computes it.
     prepared = images.astype(np.float32, order="C")
     prepared /= np.float32(255)
     prepared -= mean

@@ -2,8 +2,6 @@
 
 import importlib.util
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
 from kdjax.runtime import private_names
@@ -87,6 +85,10 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
 
 def _metadata(server: str, key: str) -> str:
     """Returns an attribute of this machine, or nothing if it has none."""
+    # Here: no command waits for it at its start.
+    import urllib.error
+    import urllib.request
+
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:

@@ -23,10 +23,12 @@ BOTTLENECKS = (
 # Name, image's side, nodes beside those of Conv, Gemm, Relu and Add.
 FAMILIES = [
     (BOTTLENECKS, 16, {}),
+    ("cifar_resnet-18", 16, {}),
     ("imagenet_resnet-18", 64, {"MaxPool": 1}),
     ("mobilenetv2-0.5", 32, {}),
     ("plain-3", 16, {"MaxPool": 2}),
     ("plain-8", 32, {"MaxPool": 4}),
+    ("padded_resnet-8", 32, {"Slice": 2, "Pad": 2}),
     ("resnet-8", 32, {}),
     ("shufflenetv1", 16, {"AveragePool": 3, "Concat": 3}),
     ("shufflenetv2", 16, {"Split": 13, "Concat": 16}),

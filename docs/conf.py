@@ -20,7 +20,7 @@ html_theme_options = {"top_of_page_buttons": []}
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3  # links to headings work here as they do on GitHub
 
-smartquotes = False  # quotation marks in docstrings are often Python's
+smartquotes_action = "D"  # dashes only: quotation marks are often Python's
 default_role = "code"  # what stands between single backticks
 
 autodoc_member_order = "bysource"

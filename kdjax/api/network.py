@@ -127,6 +127,7 @@ class Network:
         opset: int = 0,
         layout: str = "",
         calibration: int = 256,
+        activations: str = "int8",
         data: str | os.PathLike[str] | None = None,
         threads: int = 0,
     ) -> dict[str, Any]:
@@ -140,6 +141,7 @@ class Network:
             opset: the version of ONNX's operators; 0: the usual one.
             layout: of 'torch': whose names the tensors bear.
             calibration: how many training images the ranges of 8 bits come from.
+            activations: of `int8`: their type, 'int8' or 'uint8'.
             data: where the run's images are now, if not where they were.
             threads: of the measurements for the table; 0: as many as there are.
 
@@ -156,6 +158,7 @@ class Network:
             opset=opset,
             layout=layout,
             calibration=calibration,
+            activations=activations,
             data=None if data is None else Path(data).expanduser(),
             threads=threads,
         )

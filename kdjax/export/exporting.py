@@ -226,7 +226,12 @@ class _Export:
             prepare(part.images[start : start + _BATCH])
             for start in range(0, len(part.images), _BATCH)
         )
-        quantise(folder / FILES["onnx"], folder / INT8, batches)
+        quantise(
+            folder / FILES["onnx"],
+            folder / INT8,
+            batches,
+            activations=options.activations,
+        )
 
     @property
     def _threads(self) -> int:

@@ -172,6 +172,15 @@ def test_links_lead_somewhere(page):
             assert anchor in pages.anchors(str(file.relative_to(ROOT))), target
 
 
+def test_every_page_has_a_place_in_the_site():
+    for page in PAGES:
+        folder, _, name = page.rpartition("/")
+        if name not in ("README.md", "index.md"):
+            index = PAGES[f"{folder}/index.md"]
+            listed = " ".join(re.findall(r"```{toctree}(.*?)```", index, re.S)).split()
+            assert name.removesuffix(".md") in listed, page
+
+
 def test_the_readme_is_short():
     assert PAGES["README.md"].count("\n") <= 200
 

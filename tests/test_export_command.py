@@ -307,17 +307,25 @@ def test_pytorch_reads_a_state_dict(workdir, digits, tmp_path):
     np.testing.assert_allclose(logits, network.logits(pixels), atol=1e-4)
 
 
-def test_what_was_imported_comes_out_again(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "naming", "layout"),
+    [
+        ("resnet-8", "kuangliu", "akamaster with option B"),
+        ("padded_resnet-8", "akamaster", "akamaster"),
+    ],
+)
+def test_what_was_imported_comes_out_again(name, naming, layout, tmp_path, capsys):
     """In its own layout; also of a run in float64, as it was read."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import torch_nets
 
     torch.manual_seed(0)
-    module = torch_nets.ResNet([1] * 3, [16, 32, 64], 10, naming="kuangliu", channels=1)
-    file = tmp_path / "teacher.pth"
-    torch.save(module.state_dict(), file)
-    variables = import_torch.load(file, "resnet-8", 10, (8, 8, 1))
-    stages = {"expert": ("resnet-8", variables)}
+    module = torch_nets.ResNet([1] * 3, [16, 32, 64], 10, naming=naming, channels=1)
+    file = tmp_path / "teacher.th"
+    state = {f"module.{key}": value for key, value in module.state_dict().items()}
+    torch.save({"state_dict": state}, file)
+    variables = import_torch.load(file, name, 10, (8, 8, 1))
+    stages = {"expert": (name, variables)}
     finish(tmp_path / "run", stages, "float64", given=[str(file)])
     out = tmp_path / "out"
     argv = [tmp_path / "run", "--stage=expert", "--format=torch", f"--out={out}"]
@@ -328,9 +336,9 @@ def test_what_was_imported_comes_out_again(tmp_path, capsys):
     assert state.keys() == kept.keys()
     for key, tensor in kept.items():
         assert torch.equal(state[key], tensor), key
-    assert about(out)["layout"] == "akamaster with option B"
+    assert about(out)["layout"] == layout
     assert (
-        "imported from teacher.pth, not trained here" in (out / "README.md").read_text()
+        "imported from teacher.th, not trained here" in (out / "README.md").read_text()
     )
     # In float32, also where the run computed in float64.
     argv = [tmp_path / "run", "--stage=expert", f"--out={tmp_path / 'onnx'}", *FEW]

@@ -134,6 +134,26 @@ def load_variables(
     return variables
 
 
+def network_in(source: str) -> str:
+    """Returns the name of kdjax's network that a file of weights holds.
+
+    Args:
+        source: the file of PyTorch's tensors.
+
+    Raises:
+        UserError: it cannot be read, or its tensors are those of no network of kdjax.
+    """
+    found = None
+    if source.lower().endswith(TORCH):
+        from kdjax.models import import_torch  # here: seldom needed
+
+        found = import_torch.inspect(Path(source).expanduser())
+        for guess in found.guesses.values():
+            return guess.model
+    why = f"; {found.seems}" if found else ""
+    raise UserError(f"teacher_model= must name the network in {source}{why}")
+
+
 def _check_shapes(
     given: str,
     model: str,

@@ -25,8 +25,9 @@ class Teacher:
         source: a network's name, which is trained first; or what `kdjax.experiment.
             given` takes: 'teacher.pth', 'teacher.pth:resnet-20', 'runs/other:expert',
             'logits.npy', 'a.npy+b.npy'.
-        model: the network of a file of weights; and of the network that methods train
-            beside the student, where predictions alone are given.
+        model: the network of a file of weights (empty: the one that its tensors' names
+            and shapes tell); and of the network that methods train beside the student,
+            where predictions alone are given.
         mean: of each channel, as the teacher learned to see it; empty: the data set's.
         std: standard deviation of each channel, likewise.
         order: where each of the data set's classes stands among the teacher's.
@@ -86,10 +87,7 @@ class Teacher:
         if other is not None:
             model = other.model
         elif not model:
-            raise UserError(
-                f"teacher_model= must name the network in {source}, such as resnet-20; "
-                f"python -m kdjax.import_torch {source} shows what fits"
-            )
+            model = given.network_in(source)
         network = check_network(model, self.levels)
         made: dict[str, Any] = {"model": network, "given": source}
         for key in ("mean", "std", "order"):

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from kdjax.models import (
     bottleneck_resnet,
     checks,
+    cifar_resnet,
     construct,
     imagenet_resnet,
     mobilenetv2,
     names,
     own,
+    padded_resnet,
     plain,
     registered,
     resnet,
@@ -65,8 +67,10 @@ __all__ = [
 
 _BUILT_IN: dict[str, Any] = {
     "bottleneck_resnet": bottleneck_resnet,
+    "cifar_resnet": cifar_resnet,
     "imagenet_resnet": imagenet_resnet,
     "mobilenetv2": mobilenetv2,
+    "padded_resnet": padded_resnet,
     "plain": plain,
     "resnet": resnet,
     "shufflenetv1": shufflenetv1,
@@ -93,8 +97,10 @@ MODELS: Registry[Any] = Registry("kdjax.models", _BUILT_IN, _problem)
 
 _FORMS = (
     "bottleneck_resnet-DEPTH",
+    "cifar_resnet-DEPTH",
     "imagenet_resnet-DEPTH",
     "mobilenetv2-WIDTH",
+    "padded_resnet-DEPTH",
     "plain-DEPTH",
     "resnet-DEPTH",
     "resnet-DEPTHx4",

@@ -21,7 +21,7 @@ from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
-from kdjax.train import evaluation, metrics, mixup
+from kdjax.train import evaluation, metrics, mixup, rounding
 from kdjax.train.metrics import Metrics
 from kdjax.train.replica_step import EpochTargets, train_step
 from kdjax.train.step import Step, TrainState
@@ -152,9 +152,10 @@ class Program:
 
     def _epoch_specs(self) -> EpochTargets:
         size, step = self.feed.stream.size, self.step
+        stored = rounding.stored_dtype(step.dtype)
         targets = {
             teacher: jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.float16),
+                lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), stored),
                 step.target_specs[teacher],
             )
             for teacher in self.banked

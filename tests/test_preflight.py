@@ -84,7 +84,7 @@ def known(monkeypatch, made):
             return executable
 
     monkeypatch.setattr(compiling, "_program", lambda *args: program)
-    monkeypatch.setattr(program, "lower_train", Lowered)
+    monkeypatch.setattr(program, "lower_train", lambda count: Lowered())
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_the_compiler_s_own_refusal_is_told_in_one_line(
 
     lowered = made[1].lower_train()
     lowered.compile = refuse
-    monkeypatch.setattr(made[1], "lower_train", lambda: lowered)
+    monkeypatch.setattr(made[1], "lower_train", lambda count: lowered)
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
     monkeypatch.setitem(CHIPS, "cpu", small)
     line = error("cpu:4", TINY, "--replicas=2")
@@ -294,7 +294,7 @@ def test_another_refusal_of_the_compiler_is_told_in_one_line(error, monkeypatch,
 
     lowered = compiling._program().lower_train()
     lowered.compile = refuse
-    monkeypatch.setattr(compiling._program(), "lower_train", lambda: lowered)
+    monkeypatch.setattr(compiling._program(), "lower_train", lambda count: lowered)
     line = error("cpu:4", TINY, "--replicas=2")
     assert all(word in line for word in ("'S2'", "cpu refuses", "INTERNAL: no way"))
 

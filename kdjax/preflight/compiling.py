@@ -154,7 +154,8 @@ def _compile(
     target: Target,
 ) -> Compiled:
     """Compiles a program and returns its figures."""
-    lowered = program.lower_train()
+    # One step: where a run's program makes several, all are alike.
+    lowered = program.lower_train(1)
     # Test images stay on the device during training, but are no argument of the step.
     beside = _bytes(program.feed.test_specs)
     begin = time.perf_counter()

@@ -279,7 +279,7 @@ def test_the_compiler_s_own_refusal_is_told_in_one_line(
             "Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G."
         )
 
-    lowered = made[1].lower_train()
+    lowered = made[1].lower_train(1)
     lowered.compile = refuse
     monkeypatch.setattr(made[1], "lower_train", lambda count: lowered)
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
@@ -292,7 +292,7 @@ def test_another_refusal_of_the_compiler_is_told_in_one_line(error, monkeypatch,
     def refuse(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: no\nway")
 
-    lowered = compiling._program().lower_train()
+    lowered = compiling._program().lower_train(1)
     lowered.compile = refuse
     monkeypatch.setattr(compiling._program(), "lower_train", lambda count: lowered)
     line = error("cpu:4", TINY, "--replicas=2")

@@ -99,7 +99,7 @@ def show(compiled: Compiled) -> None:
         )
     if chip.platform in ("tpu", "gpu"):
         console.print(
-            "times are lower bounds (caches aside), not predictions; a call of the "
-            "program makes up to 32 steps",
+            "times are lower bounds (caches aside), not predictions; in a run one call "
+            "of the program makes several steps like this one",
             markup=False,
         )

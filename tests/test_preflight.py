@@ -215,9 +215,16 @@ def test_the_report(compiled, capsys):
     assert found["rounds"] == [2, 1]
     assert found["collectives_between_replicas"] == 0
     assert found["seconds_at_published_peaks"] == {}
+    assert sum(found["kernels_per_step"].values()) > 20
     report.show(compiled)
     out = capsys.readouterr().out
-    for words in ("S2 on cpu:4", "all-reduce", "between replicas", "rounds of 2 + 1"):
+    for words in (
+        "S2 on cpu:4",
+        "kernels of a step",
+        "all-reduce",
+        "between replicas",
+        "rounds of 2 + 1",
+    ):
         assert words in out
 
 

@@ -1,5 +1,7 @@
 """The loop around the steps: dispatches, evaluation, the best networks."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -87,6 +89,19 @@ def test_a_backend_s_many_steps_are_compiled_in(monkeypatch, trained, tmp_path):
 )
 def test_an_epoch_is_cut_evenly_where_it_can_be(steps, most, count):
     assert evenly(steps, most) == count
+
+
+def test_frozen_networks_are_cast_before_the_loop_of_steps():
+    made = tiny.program("kd", dtype=jnp.float32, compute=jnp.bfloat16)
+    text = made.lower_train(2).as_text()
+    loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
+    # What goes round: of all arrays the teacher's kernels alone are bfloat16.
+    kernels = [
+        leaf.shape
+        for leaf in jax.tree.leaves(tiny.frozen(dtype=jnp.float32)["expert"]["params"])
+    ]
+    shapes = re.findall(r"tensor<([\dx]+)xbf16>", loop)
+    assert sorted(shapes) == sorted("x".join(map(str, s)) for s in kernels)
 
 
 def test_a_further_program_counts_as_compilation(monkeypatch):

@@ -18,6 +18,7 @@ from kdjax.experiment.run import rounds
 from kdjax.experiment.stage import Stage
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
+from kdjax.preflight.hlo.kernels import kernels
 from kdjax.preflight.hlo.traffic import traffic
 from kdjax.preflight.target import Target
 from kdjax.runtime import backend, parallel, private_names
@@ -41,6 +42,7 @@ class Compiled:
         flops: of products in one step.
         traffic: bytes that one step reads and writes in memory.
         collectives: of one step.
+        kernels: how many one step has, by kind.
         seconds: of compilation, without tracing.
     """
 
@@ -56,6 +58,7 @@ class Compiled:
     flops: int
     traffic: int
     collectives: tuple[Collective, ...]
+    kernels: Mapping[str, int]
     seconds: float
 
     @property
@@ -194,6 +197,7 @@ def _compile(
         flops=flops(text, unknown=1),
         traffic=traffic(text),
         collectives=tuple(collectives(text)),
+        kernels=kernels(text),
         seconds=seconds,
     )
     limit = target.chip.limit

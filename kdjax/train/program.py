@@ -140,7 +140,11 @@ class Program:
             self.feed.dispatch_specs,
             keys,
         )
-        traced = parallel.by_replica(self._train_step, self.mesh, shared=(3,))
+
+        def one_step(state: TrainState, frozen: Any, *rest: Any) -> Any:
+            return self._train_step(state, step.cast_frozen(frozen), *rest)
+
+        traced = parallel.by_replica(one_step, self.mesh, shared=(3,))
         with jax.set_mesh(self.mesh):
             _, measured, _ = jax.eval_shape(traced, self._stacked(state), *self._inputs)
         return state, jax.eval_shape(lambda: self._zeros(measured))
@@ -338,6 +342,7 @@ class Program:
         key: jax.Array,
     ) -> tuple[TrainState, Totals]:
         """Returns one replica's state and sums after `count` steps."""
+        frozen = self.step.cast_frozen(frozen)  # once, not in every step
 
         def one(
             _: jax.Array | int, carry: tuple[TrainState, Totals]

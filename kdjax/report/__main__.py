@@ -55,7 +55,10 @@ def _main(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
     # Imported late, so that wrong arguments fail fast.
     from kdjax.report import making
+    from kdjax.runtime import backend
 
+    if not options.no_networks:
+        backend.use_compilation_cache()
     making.make(
         options.runs,
         options.out,

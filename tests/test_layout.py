@@ -18,7 +18,7 @@ FLOORS = (
     ("export",),
     ("analysis",),
     ("report",),
-    ("main", "sweep", "preflight", "import_torch", "api"),
+    ("main", "sweep", "preflight", "import_torch", "api", "compare", "watch"),
 )
 BELOW = {
     room: {below for lower in FLOORS[:number] for below in lower}

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from kdjax.experiment.teachers import Teacher
 from kdjax.methods import METHODS
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import expand
 from kdjax.runtime.signals import Interrupt, Interrupted
 
 PathLike = str | os.PathLike[str]
@@ -159,7 +159,7 @@ def run(
         raise UserError(
             f"config= is a {type(plain).__name__}, not what get_config returns"
         )
-    folder = Path(workdir).expanduser()
+    folder = expand(workdir)
     backend.use_compilation_cache()
     interrupt = Interrupt()
     try:

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from kdjax.export.exporting import export
 from kdjax.export.options import Options
 from kdjax.models import Variables
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import expand
 from kdjax.train.prediction import Predictor
 
 
@@ -159,11 +159,11 @@ class Network:
             layout=layout,
             calibration=calibration,
             activations=activations,
-            data=None if data is None else Path(data).expanduser(),
+            data=None if data is None else expand(data),
             threads=threads,
         )
         workdir, stage, seed = self.source.rsplit(":", 2)
-        folders = Path(workdir).expanduser(), Path(out).expanduser()
+        folders = expand(workdir), expand(out)
         return export(folders[0], stage, folders[1], options, int(seed))
 
     def _numbers(self, labels: Any) -> np.ndarray:
@@ -196,5 +196,5 @@ def load(workdir: str | os.PathLike[str], stage: str, seed: int = 0) -> Network:
     Raises:
         UserError: no such folder, stage or seed.
     """
-    about = finished.find(Path(workdir).expanduser(), stage, seed)
+    about = finished.find(expand(workdir), stage, seed)
     return Network(about, f"{workdir}:{stage}:{seed}")

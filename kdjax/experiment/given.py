@@ -15,7 +15,6 @@ images, and then teaches as any other stage's does. What may be given:
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ from kdjax.experiment.stage import Stage
 from kdjax.models import Variables
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.runtime.files import digest
+from kdjax.runtime.files import digest, expand
 from kdjax.train import saved_network
 
 TORCH = (".pth", ".pt", ".th", ".bin", ".safetensors")
@@ -67,14 +66,14 @@ def other_stage(given: str) -> Finished | None:
     Raises:
         UserError: a folder that holds none.
     """
-    path = Path(given).expanduser()
+    path = expand(given)
     if path.is_dir() and (path / saved_network.FILE).exists():
         return finished.imported(path)
     if given.endswith(TORCH) or given in _registered:
         return None
     match = re.fullmatch(r"(.+?):([^:/\\]+)(?::(\d+))?", given)
-    if match and Path(match[1]).expanduser().is_dir():
-        workdir = Path(match[1]).expanduser()
+    if match and expand(match[1]).is_dir():
+        workdir = expand(match[1])
         return finished.find(workdir, match[2], int(match[3] or 0))
     return None
 
@@ -121,7 +120,7 @@ def load_variables(
     elif given.endswith(TORCH):
         from kdjax.models import import_torch  # here: seldom needed
 
-        path = Path(given).expanduser()
+        path = expand(given)
         inner = models.inner(model)
         variables = import_torch.load(path, inner, num_classes, image_shape)
     else:
@@ -272,7 +271,7 @@ class Givens:
         if stage.start.endswith(TORCH):
             from kdjax.models import import_torch  # here: seldom needed
 
-            path = Path(stage.start).expanduser()
+            path = expand(stage.start)
             return import_torch.num_classes_of(path)
         other = other_stage(stage.start)
         return other.num_classes if other else self.images.num_classes

@@ -54,6 +54,7 @@ class Store:
         self._stages = workdir / "stages"
         self._hashed: dict[str, dict[str, Any]] = {}  # by network: tracing takes time
         self._stage_networks: dict[str, Networks] = {}  # likewise
+        self._fingerprints: dict[tuple[str, int], str] = {}
         self.data = {
             "name": dataset.name,
             "version": dataset.version,
@@ -186,9 +187,13 @@ class Store:
 
     def fingerprint(self, name: str, seed: int) -> str:
         """Returns the hash by which a replica is found again."""
-        # Canonical JSON: the order in which a config names its keys does not count.
-        text = json.dumps(self.settings(name, seed), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        if (name, seed) not in self._fingerprints:
+            # Canonical JSON: the order in which a config names its keys does not count.
+            text = json.dumps(self.settings(name, seed), sort_keys=True)
+            found = hashlib.sha256(text.encode()).hexdigest()[:12]
+            # In a chain taught by all before, every stage is asked for by all later.
+            self._fingerprints[name, seed] = found
+        return self._fingerprints[name, seed]
 
     def folder(self, name: str, seed: int) -> Path:
         """Returns a replica's folder, which may bear the name of another config."""

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from kdjax import models
@@ -11,6 +10,7 @@ from kdjax.experiment import builders, given, predictions
 from kdjax.experiment.builders import StageConfig
 from kdjax.models import table
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 
 _FILE_AND_MODEL = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, given.TORCH))})):(.+)", re.IGNORECASE
@@ -101,10 +101,10 @@ class Teacher:
         if source.lower().endswith(suffixes) or source.startswith("variables-"):
             return True
         path, colon, stage = source.partition(":")
-        if Path(source).expanduser().is_dir() or "/" in source.partition("(")[0]:
+        if expand(source).is_dir() or "/" in source.partition("(")[0]:
             return True
         # A network's own path, 'package.module:Class', is no folder.
-        return bool(colon and stage and Path(path).expanduser().is_dir())
+        return bool(colon and stage and expand(path).is_dir())
 
     def _split(self) -> tuple[str, str]:
         """Returns the source without the network's name behind it, and that name."""

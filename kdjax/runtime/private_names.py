@@ -7,8 +7,10 @@ that need it, so that importing this module imports none.
 
 import contextlib
 import importlib
+import os
 import re
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,6 +52,24 @@ def jax_met_no_tpu(environment: Mapping[str, str]) -> bool:
     machine that has libtpu but no TPU waits for a metadata server that does not answer.
     """
     return NO_TPU_METADATA in environment
+
+
+def missing_backend(error: BaseException) -> str | None:
+    """Returns the line for a backend that JAX cannot start, or None for other errors.
+
+    jax 0.10.2 and 0.12.0 raise a plain RuntimeError where JAX_PLATFORMS names what they
+    do not know, and fail an assertion where the plugin of a GPU is not installed. If
+    the module changes its name (None), the error is shown whole.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or frames[-1].f_globals.get("__name__") != "jax._src.xla_bridge":
+        return None
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    reason = str(error).partition(" (")[0] or "there is no such backend here"
+    return (
+        f"JAX cannot start on JAX_PLATFORMS={wanted!r}: {reason}; choices: cpu, or "
+        "what the installed jax has a plugin and devices for"
+    )
 
 
 def is_about_a_dead_worker(error: RuntimeError) -> bool:

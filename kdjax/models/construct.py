@@ -154,3 +154,12 @@ def is_torch(value: Any) -> bool:
     torch = sys.modules.get("torch")  # not imported: nobody can have made one
     cls = value if isinstance(value, type) else type(value)
     return torch is not None and issubclass(cls, torch.nn.Module)
+
+
+def is_torch_network(network: own.Network) -> bool:
+    """Returns whether a network of the package is a module of PyTorch inside."""
+    if "torch" not in sys.modules:
+        return False
+    from kdjax.models.foreign import torch
+
+    return isinstance(network, torch.TorchNetwork)

@@ -6,6 +6,7 @@ the module sees is NCHW.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib.util
@@ -140,6 +141,38 @@ class TorchNetwork(own.Network):
             "[batch, classes]"
         )
 
+    @property
+    def head(self) -> str:
+        """The path of the classifier: the last layer of weights; '' if there is none.
+
+        timm's networks name it themselves.
+        """
+        layers = {
+            path: part
+            for path, part in self.module.named_modules()
+            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+        }
+        if hasattr(self.module, "get_classifier"):
+            classifier = self.module.get_classifier()
+            for path, part in layers.items():
+                if part is classifier:
+                    return path
+        return list(layers)[-1] if layers else ""
+
+    @property
+    def num_logits(self) -> int:
+        """How many classes the classifier has."""
+        return len(self.module.get_submodule(self.head).weight) if self.head else 0
+
+    def with_head(self, num_classes: int) -> "TorchNetwork":
+        """Returns the network with another classifier where it has other classes.
+
+        The new one is initialised by PyTorch, seeded; all else starts as it does.
+        """
+        if self.num_logits == num_classes or not self.head:
+            return self
+        return _with_head(self, num_classes)
+
     def state_dict(self, variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Returns variables as the module's own state dict.
 
@@ -156,6 +189,22 @@ class TorchNetwork(own.Network):
             else:
                 state[name] = tensor.detach().clone()
         return state
+
+
+@functools.cache
+def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
+    def make() -> torch.nn.Module:
+        module = network.make() if network.make else copy.deepcopy(network.module)
+        old = module.get_submodule(network.head)
+        bias = old.bias is not None
+        if isinstance(old, torch.nn.Linear):
+            new: Any = torch.nn.Linear(old.in_features, num_classes, bias)
+        else:
+            new = torch.nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
+        module.set_submodule(network.head, new)
+        return module
+
+    return TorchNetwork(seeded(make, 0), network.name, make)
 
 
 @functools.cache
@@ -185,10 +234,17 @@ def environment() -> Any:
                 return self.param.get_and_rotate_prng_key()
 
         env = Environment()
-    env.override_op_definition(
-        torch.nn.functional.batch_norm, functools.partial(_batch_norm, env)
-    )
+    for operation, own_form in (
+        (torch.nn.functional.batch_norm, _batch_norm),
+        (torch.ops.aten.unbind, _unbind),  # of attention; torchax 0.0.13 has none
+    ):
+        env.override_op_definition(operation, functools.partial(own_form, env))
     return env
+
+
+def _unbind(env: Any, input: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Is `torch.unbind`."""
+    return env.j2t_iso(tuple(jnp.moveaxis(env.t2j_iso(input), dim, 0)))
 
 
 def _batch_norm(
@@ -341,5 +397,3 @@ def _parts(result: Any) -> str:
         ]
         return f"a {type(result).__name__} of {', '.join(shapes)}"
     return f"an object of type {type(result).__name__}"
-
-

@@ -1,5 +1,6 @@
 """Networks of timm and torchvision by name: `timm:resnet18`, `torchvision:resnet18`."""
 
+import dataclasses
 import difflib
 import functools
 import importlib.util
@@ -82,3 +83,61 @@ def _unknown(library: str, network: str, known: list[str]) -> UserError:
         family = re.split(r"[\d_]", network)[0]
         close = [name for name in known if family and name.startswith(family)][:5]
     return unknown(f"network of {library}", network, close or known[:5])
+
+
+def pretrained(
+    library: str, network: str, options: dict[str, Any]
+) -> Callable[[], Any]:
+    """Returns a function that downloads a library's network with its weights.
+
+    Args:
+        library: one of `names.LIBRARIES`.
+        network: its name there.
+        options: further arguments; the number of classes is that of the weights.
+    """
+    options = {key: value for key, value in options.items() if key != "num_classes"}
+    if library == "timm":
+        timm = load("timm")
+        return lambda: timm.create_model(network, pretrained=True, **options)
+    models = load("torchvision").models
+    return lambda: models.get_model(network, weights="DEFAULT", **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How a library's network learned to see images.
+
+    Attributes:
+        size: height and width.
+        mean: of each channel, on the scale 0 to 1.
+        std: standard deviation of each channel.
+        interpolation: 'bilinear' or 'bicubic'.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+def view(library: str, network: str) -> View | None:
+    """Returns how a library's network learned to see images, where that is known.
+
+    Args:
+        library: one of `names.LIBRARIES`.
+        network: its name there.
+    """
+    if library == "timm":
+        config = load("timm").get_pretrained_cfg(network)
+        if config is None:
+            return None
+        method = "bicubic" if config.interpolation == "bicubic" else "bilinear"
+        size = tuple(config.input_size[1:])
+        return View(size, tuple(config.mean), tuple(config.std), method)
+    weights = load("torchvision").models.get_model_weights(network)
+    if not len(weights):
+        return None
+    seen = weights.DEFAULT.transforms()
+    method = "bicubic" if seen.interpolation.value == "bicubic" else "bilinear"
+    side = seen.crop_size[0]
+    return View((side, side), tuple(seen.mean), tuple(seen.std), method)

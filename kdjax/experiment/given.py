@@ -154,7 +154,7 @@ def _torch_network(given: str, model: str, num_classes: int) -> Any:
     network = models.torch_network(model, num_classes)
     if network is None and given == PRETRAINED:
         raise UserError(
-            f"{PRETRAINED} weights are for networks of timm and torchvision, not {model}"
+            f"{PRETRAINED} weights are timm's and torchvision's, not those of {model}"
         )
     return network
 

@@ -31,10 +31,10 @@ from kdjax.models import (
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.models.foreign.views import resized, with_new_head
 from kdjax.models.function import Function
 from kdjax.models.names import is_own
 from kdjax.models.registered import function_id, is_function, register
-from kdjax.models.foreign.views import resized, with_new_head
 from kdjax.models.wrapped import preprocessed, with_levels
 from kdjax.runtime import backend
 from kdjax.runtime.entry_points import Registry

@@ -9,9 +9,11 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import inspect
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -119,9 +121,15 @@ class TorchNetwork(own.Network):
             _mode(self.module, train),
             _recording(self.module, env),
             env.override_property(prng=start),
+            jax.numpy_rank_promotion("allow"),  # as PyTorch itself
         ):
-            with env:
-                result = torch.func.functional_call(self.module, tensors, (image,))
+            try:
+                with env:
+                    result = torch.func.functional_call(self.module, tensors, (image,))
+            except Exception as error:
+                if told := _reason(error):
+                    raise UserError(f"model {self.name!r} {told}") from error
+                raise
             asked = env.param.prng is not start
         if _generators() != states:
             raise UserError(
@@ -384,6 +392,22 @@ def _generators() -> tuple[Any, ...]:
         numpy[2],
         torch.random.get_rng_state().numpy().tobytes(),
     )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what a module does that cannot be traced, or '' for other errors."""
+    text = str(error)
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.JAXTypeError):
+        return (
+            "branches on values of its images, or makes a number of them: a traced "
+            "network cannot; choices: torch.where, or sizes instead of values"
+        )
+    if missing := re.search(r"Operator with name (\S+) has no lowering", text):
+        version = importlib.metadata.version("torchax")
+        return f"uses an operation that torchax {version} has no form of: {missing[1]}"
+    if "cuda" in text.lower():
+        return "moves tensors to CUDA: leave that to JAX, which places all arrays"
+    return ""
 
 
 def _parts(result: Any) -> str:

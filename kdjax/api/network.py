@@ -14,6 +14,8 @@ from kdjax.data import own
 from kdjax.experiment import finished
 from kdjax.experiment.config import PRECISIONS
 from kdjax.experiment.finished import Finished
+from kdjax.export import tensors
+from kdjax.export.description import deploy
 from kdjax.export.exporting import export
 from kdjax.export.options import Options
 from kdjax.models import Variables
@@ -68,6 +70,19 @@ class Network:
             UserError: the files are damaged.
         """
         return self._about.variables()
+
+    def torch(self, layout: str = "") -> dict[str, Any]:
+        """Returns the network as a state dict of PyTorch: tensors by name.
+
+        Args:
+            layout: whose names the tensors of a network of kdjax bear; '': those of the
+                first layout of its family. A network of PyTorch has its own.
+
+        Raises:
+            UserError: torch is not installed, or the network has no form in PyTorch.
+        """
+        Options(format="torch", layout=layout).check_installed()
+        return tensors.state_dict(deploy(self._about), models.inner(self.name), layout)
 
     def logits(self, images: Any) -> np.ndarray:
         """Returns logits, `[N, classes]`.

@@ -151,8 +151,8 @@ class Store:
         """Returns what is hashed of a network: name and version, and of one's own more.
 
         Code has no version unless it says so (`VERSION`). A class that was edited shows
-        by the shapes of its parameters, and one of a notebook or script by all that it
-        computes.
+        by the shapes of its parameters, and one of a notebook or script, or a module of
+        PyTorch, by all that it computes.
         """
         if name in self._hashed:
             return self._hashed[name]
@@ -165,7 +165,8 @@ class Store:
             hashed["shapes"] = {
                 "/".join(path): list(leaf.shape) for path, leaf in sorted(flat.items())
             }
-            if own.startswith("__main__:"):
+            foreign = models.torch_network(own, classes) is not None
+            if foreign or own.startswith("__main__:"):
                 images = jax.ShapeDtypeStruct((2, *shape), np.float32)
                 apply = functools.partial(
                     apply_model, name, classes, np.dtype(np.float32), False

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import cache_folder
+from kdjax.runtime.files import cache_folder, expand
 
 _CHUNK = 1000  # records fetched at once: array_record reads them in parallel
 
@@ -57,9 +57,7 @@ class Prepared:
 
 def default_data_dir() -> pathlib.Path:
     """Returns the folder in which TFDS keeps data sets by default."""
-    return pathlib.Path(
-        os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
+    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def prepare_command(
@@ -160,7 +158,7 @@ def locate(
     Raises:
         UserError: it is not there (the message shows how to get it); or as for `find`.
     """
-    folder = pathlib.Path(dir or default_data_dir()).expanduser()
+    folder = expand(dir or default_data_dir())
     prepared = find(name, tfds_name, folder, version, own)
     if prepared is None:
         raise UserError(

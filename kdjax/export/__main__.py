@@ -101,6 +101,7 @@ def _main(argv: Sequence[str] | None) -> None:
     from kdjax.export.exporting import export
     from kdjax.export.options import Options
     from kdjax.runtime import backend
+    from kdjax.runtime.files import expand
 
     options = Options(
         format=parsed.format,
@@ -114,7 +115,7 @@ def _main(argv: Sequence[str] | None) -> None:
         threads=parsed.threads,
     )
     backend.use_compilation_cache()
-    workdir, out = (path.expanduser() for path in (parsed.workdir, parsed.out))
+    workdir, out = (expand(path) for path in (parsed.workdir, parsed.out))
     export(workdir, parsed.stage, out, options, parsed.seed)
 
 

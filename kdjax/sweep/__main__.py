@@ -18,6 +18,7 @@ from absl import flags
 from kdjax.experiment.flags import parse_flags
 from kdjax.runtime import command
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 from kdjax.runtime.signals import Interrupt
 
 _RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
@@ -171,7 +172,7 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     from kdjax.experiment.config import parse_config
 
     path, _, arg = values.config.partition(":")
-    folder = Path(values.workdir).expanduser()
+    folder = expand(values.workdir)
     sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
     data = parse_config(sweep.config({})).data
     whole = {**data, "train_size": None, "test_size": None, "validation": 0}

@@ -3,7 +3,6 @@
 import hashlib
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from kdjax.data.own.given import ArrayData
 from kdjax.data.own.spec import GROUP, OwnData, entries
 from kdjax.data.sources import Split
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 
 _KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 _registered: dict[str, ArrayData] = {}
@@ -114,7 +114,7 @@ def read_npz(path: str) -> ArrayData:
     Raises:
         UserError: no such file, no npz file, or one without images and labels.
     """
-    what, file = f"npz {path}", Path(path).expanduser()
+    what, file = f"npz {path}", expand(path)
     if not file.is_file():
         raise UserError(f"no such file: {path}")
     try:

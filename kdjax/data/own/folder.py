@@ -14,6 +14,7 @@ from kdjax.data.own import classes as checks
 from kdjax.data.own.given import EncodedData
 from kdjax.data.streaming.encoded import Example
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
@@ -73,7 +74,7 @@ def read(path: str) -> EncodedData:
             class, one class alone, two that differ in case alone, or a class that is in
             test but not in training.
     """
-    root = Path(path).expanduser()
+    root = expand(path)
     label = f"folder {path}"
     if not root.is_dir():
         raise UserError(f"no such folder: {path}")

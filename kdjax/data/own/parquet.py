@@ -21,7 +21,7 @@ from kdjax.data.own.spec import OwnData
 from kdjax.data.streaming.encoded import Example
 from kdjax.runtime import console
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.runtime.files import cache_folder, replace_whole
+from kdjax.runtime.files import cache_folder, expand, replace_whole
 
 SPLITS = ("train", "test", "validation", "valid", "val")
 _BATCH = 64  # rows that are unpacked at once
@@ -104,7 +104,7 @@ def read(settings: OwnData) -> EncodedData:
     Raises:
         UserError: pyarrow is missing, no such files, or columns that do not fit.
     """
-    path, label = Path(settings.path).expanduser(), settings.label
+    path, label = expand(settings.path), settings.label
     if not path.exists():
         raise UserError(f"no such folder or file: {settings.path}")
     files = files_of(path)

@@ -336,16 +336,15 @@ def test_unknown_names_are_told_with_the_choices(name, choices):
     assert choices in str(error.value)
 
 
-def test_unknown_families_are_told_with_the_forms_of_all():
+# SimKD's network is made by its method; nobody writes its name.
+@pytest.mark.parametrize("family", sorted(SMALLEST.keys() - {"simkd"}))
+def test_misspelt_families_are_told_with_their_form(family):
     with pytest.raises(UserError) as error:
-        models.create("resnext-50", 10)
+        models.create(f"{family}x-50", 10)
 
-    choices = str(error.value).split("choices: ")[1].split(", ")
-    *choices, own = choices
-    assert own == "package.module:Class(argument=value)"
-    assert {choice.split("-")[0] for choice in choices} == (
-        models.MODELS.keys() - {"tiny"}  # the tests' own
-    )
+    choices = str(error.value).split("choices: ")[1].split(" and ")[0].split(", ")
+    assert "package.module:Class(argument=value)" in choices
+    assert family in {choice.split("-")[0] for choice in choices}
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 3), (8, 7, 3), (4, 4, 1)])

@@ -100,28 +100,31 @@ def _problem(name: str, module: Any) -> str | None:
 MODELS: Registry[Any] = Registry("kdjax.models", _BUILT_IN, _problem)
 """Families by the first word of their names; each module has `create` and `VERSION`."""
 
+# The usual ones first: of many choices a message has those that look like the name that
+# was given, and the first ones.
 _FORMS = (
-    "bottleneck_resnet-DEPTH",
-    "cifar_resnet-DEPTH",
-    "imagenet_resnet-DEPTH",
-    "mobilenetv2-WIDTH",
-    "padded_resnet-DEPTH",
-    "plain-DEPTH",
     "resnet-DEPTH",
+    "wrn-DEPTH-WIDEN",
+    "vgg-DEPTH",
+    names.FORM,
     "resnet-DEPTHx4",
+    "cifar_resnet-DEPTH",
+    "padded_resnet-DEPTH",
+    "imagenet_resnet-DEPTH",
+    "bottleneck_resnet-DEPTH",
+    "mobilenetv2-WIDTH",
     "shufflenetv1",
     "shufflenetv2",
-    "simkd-FACTOR:MODEL:MODEL",
-    "vgg-DEPTH",
-    "wrn-DEPTH-WIDEN",
+    "plain-DEPTH",
     "wrn-DEPTH-WIDEN-fan_out",
+    "simkd-FACTOR:MODEL:MODEL",
 )
 
 
 def _family(name: str) -> Any:
     family = name.split("-")[0]
     if family not in MODELS:
-        raise unknown("model", name, (*_FORMS, *MODELS.outside(), names.FORM))
+        raise unknown("model", name, (*_FORMS, *MODELS.outside()))
     return MODELS[family]
 
 

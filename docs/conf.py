@@ -5,7 +5,7 @@ from sphinx.application import Sphinx
 import kdjax
 
 project = "kdjax"
-author = "the kdjax contributors"
+author = copyright = "the kdjax contributors"
 version = release = kdjax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

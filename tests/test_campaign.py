@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+
 from tests.campaign import damage, disks, fuzz, kills, kinds, rivals, shim
 from tests.campaign.outcome import Outcome, Trials, judge
 

@@ -160,7 +160,7 @@ def one(args: list[str]) -> dict[str, object]:
     code: object
     signal.signal(signal.SIGVTALRM, late)
     signal.setitimer(signal.ITIMER_VIRTUAL, _LIMIT)
-    untrained = mock.patch.object(Run, "run", lambda run, only=(): {})
+    untrained = mock.patch.object(Run, "run", return_value={})
     with (
         untrained,
         contextlib.redirect_stdout(out),

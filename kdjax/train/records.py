@@ -63,7 +63,8 @@ class Writer(Closing):
         self._epochs, self._checksum = len(lines), hashlib.sha256(b"".join(lines))
         path = _lines_path(self._folder)
         _keep(path, b"".join(lines))
-        self._lines = self._files.enter_context(open(path, "ab", buffering=0))
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._lines = self._files.enter_context(file)
         events = _Events(self._folder / "tensorboard")
         self._events = self._files.enter_context(events)
         self._events.begin()

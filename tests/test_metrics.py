@@ -164,18 +164,18 @@ def test_a_full_disk_is_told_and_the_files_close(tmp_path, monkeypatch):
     """Nothing waits for a thread that cannot write, and none prints by itself."""
     writer = records.Writer(tmp_path, [])
     before = threading.active_count()
-    told = r"records in .* cannot be written: No space"
+    told = f"No space left on device: '{tmp_path}'"
     with monkeypatch.context() as patch:
         patch.setattr(records.os, "fsync", full)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(OSError, match=told):
             writer.mark()
         patch.setattr(records, "_write", full)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(OSError, match=told):
             writer.write(record(1))
         writer.close()
     assert threading.active_count() == before
     monkeypatch.setattr(records, "_write", full)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(OSError, match=told):
         records.Writer(tmp_path, [record(1)])
 
 
@@ -188,6 +188,12 @@ def test_a_write_that_is_cut_short_goes_on(tmp_path):
     slow = Slow()
     records._write(slow, b"abcde")
     assert slow == [b"ab", b"cd", b"e"]
+
+
+def test_a_folder_in_the_place_of_the_lines_is_told(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: Is a dir"):
+        records.Writer(tmp_path, [])
 
 
 def test_what_lies_in_the_place_of_the_events_is_replaced(tmp_path):

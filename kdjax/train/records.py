@@ -48,13 +48,14 @@ class Writer(Closing):
 
         Raises:
             UserError: they cannot be written.
+            OSError: the disk is full or broken.
         """
         self._folder = folder
         self._files = contextlib.ExitStack()
         try:
             with self._telling():
                 self._open(history)
-        except UserError:
+        except BaseException:
             self._files.close()
             raise
 
@@ -75,7 +76,7 @@ class Writer(Closing):
         """Writes one epoch's record.
 
         Raises:
-            UserError: it cannot be written.
+            OSError: the disk is full or broken.
         """
         line = _line(record)
         with self._telling():
@@ -88,7 +89,7 @@ class Writer(Closing):
         """Returns what finds the records so far again: see `read_records`.
 
         Raises:
-            UserError: they do not get to the disk.
+            OSError: the disk is full or broken.
         """
         with self._telling():
             # A checkpoint must not outlive its records.
@@ -101,13 +102,19 @@ class Writer(Closing):
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turns errors of the disk into one that names the folder."""
+        """Names the folder in errors of files that name none, and says what is wrong.
+
+        A full disk's error goes on: the command has a line for it.
+        """
         try:
             yield
-        except OSError as error:
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
             raise UserError(
-                f"the records in {self._folder} cannot be written: {error.strerror}"
+                f"{error.filename or self._folder} cannot be written: {error.strerror}"
             ) from error
+        except OSError as error:
+            error.filename = error.filename or str(self._folder)
+            raise
 
 
 class _Events(Closing):

@@ -1,6 +1,8 @@
 """Sums of metrics on the devices, and the records of training."""
 
+import errno
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdjax.runtime.errors import UserError
-from kdjax.train import metrics
+from kdjax.train import metrics, records
 
 
 def summed(rows, first=0):
@@ -67,7 +69,7 @@ def scalars(folder, name):
 
 
 def test_records_are_lines_and_tensorboard_scalars(tmp_path):
-    with metrics.Writer(tmp_path, []) as writer:
+    with records.Writer(tmp_path, []) as writer:
         writer.write(record(1))
         assert lines(tmp_path) == [record(1)]  # at once: a killed run keeps them
         writer.write(record(2))
@@ -78,12 +80,12 @@ def test_records_are_lines_and_tensorboard_scalars(tmp_path):
 
 
 def test_a_resumed_run_has_every_epoch_once(tmp_path):
-    with metrics.Writer(tmp_path, []) as writer:
+    with records.Writer(tmp_path, []) as writer:
         for epoch in (1, 2, 4):  # 4 came after the last checkpoint
             writer.write(record(epoch))
     (tmp_path / "tensorboard" / "stale").touch()
 
-    with metrics.Writer(tmp_path, [record(1), record(2)]) as writer:
+    with records.Writer(tmp_path, [record(1), record(2)]) as writer:
         writer.write(record(3))
 
     assert lines(tmp_path) == [record(1), record(2), record(3)]
@@ -92,7 +94,7 @@ def test_a_resumed_run_has_every_epoch_once(tmp_path):
 
 
 def test_what_is_not_finite_is_null_in_the_lines(tmp_path):
-    with metrics.Writer(tmp_path, []) as writer:
+    with records.Writer(tmp_path, []) as writer:
         writer.write({"epoch": 1, "test/loss": np.nan})
 
     assert lines(tmp_path) == [{"epoch": 1, "test/loss": None}]
@@ -100,7 +102,7 @@ def test_what_is_not_finite_is_null_in_the_lines(tmp_path):
 
 def resumed(folder, count):
     """The records up to one, as a resumed stage reads them."""
-    with metrics.Writer(folder, []) as writer:
+    with records.Writer(folder, []) as writer:
         for epoch in range(1, 6):
             writer.write(record(epoch))
             if epoch == count:
@@ -110,11 +112,11 @@ def resumed(folder, count):
 
 def test_records_are_read_up_to_a_mark(tmp_path):
     mark = resumed(tmp_path, 3)
-    assert metrics.read_records(tmp_path, mark) == [record(i) for i in (1, 2, 3)]
+    assert records.read_records(tmp_path, mark) == [record(i) for i in (1, 2, 3)]
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b'{"epoch": 6, "tr')  # killed while it wrote
-    history = metrics.read_records(tmp_path, mark)
-    with metrics.Writer(tmp_path, history) as writer:
+    history = records.read_records(tmp_path, mark)
+    with records.Writer(tmp_path, history) as writer:
         assert writer.mark() == mark
         assert lines(tmp_path) == history
 
@@ -123,18 +125,18 @@ def test_lines_that_stay_are_not_written_again(tmp_path):
     mark = resumed(tmp_path, 3)
     file = tmp_path / "metrics.jsonl"
     before = file.stat().st_ino
-    with metrics.Writer(tmp_path, metrics.read_records(tmp_path, mark)):
+    with records.Writer(tmp_path, records.read_records(tmp_path, mark)):
         assert file.stat().st_ino == before
         assert len(lines(tmp_path)) == 3
 
 
 def test_records_that_are_not_finite_come_back(tmp_path):
-    with metrics.Writer(tmp_path, []) as writer:
+    with records.Writer(tmp_path, []) as writer:
         writer.write({"epoch": 1, "test/loss": np.inf})
         mark = writer.mark()
-    history = metrics.read_records(tmp_path, mark)
+    history = records.read_records(tmp_path, mark)
     assert np.isnan(history[0]["test/loss"])
-    with metrics.Writer(tmp_path, history) as writer:
+    with records.Writer(tmp_path, history) as writer:
         assert writer.mark() == mark
 
 
@@ -151,4 +153,51 @@ def test_damaged_records_are_told(tmp_path, damage):
     elif damage == "folder":
         file.mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: .*delete"):
-        metrics.read_records(tmp_path, mark)
+        records.read_records(tmp_path, mark)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_and_the_files_close(tmp_path, monkeypatch):
+    """Nothing waits for a thread that cannot write, and none prints by itself."""
+    writer = records.Writer(tmp_path, [])
+    before = threading.active_count()
+    told = f"No space left on device: '{tmp_path}'"
+    with monkeypatch.context() as patch:
+        patch.setattr(records.os, "fsync", full)
+        with pytest.raises(OSError, match=told):
+            writer.mark()
+        patch.setattr(records, "_write", full)
+        with pytest.raises(OSError, match=told):
+            writer.write(record(1))
+        writer.close()
+    assert threading.active_count() == before
+    monkeypatch.setattr(records, "_write", full)
+    with pytest.raises(OSError, match=told):
+        records.Writer(tmp_path, [record(1)])
+
+
+def test_a_write_that_is_cut_short_goes_on(tmp_path):
+    class Slow(list):
+        def write(self, data):
+            self.append(bytes(data[:2]))
+            return len(self[-1])
+
+    slow = Slow()
+    records._write(slow, b"abcde")
+    assert slow == [b"ab", b"cd", b"e"]
+
+
+def test_a_folder_in_the_place_of_the_lines_is_told(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: Is a dir"):
+        records.Writer(tmp_path, [])
+
+
+def test_what_lies_in_the_place_of_the_events_is_replaced(tmp_path):
+    (tmp_path / "tensorboard").write_text("x")
+    with records.Writer(tmp_path, [record(1)]):
+        pass
+    assert scalars(tmp_path, "train/loss") == [(1, 1.0)]

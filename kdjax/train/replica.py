@@ -14,7 +14,7 @@ from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
-from kdjax.train import metrics, recordings
+from kdjax.train import metrics, recordings, records
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.step import Step, TrainState
 
@@ -55,7 +55,7 @@ class Replica:
             Checkpoints(self.folder / "checkpoints", keep=2)
         )
         self._best: Checkpoints | None = None
-        self._writer: metrics.Writer | None = None
+        self._writer: records.Writer | None = None
         self._best_score = -1.0
 
     def close(self) -> None:
@@ -87,8 +87,8 @@ class Replica:
         if "history" in meta:  # earlier versions saved the records themselves
             self.history = meta["history"]
         else:
-            mark = metrics.Mark(**meta["records"])
-            self.history = metrics.read_records(self.folder, mark)
+            mark = records.Mark(**meta["records"])
+            self.history = records.read_records(self.folder, mark)
         self.seconds = meta["seconds"]
         self._checkpoints.drop_after(step)
         return tree
@@ -111,7 +111,7 @@ class Replica:
             best = Checkpoints(self.folder / "best")
             self._best = self._open.enter_context(best)
         if parallel.is_first():
-            writer = metrics.Writer(self.folder, self.history)
+            writer = records.Writer(self.folder, self.history)
             self._writer = self._open.enter_context(writer)
 
     def add(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,8 @@ class Commands:
                 os.kill(self._child, signal.SIGKILL)
 
     def wait(self, seconds: float = _LIMIT) -> Ended:
-        """Waits for the command's end; one that takes too long is killed."""
-        timer = threading.Timer(seconds, self.kill)
+        """Waits for the command's end; one that takes too long says where it is."""
+        timer = threading.Timer(seconds, self._end_late)
         timer.start()
         code = self._answer()["code"]
         timer.cancel()
@@ -127,6 +128,13 @@ class Commands:
             (self._folder / name).read_text(errors="replace") for name in ("out", "err")
         )
         return Ended(code, out, err, changes, reads)
+
+    def _end_late(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._child is not None:
+                os.kill(self._child, signal.SIGUSR1)
+                time.sleep(2)
+        self.kill()
 
     def run(
         self,

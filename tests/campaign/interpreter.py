@@ -5,8 +5,10 @@ as lines of JSON on stdin; for each the process's number and then its end is pri
 """
 
 import atexit
+import faulthandler
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def become(request: dict) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(request[name], flags, 0o644), number)
+    faulthandler.register(signal.SIGUSR1)  # says where it hangs
     os.environ.update(request["env"])
     sys.argv = ["kdjax", *request["args"]]
     if "fault" in request:

@@ -20,7 +20,7 @@ class Outcome(enum.StrEnum):
     TOLD = "told"  # one line said what is wrong; mended, the run ended equal
     LOST = "lost"  # the same command did not come to an end, advice or not
     WRONG = "wrong"  # it came to another end, without a word
-    TRACEBACK = "traceback"  # an error that is no line
+    TRACEBACK = "traceback"  # an error that is no line, or no end in time
 
 
 class Trials:

@@ -125,6 +125,11 @@ class Runner:
         return self._program.step.networks(state)
 
     @property
+    def compiled_text(self) -> str:
+        """The optimised HLO of the program that a call runs."""
+        return compiled_text(self._program)
+
+    @property
     def frozen(self) -> Mapping[str, Any]:
         """The teachers' variables, by name."""
         return jax.device_get(self._frozen)

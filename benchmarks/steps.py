@@ -79,6 +79,20 @@ def measure_case(case: Case, rounds: int, calls: int, busy: float) -> dict[str, 
     }
 
 
+def profile_case(case: Case) -> dict[str, Any]:
+    """Returns where the time of kdjax's programs goes, by name, and shows it."""
+    from benchmarks import _kdjax, profile
+
+    found = {}
+    for name, compute in OURS.items():
+        if compute is not None and jax.default_backend() == "cpu":
+            continue
+        runner = _kdjax.Runner(_kdjax.program(case, compute=compute))
+        found[name] = profile.profile(runner)
+        profile.show(f"{case.method}, {name}", found[name])
+    return {"method": case.method, "profile": found}
+
+
 def compare(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Returns spreads of 'seconds', 'ratio' by kdjax's program, and the 'fastest'.
 
@@ -200,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="compare the results, not the times"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="tell where kdjax's time goes instead"
+    )
     options = parser.parse_args(argv)
     if options.check:
         return check(options.cases)
@@ -209,6 +226,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         case = dataclasses.replace(CASES[name], batch=options.batch)
         if options.tiny:
             case = tiny(case)
+        if options.profile:
+            found.append(profile_case(case))
+            measure.save(options.out, {"batch": case.batch, "cases": found})
+            continue
         try:
             figures = measure_case(case, options.rounds, options.calls, options.busy)
         except UserError as error:
@@ -218,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After every case: a long run that is stopped leaves what it has.
         sizes = {"batch": case.batch, "calls": options.calls, "cases": found}
         measure.save(options.out, sizes)
-    if found:
+    if found and not options.profile:
         show(found)
     return int(len(found) < len(options.cases))
 

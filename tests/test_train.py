@@ -15,6 +15,7 @@ from kdjax.runtime.signals import Interrupted
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.loop import load_network
 from kdjax.train.program import evenly
+from kdjax.train.replica_step import EpochTargets
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -81,6 +82,24 @@ def test_a_backend_s_many_steps_are_compiled_in(monkeypatch, trained, tmp_path):
     chex.assert_trees_all_close(
         networks_of(tmp_path), networks_of(trained[0]), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("method", ["kd", "bss"])  # BSS differentiates twice
+def test_the_choices_for_a_gpu_train_the_same_networks(method, monkeypatch):
+    expected = tiny.steps(tiny.program(method), 3)[0]
+    monkeypatch.setattr(backend, "platform", lambda: "gpu")
+    made = tiny.program(method)
+    made.compile()
+    assert list(made._train) == [3]
+    teachers = tiny.frozen(made.step.teachers)
+    start = made.start(0, teachers), made.zero_metrics()
+    state, totals = made.stack_replicas([start])
+    inside = made.stack_replicas([made.inside(teachers)])
+    keys = made.stack_replicas([jax.random.key(0)])
+    ((count, inputs),) = made.feed.epoch([0], 0, 0, made.steps_per_dispatch)
+    trained = made.train(state, totals, inside, EpochTargets(), inputs, keys, count)
+    (found,) = made.unstack_replicas(trained[0])
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def script() -> int:
     """
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())
-    return main()
+    return command.finish(main())
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -79,4 +79,4 @@ def _main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.finish(main()))

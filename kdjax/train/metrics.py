@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import NotFiniteError
+from kdjax.train.events import Events
 
 Record = dict[str, float]
 """One epoch's figures by name, such as 'test/accuracy/student'."""
@@ -84,11 +85,9 @@ class Writer(Closing):
 
     def __init__(self, folder: Path, history: list[Record]):
         """Opens `metrics.jsonl` and `tensorboard/` in a folder."""
-        from tensorboardX import SummaryWriter
-
         events = folder / "tensorboard"
         shutil.rmtree(events, ignore_errors=True)
-        self._events = SummaryWriter(str(events), flush_secs=5)
+        self._events = Events(events)
         self._lines = open(folder / "metrics.jsonl", "w")  # noqa: SIM115
         for record in history:
             self.write(record)
@@ -100,6 +99,7 @@ class Writer(Closing):
         self._lines.flush()
         for key, value in record.items():
             self._events.add_scalar(key, value, int(record["epoch"]))
+        self._events.flush()
 
     def close(self) -> None:
         """Closes both files."""

@@ -91,6 +91,7 @@ class Run:
             OSError: what cannot be written, by folder or file.
             Interrupted: after a signal.
         """
+        self._interrupt.remember()
         with disk.writing_to(self._workdir):
             return self._run(ancestry(self._experiment, only))
 

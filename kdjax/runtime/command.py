@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -60,6 +61,9 @@ def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
     """
     try:
         command()
+    except KeyboardInterrupt:
+        print(f"{prefix}stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Interrupted as interruption:
         print(f"{prefix}{interruption}", file=sys.stderr)
         return interruption.exit_code

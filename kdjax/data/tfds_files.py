@@ -25,6 +25,7 @@ import absl.logging
 import numpy as np
 from PIL import Image
 
+from kdjax.data import pixels
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import cache_folder, expand
 
@@ -240,6 +241,7 @@ def _decode(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
                 rows = list(range(start, min(start + _CHUNK, len(source))))
                 for row, example in zip(rows, source.__getitems__(rows), strict=True):
                     with Image.open(io.BytesIO(example["image"])) as image:
+                        pixels.check_large(image)
                         # Some of Tiny ImageNet's files are grayscale.
                         images[row] = image.convert("RGB")
                     labels[row] = example["label"]

@@ -25,7 +25,7 @@ from kdjax.experiment.stage import Stage
 from kdjax.experiment.stage_programs import StagePrograms
 from kdjax.experiment.store import Store
 from kdjax.models import Variables
-from kdjax.runtime import parallel
+from kdjax.runtime import disk, parallel
 from kdjax.runtime.console import console
 from kdjax.runtime.files import check_folder, write_json
 from kdjax.runtime.signals import Interrupt
@@ -88,9 +88,15 @@ class Run:
 
         Raises:
             UserError: an unknown stage, or a mistake that shows while training.
+            OSError: what cannot be written, by folder or file.
             Interrupted: after a signal.
         """
-        stages = ancestry(self._experiment, only)
+        self._interrupt.remember()
+        with disk.writing_to(self._workdir):
+            return self._run(ancestry(self._experiment, only))
+
+    def _run(self, stages: Mapping[str, Stage]) -> dict[str, Any]:
+        """Trains what is missing of some stages, and returns the results."""
         show_note(self._experiment)
         for teacher in self._plan.too_large:
             console.print(

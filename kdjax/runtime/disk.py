@@ -1,8 +1,11 @@
 """What a disk does not take: full, worn out, or read-only; said in one line."""
 
+import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 FAULTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no space or inodes; a limit
@@ -34,6 +37,17 @@ def line(number: int, where: object) -> str:
     place = "" if where is None else f": {where}"
     remedy = "free some space" if number in _FULL else "see to the disk"
     return f"{os.strerror(number)}{place}; {remedy} and {_AGAIN}"
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Names a folder in errors of files that name none: those of a failed write."""
+    try:
+        yield
+    except OSError as error:
+        if is_fault(error) and error.filename is None:
+            error.filename = str(folder)
+        raise
 
 
 def number_in(text: str) -> int | None:

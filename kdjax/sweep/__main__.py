@@ -228,21 +228,25 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sweep and returns the exit code."""
-    return command.run(lambda: _main(sys.argv if argv is None else argv))
+    interrupt = Interrupt(at_once=True)
+
+    def run() -> None:
+        with interrupt.installed():
+            _main(sys.argv if argv is None else argv, interrupt)
+
+    return command.run(run)
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(argv: Sequence[str], interrupt: Interrupt) -> None:
     parsed = parse(argv)
     if parsed is None:
         print(_USAGE)
         return
     from kdjax.runtime import backend
 
-    interrupt = Interrupt()
-    interrupt.install()
     backend.use_compilation_cache()
     search(*parsed, interrupt)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.finish(main()))

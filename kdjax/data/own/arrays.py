@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data import pixels
+from kdjax.data import limits, pixels
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import ArrayData
 from kdjax.data.own.spec import GROUP, OwnData, entries
@@ -118,6 +118,9 @@ def read_npz(path: str) -> ArrayData:
     if not file.is_file():
         raise UserError(f"no such file: {path}")
     try:
+        with zipfile.ZipFile(file) as packed:
+            sizes = (one.file_size for one in packed.infolist())
+            limits.check_fits(sum(sizes), "its arrays")
         with np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in _KEYS[:2] if key not in arrays.files]
             if missing:
@@ -128,7 +131,10 @@ def read_npz(path: str) -> ArrayData:
             found = {key: arrays[key] for key in _KEYS if key in arrays.files}
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(OSError, ValueError, EOFError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise UserError(f"{what} cannot be read: {pixels.reason(error)}") from error
     return from_arrays(**found, what=what)
 

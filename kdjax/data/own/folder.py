@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdjax.data import pixels
+from kdjax.data import limits, pixels
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import EncodedData
 from kdjax.data.streaming.encoded import Example
@@ -56,8 +56,9 @@ class Files:
         name = self.names[number]
         try:
             with open(os.path.join(self.root, name), "rb") as file:
+                limits.check_bytes(os.fstat(file.fileno()).st_size)
                 return Example(name, file.read(), int(self.classes[number]))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return error
 
 

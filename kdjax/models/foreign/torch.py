@@ -161,7 +161,8 @@ class TorchNetwork(own.Network):
             if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
         }
         if hasattr(self.module, "get_classifier"):
-            classifier = self.module.get_classifier()
+            module: Any = self.module
+            classifier = module.get_classifier()
             for path, part in layers.items():
                 if part is classifier:
                     return path
@@ -170,7 +171,8 @@ class TorchNetwork(own.Network):
     @property
     def num_logits(self) -> int:
         """How many classes the classifier has."""
-        return len(self.module.get_submodule(self.head).weight) if self.head else 0
+        layer: Any = self.module.get_submodule(self.head) if self.head else None
+        return 0 if layer is None else len(layer.weight)
 
     def with_head(self, num_classes: int) -> "TorchNetwork":
         """Returns the network with another classifier where it has other classes.
@@ -203,7 +205,7 @@ class TorchNetwork(own.Network):
 def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
     def make() -> torch.nn.Module:
         module = network.make() if network.make else copy.deepcopy(network.module)
-        old = module.get_submodule(network.head)
+        old: Any = module.get_submodule(network.head)
         bias = old.bias is not None
         if isinstance(old, torch.nn.Linear):
             new: Any = torch.nn.Linear(old.in_features, num_classes, bias)
@@ -385,10 +387,10 @@ def is_module(value: Any) -> bool:
 
 def _generators() -> tuple[Any, ...]:
     """Returns the state of the generators of random numbers that no key seeds."""
-    numpy = np.random.get_state()
+    numpy: Any = np.random.get_state()
     return (
         random.getstate(),
-        numpy[1].tobytes(),  # type: ignore[union-attr]
+        numpy[1].tobytes(),
         numpy[2],
         torch.random.get_rng_state().numpy().tobytes(),
     )

@@ -113,7 +113,7 @@ class TorchNetwork(own.Network):
     ) -> tuple[Any, Arrays]:
         """Returns what the module returns, and its arrays after that."""
         env = environment()
-        start = jax.random.key(0) if key is None else key
+        start = _fixed_key() if key is None else key
         tensors = env.j2t_iso({**_constants(self.module), **arrays})
         image = env.j2t_iso(jnp.transpose(images, (0, 3, 1, 2)))
         states = _generators()
@@ -202,6 +202,13 @@ class TorchNetwork(own.Network):
 
 
 @functools.cache
+def _fixed_key() -> jax.Array:
+    """Returns a key that no result depends on: who asks for it is refused."""
+    with jax.ensure_compile_time_eval():
+        return jax.random.key(0)
+
+
+@functools.cache
 def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
     def make() -> torch.nn.Module:
         module = network.make() if network.make else copy.deepcopy(network.module)
@@ -243,7 +250,9 @@ def environment() -> Any:
                     )
                 return self.param.get_and_rotate_prng_key()
 
-        env = Environment()
+        # Keys that are made while something is traced would be part of its program.
+        with jax.ensure_compile_time_eval():
+            env = Environment()
     for operation, own_form in (
         (torch.nn.functional.batch_norm, _batch_norm),
         (torch.ops.aten.unbind, _unbind),  # of attention; torchax 0.0.13 has none

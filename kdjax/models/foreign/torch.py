@@ -24,7 +24,7 @@ import torch
 from flax.errors import InvalidRngError
 
 from kdjax.models import capture, own
-from kdjax.models.foreign import functional
+from kdjax.models.foreign import functional, operations
 from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
@@ -122,6 +122,7 @@ class TorchNetwork(own.Network):
             _recording(self.module, env),
             env.override_property(prng=start),
             jax.numpy_rank_promotion("allow"),  # as PyTorch itself
+            functional.remembering(),
         ):
             try:
                 with env:
@@ -253,43 +254,8 @@ def environment() -> Any:
         # Keys that are made while something is traced would be part of its program.
         with jax.ensure_compile_time_eval():
             env = Environment()
-    for operation, own_form in (
-        (torch.nn.functional.batch_norm, _batch_norm),
-        (torch.ops.aten.unbind, _unbind),  # of attention; torchax 0.0.13 has none
-    ):
-        env.override_op_definition(operation, functools.partial(own_form, env))
+    operations.install(env, torch)
     return env
-
-
-def _unbind(env: Any, input: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Is `torch.unbind`."""
-    return env.j2t_iso(tuple(jnp.moveaxis(env.t2j_iso(input), dim, 0)))
-
-
-def _batch_norm(
-    env: Any,
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """Is `torch.nn.functional.batch_norm`; torchax's moves no running statistics."""
-    x, scale, shift = env.t2j_iso((input, weight, bias))
-    running = running_mean, running_var
-    statistics = None if training else env.t2j_iso(running)
-    y, *batch = functional.batch_norm(x, scale, shift, statistics, eps)
-    if training and running_mean is not None:
-        for tensor, new in zip(running, batch, strict=True):
-
-            def moved(old: jax.Array, new: jax.Array = new) -> jax.Array:
-                return (1 - momentum) * old + momentum * jax.lax.stop_gradient(new)
-
-            tensor.apply_jax_(moved)  # type: ignore[union-attr]
-    return env.j2t_iso(y)
 
 
 @contextlib.contextmanager

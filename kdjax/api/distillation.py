@@ -74,7 +74,8 @@ def distill(
             weights ('teacher.pth:resnet-20'); a `Network`, or 'WORKDIR:STAGE'; logits
             of the training images, `[N, classes]`, or their file; a function and its
             variables, `apply(variables, images) -> logits` of normalised images, or
-            a module and its variables; or a module of PyTorch, as it is.
+            a module and its variables; or a module of PyTorch, a model of Keras on its
+            JAX backend, a module of Equinox (with a state: both), as they are.
         method: how the student learns: a row of `kdjax.methods.METHODS`, several
             joined by '+', or 'takd', 'dgkd', 'dgkd_stochastic'.
         chain: networks between teacher and student, the larger first.
@@ -246,6 +247,9 @@ def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
         return Teacher(source=predictions.register(teacher), model=name, **view)
     if isinstance(teacher, str | os.PathLike):
         return Teacher(source=os.fspath(teacher), model=name, **view)
+    if (function := models.as_function(teacher)) is not None:
+        source = given.register(function.variables)
+        return Teacher(source=source, model=_name(function), **view)
     if (variables := models.torch_variables(teacher)) is not None:
         return Teacher(source=given.register(variables), model=_name(teacher), **view)
     if not isinstance(teacher, tuple):

@@ -175,11 +175,11 @@ class Teacher:
 
     def _view(self, network: str) -> tuple[Any, Any, Any, str]:
         """Returns mean, deviation, size and interpolation: what is asked for wins."""
-        reference = names.parse(network) if models.is_own(network) else None
         view = None
-        if reference and reference.module in names.LIBRARIES:
+        if network.partition(":")[0] in names.LIBRARIES:
             from kdjax.models.foreign import zoo
 
+            reference = names.parse(network)
             view = zoo.view(reference.module, reference.attribute)
         if view is None:
             return self.mean, self.std, self.size, "bilinear"

@@ -48,6 +48,7 @@ __all__ = [
     "Function",
     "Outputs",
     "Variables",
+    "as_function",
     "create",
     "function_id",
     "identity",
@@ -236,6 +237,15 @@ def torch_network(name: str, num_classes: int) -> Any:
     while isinstance(network, wrapped.Wrapped):
         network = network.inner
     return network if construct.is_torch_network(network) else None
+
+
+def as_function(model: Any) -> Function | None:
+    """Returns a model of Keras or Equinox as a frozen teacher, or None for others.
+
+    Args:
+        model: in question; of Equinox also `(module, state)`.
+    """
+    return construct.as_function(model)
 
 
 def torch_variables(module: Any) -> Variables | None:

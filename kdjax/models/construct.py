@@ -163,3 +163,23 @@ def is_torch_network(network: own.Network) -> bool:
     from kdjax.models.foreign import torch
 
     return isinstance(network, torch.TorchNetwork)
+
+
+def as_function(value: Any) -> Function | None:
+    """Returns a model of Keras or Equinox as a function, or None for anything else.
+
+    Args:
+        value: in question; of Equinox also `(module, state)`.
+    """
+    # Not imported: nobody can have made a model of a library that is not there.
+    if "keras" in sys.modules:
+        from kdjax.models.foreign import keras
+
+        if keras.is_model(value):
+            return keras.function(value)
+    if "equinox" in sys.modules:
+        from kdjax.models.foreign import equinox
+
+        if equinox.is_model(value):
+            return equinox.function(value)
+    return None

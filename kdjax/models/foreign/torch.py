@@ -24,7 +24,7 @@ import torch
 from flax.errors import InvalidRngError
 
 from kdjax.models import capture, own
-from kdjax.models.foreign import functional
+from kdjax.models.foreign import functional, operations
 from kdjax.runtime import private_names
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
@@ -113,7 +113,7 @@ class TorchNetwork(own.Network):
     ) -> tuple[Any, Arrays]:
         """Returns what the module returns, and its arrays after that."""
         env = environment()
-        start = jax.random.key(0) if key is None else key
+        start = _fixed_key() if key is None else key
         tensors = env.j2t_iso({**_constants(self.module), **arrays})
         image = env.j2t_iso(jnp.transpose(images, (0, 3, 1, 2)))
         states = _generators()
@@ -122,6 +122,7 @@ class TorchNetwork(own.Network):
             _recording(self.module, env),
             env.override_property(prng=start),
             jax.numpy_rank_promotion("allow"),  # as PyTorch itself
+            functional.remembering(),
         ):
             try:
                 with env:
@@ -161,7 +162,8 @@ class TorchNetwork(own.Network):
             if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
         }
         if hasattr(self.module, "get_classifier"):
-            classifier = self.module.get_classifier()
+            module: Any = self.module
+            classifier = module.get_classifier()
             for path, part in layers.items():
                 if part is classifier:
                     return path
@@ -170,7 +172,8 @@ class TorchNetwork(own.Network):
     @property
     def num_logits(self) -> int:
         """How many classes the classifier has."""
-        return len(self.module.get_submodule(self.head).weight) if self.head else 0
+        layer: Any = self.module.get_submodule(self.head) if self.head else None
+        return 0 if layer is None else len(layer.weight)
 
     def with_head(self, num_classes: int) -> "TorchNetwork":
         """Returns the network with another classifier where it has other classes.
@@ -200,10 +203,17 @@ class TorchNetwork(own.Network):
 
 
 @functools.cache
+def _fixed_key() -> jax.Array:
+    """Returns a key that no result depends on: who asks for it is refused."""
+    with jax.ensure_compile_time_eval():
+        return jax.random.key(0)
+
+
+@functools.cache
 def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
     def make() -> torch.nn.Module:
         module = network.make() if network.make else copy.deepcopy(network.module)
-        old = module.get_submodule(network.head)
+        old: Any = module.get_submodule(network.head)
         bias = old.bias is not None
         if isinstance(old, torch.nn.Linear):
             new: Any = torch.nn.Linear(old.in_features, num_classes, bias)
@@ -241,44 +251,11 @@ def environment() -> Any:
                     )
                 return self.param.get_and_rotate_prng_key()
 
-        env = Environment()
-    for operation, own_form in (
-        (torch.nn.functional.batch_norm, _batch_norm),
-        (torch.ops.aten.unbind, _unbind),  # of attention; torchax 0.0.13 has none
-    ):
-        env.override_op_definition(operation, functools.partial(own_form, env))
+        # Keys that are made while something is traced would be part of its program.
+        with jax.ensure_compile_time_eval():
+            env = Environment()
+    operations.install(env, torch)
     return env
-
-
-def _unbind(env: Any, input: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Is `torch.unbind`."""
-    return env.j2t_iso(tuple(jnp.moveaxis(env.t2j_iso(input), dim, 0)))
-
-
-def _batch_norm(
-    env: Any,
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """Is `torch.nn.functional.batch_norm`; torchax's moves no running statistics."""
-    x, scale, shift = env.t2j_iso((input, weight, bias))
-    running = running_mean, running_var
-    statistics = None if training else env.t2j_iso(running)
-    y, *batch = functional.batch_norm(x, scale, shift, statistics, eps)
-    if training and running_mean is not None:
-        for tensor, new in zip(running, batch, strict=True):
-
-            def moved(old: jax.Array, new: jax.Array = new) -> jax.Array:
-                return (1 - momentum) * old + momentum * jax.lax.stop_gradient(new)
-
-            tensor.apply_jax_(moved)  # type: ignore[union-attr]
-    return env.j2t_iso(y)
 
 
 @contextlib.contextmanager
@@ -385,10 +362,10 @@ def is_module(value: Any) -> bool:
 
 def _generators() -> tuple[Any, ...]:
     """Returns the state of the generators of random numbers that no key seeds."""
-    numpy = np.random.get_state()
+    numpy: Any = np.random.get_state()
     return (
         random.getstate(),
-        numpy[1].tobytes(),  # type: ignore[union-attr]
+        numpy[1].tobytes(),
         numpy[2],
         torch.random.get_rng_state().numpy().tobytes(),
     )

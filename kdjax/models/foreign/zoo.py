@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +61,7 @@ def _timm(network: str) -> Callable[..., Any]:
 
 def _torchvision(network: str) -> Callable[..., Any]:
     models = load("torchvision").models
-    classifiers = inspect.getmodule(models.resnet18).__name__.rpartition(".")[0]
+    classifiers = models.__name__
     known = [
         name
         for name in models.list_models()

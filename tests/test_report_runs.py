@@ -15,6 +15,7 @@ from kdjax import main as training
 from kdjax.compare import __main__ as compare
 from kdjax.report import __main__ as command
 from kdjax.report import history, reading
+from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt
 from kdjax.watch import __main__ as watch
 from kdjax.watch import frame, state
@@ -156,7 +157,8 @@ addEventListener("load", () => {
 # A browser's own window is never as narrow as a phone.
 FRAME = """<body><script>
 addEventListener("message", (e) => { document.body.dataset.found = e.data; });
-</script><iframe src="probe.html" width="{}" height="900" style="border: 0"></iframe>"""
+</script><iframe src="probe.html" width="WIDTH" height="900" style="border: 0">
+</iframe>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -165,7 +167,7 @@ def test_the_page_in_a_browser(reported, tmp_path, width, dark):
     out = shutil.copytree(reported[1], tmp_path / "report")
     text = (out / "index.html").read_text()
     (out / "probe.html").write_text(text.replace("<head>", f"<head>{PROBE}", 1))
-    (out / "frame.html").write_text(FRAME.format(width))
+    (out / "frame.html").write_text(FRAME.replace("WIDTH", f"{width}"))
     command = [
         *(CHROMIUM, "--headless", "--disable-gpu", "--no-sandbox", "--no-first-run"),
         *("--proxy-server=127.0.0.1:9", f"--user-data-dir={tmp_path / 'user'}"),
@@ -197,6 +199,22 @@ def test_without_networks(trained, tmp_path):
     text = (tmp_path / "o" / "index.html").read_text()
     assert "CTKD Fig. 5(b)" in text
     assert "CTKD Fig. 3" not in text
+    assert read(workdir) == read(trained)
+
+
+def test_without_the_images_the_rest_is_there(trained, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+
+    def missing(run, data_dir):
+        raise UserError(f"'digits' not found in {data_dir}")
+
+    monkeypatch.setattr("kdjax.report.outputs._load", missing)
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    out = tmp_path / "o"
+    assert command.main([str(workdir), f"--out={out}", "--data-dir=nowhere"]) == 0
+    text = (out / "index.html").read_text()
+    assert "is left out: 'digits' not found in nowhere" in text.replace("&#39;", "'")
+    assert "CTKD Fig. 5(b)" in text
     assert read(workdir) == read(trained)
 
 

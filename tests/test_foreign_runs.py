@@ -113,7 +113,7 @@ def test_a_teacher_of_other_classes_gets_a_new_head(data, tmp_path, how):
         teacher="torch_own:Net(width=2)",
         teacher_weights=tmp_path / "net.pth",
         teacher_train=how,
-        student="resnet-8",
+        student="torch_own:Net(width=2)",
         epochs=1,
     )
     learned = result.network("teacher").torch()

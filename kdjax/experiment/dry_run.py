@@ -1,6 +1,6 @@
 """What a command would do, without training: `--dry-run`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kdjax.experiment.bank_plan import plan, without_bank
 from kdjax.experiment.build import make_steps, open_data
 from kdjax.experiment.config import Experiment, ancestry
 from kdjax.experiment.given_stages import with_images
+from kdjax.experiment.stage import Stage
 from kdjax.experiment.store import Store
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
@@ -72,6 +73,7 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
                 row.append(stage.seeds - finished)
             table.add_row(*map(str, row))
     console.print(table)
+    _show_levels(stages, images)
     with_bank, without = planned.passes(experiment), without_bank(experiment)
     console.print(
         f"teacher passes of the whole graph, in epochs: {with_bank:,}; "
@@ -84,3 +86,17 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
         + "".join(f"; {name} would not fit" for name in planned.too_large),
         markup=False,
     )
+
+
+def _show_levels(stages: Mapping[str, Stage], images: Images | Source) -> None:
+    """Prints which parts of PyTorch's networks can be levels, by module path."""
+    names = dict.fromkeys(
+        models.inner(model)
+        for stage in stages.values()
+        for model in stage.method.roles(stage.model).values()
+    )
+    for name in names:
+        if models.torch_network(name, images.num_classes) is None:
+            continue
+        paths = models.parts(name, images.num_classes, images.image_shape)
+        console.print(f"levels of {name}: {' '.join(paths)}", markup=False)

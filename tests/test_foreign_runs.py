@@ -113,7 +113,7 @@ def test_a_teacher_of_other_classes_gets_a_new_head(data, tmp_path, how):
         teacher="torch_own:Net(width=2)",
         teacher_weights=tmp_path / "net.pth",
         teacher_train=how,
-        student="resnet-8",
+        student="torch_own:Net(width=2)",
         epochs=1,
     )
     learned = result.network("teacher").torch()
@@ -212,3 +212,43 @@ def test_a_folder_of_images_by_the_config(tmp_path):
     )
     assert made.stages.teacher.model == "torch_own:Net(width=2)"
     assert made.stages.teacher.given == str(tmp_path / "net.pth")
+
+
+@needs_timm
+@pytest.mark.slow
+def test_a_student_of_timm_goes_back_to_timm(data, tmp_path):
+    timm = pytest.importorskip("timm")
+    name = "mobilenetv3_small_050"
+    result = distill(
+        data,
+        tmp_path / "run",
+        teacher=module(),
+        student=f"timm:{name}",
+        epochs=1,
+    )
+    result.export(tmp_path / "out", format="torch")
+    state = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
+    student = timm.create_model(name, num_classes=CLASSES)
+    student.load_state_dict(state, strict=True)
+    network = result.student
+    theirs = seen_by(student, data[0], network.mean, network.std)
+    np.testing.assert_allclose(
+        network.logits(data[0]), theirs, atol=1e-5 * max(1, np.abs(theirs).max())
+    )
+
+
+def test_a_student_is_exported_as_onnx_and_in_8_bits(data, tmp_path):
+    pytest.importorskip("onnx", reason="onnx, of the export extra, is not installed")
+    from kdjax.predict import Model
+
+    result = distill(
+        data,
+        tmp_path / "run",
+        student="torch_own:Padded",
+        method="supervised",
+        epochs=1,
+    )
+    about = result.export(tmp_path / "out", format="onnx", int8=True, calibration=8)
+    assert set(about["files"]) == {"float32", "int8"}
+    logits = Model(tmp_path / "out").logits(list(data[0]))
+    np.testing.assert_allclose(logits, result.student.logits(data[0]), atol=1e-4)

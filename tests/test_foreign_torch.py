@@ -297,3 +297,8 @@ def test_a_missing_package_is_named(monkeypatch):
     )
     with pytest.raises(UserError, match=r"pip install 'kdjax\[torchax\]'"):
         models.shapes("torch_own:Net(width=5)", CLASSES, (8, 8, 3))
+
+
+def test_what_can_be_a_level_is_listed():
+    found = models.parts("torch_own:Padded", CLASSES, (8, 8, 3))
+    assert found == ["stem", "conv1", "bn1", "conv2", "bn2", "fc"]

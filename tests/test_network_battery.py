@@ -6,6 +6,7 @@ tests/test_network_battery.py`.
 """
 
 import functools
+import importlib.util
 import os
 
 import chex
@@ -24,9 +25,12 @@ from kdjax.train.networks import Networks
 pytestmark = pytest.mark.usefixtures("x64")
 
 DROPS = "own_nets:Tiny(width=3, rate=0.5)"
+# Where torch and torchax are: a network of PyTorch's, traced.
+HAS_TORCH = all(map(importlib.util.find_spec, ("torch", "torchax")))
 NETWORKS = (
     DROPS,
     models.with_levels("own_nets:TinyNNX(width=3)", ("conv", "bn")),
+    *(("torch_own:Net(width=3, rate=0.5)",) if HAS_TORCH else ()),
     *filter(None, os.environ.get("KDJAX_TEST_NETWORKS", "").split(";")),
 )
 # Weight decay moves every parameter: off, so that gradients must.

@@ -1,7 +1,7 @@
 """What a command would do, without training: `--dry-run`."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kdjax.experiment.build import open_data
 from kdjax.experiment.config import Experiment, ancestry
 from kdjax.experiment.given_stages import with_images
 from kdjax.experiment.run import show_note
+from kdjax.experiment.stage import Stage
 from kdjax.experiment.stage_programs import StagePrograms, shapes_of
 from kdjax.experiment.store import Store
 from kdjax.runtime.console import console
@@ -81,6 +82,7 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
                 row.append(stage.seeds - finished)
             table.add_row(*map(str, row))
     console.print(table)
+    _show_levels(stages, images)
     with_bank, without = planned.passes(experiment), without_bank(experiment)
     console.print(
         f"teacher passes of the whole graph, in epochs: {with_bank:,}; "
@@ -93,3 +95,17 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
         + "".join(f"; {name} would not fit" for name in planned.too_large),
         markup=False,
     )
+
+
+def _show_levels(stages: Mapping[str, Stage], images: Images | Source) -> None:
+    """Prints which parts of PyTorch's networks can be levels, by module path."""
+    names = dict.fromkeys(
+        models.inner(model)
+        for stage in stages.values()
+        for model in stage.method.roles(stage.model).values()
+    )
+    for name in names:
+        if models.torch_network(name, images.num_classes) is None:
+            continue
+        paths = models.parts(name, images.num_classes, images.image_shape)
+        console.print(f"levels of {name}: {' '.join(paths)}", markup=False)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kdjax.models import (
     bottleneck_resnet,
+    capture,
     checks,
     cifar_resnet,
     construct,
@@ -59,6 +60,7 @@ __all__ = [
     "needs_key",
     "norms",
     "packages",
+    "parts",
     "preprocessed",
     "register",
     "resized",
@@ -259,6 +261,24 @@ def torch_variables(module: Any) -> Variables | None:
     from kdjax.models.foreign import torch
 
     return torch.variables_of(module)
+
+
+def parts(name: str, num_classes: int, image_shape: tuple[int, ...]) -> list[str]:
+    """Returns the paths of a network's parts that can be levels, as they first run.
+
+    Args:
+        name: the network's.
+        num_classes: the number of classes.
+        image_shape: height, width and channels.
+
+    Raises:
+        UserError: it fails on such images.
+    """
+    network = create(name, num_classes)
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    with checks.told(name, image_shape), capture.capturing(()) as captured:
+        jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+    return captured.seen
 
 
 def needs_key(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:

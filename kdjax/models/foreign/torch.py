@@ -314,13 +314,18 @@ def variables_of(module: torch.nn.Module) -> dict[str, Arrays]:
     frozen = set() if len(frozen) == len(parameters) else frozen
     kept = {name: value for name, value in parameters.items() if name in frozen}
     trained = {name: value for name, value in parameters.items() if name not in frozen}
+    fixed = {**kept, **_statistics(module)}
+    return {"params": _arrays(trained), "batch_stats": _arrays(fixed)}
+
+
+def _statistics(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the floating buffers that a state dict has."""
     saved = module.state_dict()
-    buffers = {
+    return {
         name: value
         for name, value in module.named_buffers()
         if name in saved and value.is_floating_point()
     }
-    return {"params": _arrays(trained), "batch_stats": _arrays({**kept, **buffers})}
 
 
 def _arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
@@ -333,7 +338,7 @@ def _arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
 
 def _constants(module: torch.nn.Module) -> Arrays:
     """Returns the buffers that are no variables: the trace's constants."""
-    known = variables_of(module)["batch_stats"]
+    known = _statistics(module)
     return {
         name: jnp.asarray(value.detach().cpu().numpy())
         for name, value in module.named_buffers()
@@ -374,6 +379,8 @@ def _generators() -> tuple[Any, ...]:
 def _reason(error: Exception) -> str:
     """Returns what a module does that cannot be traced, or '' for other errors."""
     text = str(error)
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return "keeps a tensor of an earlier call, which a traced network cannot"
     if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.JAXTypeError):
         return (
             "branches on values of its images, or makes a number of them: a traced "

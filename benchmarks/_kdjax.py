@@ -37,8 +37,16 @@ def images(case: Case, test: int = 16) -> Dataset:
     )
 
 
-def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
-    """Returns a case's program on one device, not compiled yet."""
+def program(
+    case: Case, dtype: jnp.dtype = jnp.float32, compute: jnp.dtype | None = None
+) -> Program:
+    """Returns a case's program on one device, not compiled yet.
+
+    Args:
+        case: what it trains.
+        dtype: of parameters, statistics and losses.
+        compute: of the networks' computation; None: `dtype`.
+    """
     dataset = images(case)
     mesh = parallel.make_mesh(jax.devices()[:1])
     crop = 4 if min(case.image[:2]) >= 32 else 1
@@ -58,6 +66,7 @@ def program(case: Case, dtype: jnp.dtype = jnp.float32) -> Program:
             recipe.optimiser(recipe.epochs * stream.steps) for recipe in recipes
         ),
         dtype=dtype,
+        compute=compute,
     )
     data = device_feed.place(dataset, mesh)
     return Program(step, device_feed.DeviceFeed(data, stream, mesh))
@@ -114,6 +123,11 @@ class Runner:
         """Returns the trained networks' variables as they are now, by role."""
         (state,) = self._program.unstack_replicas(self._state)
         return self._program.step.networks(state)
+
+    @property
+    def compiled_text(self) -> str:
+        """The optimised HLO of the program that a call runs."""
+        return compiled_text(self._program)
 
     @property
     def frozen(self) -> Mapping[str, Any]:

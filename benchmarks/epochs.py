@@ -3,10 +3,12 @@
     pip install -e '.[benchmark]' && python -m benchmarks.epochs --data-dir DIR
 
 runs the CTKD paper's experiment on CIFAR-10, the supervised expert and then CTKD's
-student with its scratch teacher, by `python -m kdjax.main` and by plain PyTorch with a
-DataLoader of two workers; by kdjax also with the scratch teacher's logits replayed from
-the expert's training. Every run is a process of its own; those of a round follow each
-other. kdjax's compilation, once per stage, is not in its seconds but given apart.
+student with its scratch teacher, by `python -m kdjax.main` and by PyTorch. PyTorch has
+its images in the device's memory and varies them there, as kdjax does; it runs in every
+form of `torch_steps.forms`, on a GPU compiled and in CUDA graphs. kdjax runs also with
+the scratch teacher's logits replayed from the expert's training. Every run is a process
+of its own; those of a round follow each other. What is compiled, once per stage, is in
+nobody's seconds; kdjax's compilation is given apart.
 """
 
 import argparse
@@ -25,7 +27,6 @@ from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 
 OURS = {"kdjax": "joint", "replay": "replay"}  # CTKD's scratch teacher
-LAYOUTS = ("NCHW", "channels_last")
 STAGES = {"expert": "supervised", "student": "ctkd"}
 Rates = dict[str, dict[str, float]]
 
@@ -37,7 +38,7 @@ def ours(options: argparse.Namespace, scratch: str, cache: Path) -> Rates:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "kdjax.main", f"--config=configs/ctkd.py:{arg}"),
-            f"--workdir={folder}",
+            *(f"--config.precision={options.precision}", f"--workdir={folder}"),
         ]
         if options.data_dir:
             command.append(f"--config.data.dir={options.data_dir}")
@@ -60,13 +61,19 @@ def ours(options: argparse.Namespace, scratch: str, cache: Path) -> Rates:
     }
 
 
-def theirs(options: argparse.Namespace, layout: str, cache: Path) -> Rates:
-    """Returns PyTorch's images per second and accuracy by stage."""
+def theirs(options: argparse.Namespace, flags: Sequence[str], cache: Path) -> Rates:
+    """Returns PyTorch's images per second and accuracy by stage.
+
+    Args:
+        options: the command's.
+        flags: a form's.
+        cache: folder of decoded images.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "stages.json")
         command = [
             *(sys.executable, "-m", "benchmarks.torch_training", "ctkd"),
-            *(f"--epochs={options.epochs}", f"--layout={layout}", f"--out={out}"),
+            *(f"--epochs={options.epochs}", f"--out={out}", *flags),
             *_sizes(options, " --{}={}").replace("_", "-").split(),
         ]
         if options.data_dir:
@@ -94,6 +101,15 @@ def _batch() -> int:
     return common.SETTINGS["cifar10"].recipe.batch_size
 
 
+def rivals(precision: str) -> dict[str, list[str]]:
+    """Returns PyTorch's forms in a precision: their flags by name."""
+    from benchmarks import torch_steps
+
+    bf16 = precision == "bf16"
+    forms = torch_steps.forms(torch_steps.device().type == "cuda")
+    return {form.name: form.flags for form in forms if form.bf16 == bf16}
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the figures of all rounds."""
     runs: dict[str, list[Rates]] = {}
@@ -102,10 +118,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         commands: dict[str, Callable[[], Rates]] = {}
         for name, scratch in OURS.items():
             commands[name] = lambda scratch=scratch: ours(options, scratch, cache)
-        for layout in LAYOUTS:
-            commands[f"torch {layout}"] = lambda layout=layout: theirs(
-                options, layout, cache
-            )
+        for name, flags in rivals(options.precision).items():
+            commands[name] = lambda flags=flags: theirs(options, flags, cache)
 
         def timed(name: str) -> Callable[[], float]:
             def turn() -> float:
@@ -176,6 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train-size", type=int, help="all by default")
     parser.add_argument("--test-size", type=int, help="all by default")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="of both; PyTorch's bf16 is measured on a GPU alone",
+    )
     options = parser.parse_args(argv)
     try:
         found = run(options)
@@ -184,9 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         console.print(f"epochs: {error}", markup=False)
         return 1
-    sizes = {
-        key: getattr(options, key) for key in ("train_size", "test_size", "epochs")
-    }
+    names = "train_size", "test_size", "epochs", "precision"
+    sizes = {key: getattr(options, key) for key in names}
     measure.save(options.out, {**sizes, **found})
     show(found)
     return 0

@@ -4,15 +4,19 @@
 
 kdjax runs its own compiled program: images live on the device, and the step gathers,
 crops and flips its batch. PyTorch is given ready batches in the device's memory and
-runs the same mathematics eagerly, in its default layout, as published code does, and in
-channels_last. `--check` shows that it is the same: from equal weights both take some
-steps in float64 on small networks and must agree.
+runs the same mathematics. On a GPU it does so in channels_last, in float32 (TF32, as
+kdjax) and with autocast to bfloat16: eager, as one CUDA graph of the whole step, and
+compiled by `torch.compile` in such a graph. On CPU eager and compiled, in its default
+layout and in channels_last. The ratio that counts is that of the fastest of them in
+kdjax's precision. `--check` shows that both compute the same: from equal weights both
+take some steps in float64 on small networks and must agree. `--profile` tells where
+kdjax's time goes (`benchmarks.profile`).
 """
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +27,8 @@ from kdjax.runtime import backend
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 
-OURS = "kdjax"
+OURS = {"kdjax": None, "kdjax bf16": jax.numpy.bfloat16}
+"""kdjax's programs by name, and the dtype that networks are computed in."""
 
 
 def turn(step: Callable[[], Any], calls: int, steps: int = 1) -> Callable[[], float]:
@@ -47,33 +52,67 @@ def turn(step: Callable[[], Any], calls: int, steps: int = 1) -> Callable[[], fl
 
 def measure_case(case: Case, rounds: int, calls: int, busy: float) -> dict[str, Any]:
     """Returns seconds per step of kdjax and PyTorch, and their ratios."""
-    from benchmarks import _kdjax
-    from benchmarks.torch_steps import LAYOUTS, TorchStep
+    from benchmarks import _kdjax, torch_steps
 
-    ours = _kdjax.Runner(_kdjax.program(case))
+    cuda = torch_steps.device().type == "cuda"
+    if cuda:
+        torch_steps.use_fast_products()
+    turns: dict[str, Callable[[], float]] = {}
+    for name, compute in OURS.items():
+        if compute is not None and not cuda:
+            continue  # bfloat16 is emulated on most CPUs
+        ours = _kdjax.Runner(_kdjax.program(case, compute=compute))
+        turns[name] = turn(ours, calls, ours.steps)
     images, labels = ours.batch(0)
-    turns = {OURS: turn(ours, calls, ours.steps)}
-    for layout in LAYOUTS:
-        step = TorchStep(case, layout)
-        batch = step.place(images, labels)
-        turns[f"torch {layout}"] = turn(
-            lambda step=step, batch=batch: step(*batch), calls
-        )
+    for form in torch_steps.forms(cuda):
+        step = torch_steps.TorchStep(case, form)
+        theirs = torch_steps.Repeated(step, images, labels, ours.steps)
+        turns[form.name] = turn(theirs, calls, ours.steps)
     for timed in turns.values():
         timed()  # PyTorch's first steps, too, take longer
     found = measure.interleave(turns, rounds, busy)
-    values = found.pop("values")
     return {
         "method": case.method,
         "networks": [*case.roles().values(), *case.teachers.values()],
-        "seconds": {name: measure.spread(times) for name, times in values.items()},
-        "ratio": {
-            name: measure.quotient(times, values[OURS])
-            for name, times in values.items()
-            if name != OURS
-        },
+        **compare(found.pop("values")),
         **found,
     }
+
+
+def profile_case(case: Case) -> dict[str, Any]:
+    """Returns where the time of kdjax's programs goes, by name, and shows it."""
+    from benchmarks import _kdjax, profile
+
+    found = {}
+    for name, compute in OURS.items():
+        if compute is not None and jax.default_backend() == "cpu":
+            continue
+        runner = _kdjax.Runner(_kdjax.program(case, compute=compute))
+        found[name] = profile.profile(runner)
+        profile.show(f"{case.method}, {name}", found[name])
+    return {"method": case.method, "profile": found}
+
+
+def compare(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Returns spreads of 'seconds', 'ratio' by kdjax's program, and the 'fastest'.
+
+    Args:
+        values: seconds per step in every round, by program.
+    """
+    seconds = {name: measure.spread(times) for name, times in values.items()}
+    ratio, fastest = {}, {}
+    for ours in (name for name in values if name in OURS):
+        rivals = [name for name in values if name not in OURS and same(name, ours)]
+        ratio[ours] = {
+            name: measure.quotient(values[name], values[ours]) for name in rivals
+        }
+        fastest[ours] = min(rivals, key=lambda name: seconds[name]["median"])
+    return {"seconds": seconds, "ratio": ratio, "fastest": fastest}
+
+
+def same(theirs: str, ours: str) -> bool:
+    """Returns whether two programs compute in one precision."""
+    return theirs.endswith("bf16") == ours.endswith("bf16")
 
 
 def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, float]:
@@ -93,11 +132,11 @@ def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, fl
     import torch
 
     from benchmarks import _kdjax, torch_networks
-    from benchmarks.torch_steps import TorchStep
+    from benchmarks.torch_steps import Form, TorchStep
 
     with jax.enable_x64(True):
         ours = _kdjax.Runner(_kdjax.program(case, jax.numpy.float64))
-        theirs = TorchStep(case, layout, dtype=torch.float64)
+        theirs = TorchStep(case, Form(layout), dtype=torch.float64)
         for role, variables in ours.networks().items():
             torch_networks.load(theirs.trained[role], variables)
         for network, variables in zip(theirs.frozen, ours.frozen.values(), strict=True):
@@ -137,23 +176,28 @@ def check(names: Sequence[str], limit: float = 1e-8) -> int:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    """Prints a row for every case and program."""
+    """Prints a row for every case and program; '*' marks the fastest of PyTorch."""
     rows = []
     for case in found:
-        for name, seconds in case["seconds"].items():
-            ours = name == OURS
+        for i, (name, seconds) in enumerate(case["seconds"].items()):
+            ratio = ""
+            for ours, ratios in case["ratio"].items():
+                if name in ratios:
+                    mark = " *" if case["fastest"][ours] == name else ""
+                    ratio = measure.figure(ratios[name]) + mark
             rows.append(
                 (
-                    case["method"] if ours else "",
+                    "" if i else case["method"],
                     name,
-                    measure.figure(seconds, ".0f", 1e3),
-                    "" if ours else measure.figure(case["ratio"][name]),
-                    str(case["discarded"]) if ours else "",
+                    measure.figure(seconds, ".2f", 1e3),
+                    ratio,
+                    "" if i else str(case["discarded"]),
                 )
             )
     measure.show(
-        "One training step: median [quartiles]",
-        ("case", "program", "ms", f"/ {OURS}", "discarded"),
+        "One training step: median [quartiles]; the ratio to kdjax is that of the same "
+        "precision, * of the fastest",
+        ("case", "program", "ms", "/ kdjax", "discarded"),
         rows,
     )
 
@@ -170,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="compare the results, not the times"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="tell where kdjax's time goes instead"
+    )
     options = parser.parse_args(argv)
     if options.check:
         return check(options.cases)
@@ -179,6 +226,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         case = dataclasses.replace(CASES[name], batch=options.batch)
         if options.tiny:
             case = tiny(case)
+        if options.profile:
+            found.append(profile_case(case))
+            measure.save(options.out, {"batch": case.batch, "cases": found})
+            continue
         try:
             figures = measure_case(case, options.rounds, options.calls, options.busy)
         except UserError as error:
@@ -188,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After every case: a long run that is stopped leaves what it has.
         sizes = {"batch": case.batch, "calls": options.calls, "cases": found}
         measure.save(options.out, sizes)
-    if found:
+    if found and not options.profile:
         show(found)
     return int(len(found) < len(options.cases))
 

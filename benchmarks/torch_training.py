@@ -1,8 +1,8 @@
-"""Whole experiments in plain PyTorch, as published code runs them.
+"""Whole experiments in plain PyTorch, as its fastest public codes run them.
 
-`ctkd` trains the expert and then, with CTKD, student and scratch teacher: a DataLoader
-of two workers crops and flips image by image. `chain` trains DGKD's chain without
-augmentation, with every guide in every step, on images that are in memory already.
+`ctkd` trains the expert and then, with CTKD, student and scratch teacher. `chain`
+trains DGKD's chain without augmentation, with every guide in every step. The images lie
+in the device's memory, where whole batches are gathered, cropped and flipped at once.
 Other benchmarks run this module as a process of its own.
 """
 
@@ -10,97 +10,133 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import torch_steps
 from benchmarks.cases import Case
-from benchmarks.torch_steps import LAYOUTS, TorchStep, device
+from benchmarks.torch_steps import LAYOUTS, Form, TorchStep, device
 from configs import common, dgkd
 from kdjax.data import sources
 from kdjax.data.sources import Split
 from kdjax.experiment import chains
 
-_WORKERS = 2
 _EVAL_BATCH = 256
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
-class Images(Dataset):
-    """Images of a split, normalised; cropped and flipped if `crop` is positive."""
+class Images:
+    """A split on the device; every iteration is an epoch of batches made there."""
 
     def __init__(
-        self, split: Split, mean: Sequence[float], std: Sequence[float], crop: int
+        self,
+        split: Split,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch: int,
+        *,
+        crop: int = 0,
+        shuffle: bool = False,
     ):
-        self._images, self._labels, self._crop = split.images, split.labels, crop
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+        """Moves the images to the device; without a crop they are normalised once.
 
-    def __len__(self) -> int:
-        return len(self._labels)
+        Args:
+            split: uint8 images `[N, height, width, channels]` and labels `[N]`.
+            mean: by channel, of values from 0 to 1.
+            std: likewise.
+            batch: images in a batch.
+            crop: how far the border is reflected; images are then cropped at random
+                from it, and half of them flipped.
+            shuffle: whether an epoch has an order of its own, and whole batches only,
+                as kdjax's has.
+        """
+        self._batch, self._crop, self._shuffle = batch, crop, shuffle
+        self._mean, self._std = (
+            torch.tensor(values, device=device()).view(3, 1, 1)
+            for values in (mean, std)
+        )
+        border = (0, 0), (crop, crop), (crop, crop), (0, 0)
+        pixels = np.pad(split.images, border, "symmetric")
+        # [N, channels, height, width] whatever the layout in memory is.
+        self._pixels = torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2)
+        self._labels = torch.from_numpy(np.array(split.labels)).long().to(device())
+        if not crop:
+            self._pixels = self._normalised(self._pixels)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        image, crop = self._images[i], self._crop
-        if crop:
-            height, width, _ = image.shape
-            padded = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), "symmetric")
-            top, left = torch.randint(0, 2 * crop + 1, (2,)).tolist()
-            image = padded[top : top + height, left : left + width]
-            if torch.rand(()) < 0.5:
-                image = image[:, ::-1]
-        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255
-        return (tensor - self._mean) / self._std, int(self._labels[i])
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels.float() / 255 - self._mean) / self._std
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields images `[batch, channels, height, width]` and labels."""
+        size = len(self._labels)
+        order = torch.arange(size, device=device())
+        if self._shuffle:
+            order = torch.randperm(size, device=device())
+            order = order[: size // self._batch * self._batch]
+        for index in order.split(self._batch):
+            yield self.images(index), self._labels[index]
+
+    def images(self, index: torch.Tensor) -> torch.Tensor:
+        """Returns images by position, varied if there is a crop."""
+        if not self._crop:
+            return self._pixels[index]
+        *_, height, width = self._pixels.shape
+        count, shifts = len(index), 2 * self._crop
+
+        def some(high: int) -> torch.Tensor:
+            return torch.randint(0, high, (count, 1), device=device())
+
+        rows = some(shifts + 1) + torch.arange(height - shifts, device=device())
+        columns = torch.arange(width - shifts, device=device()).expand(count, -1)
+        columns = torch.where(some(2) == 1, columns.flip(1), columns)
+        columns = some(shifts + 1) + columns
+        # One gather for the batch: [batch, height, width, channels], and back.
+        cropped = self._pixels.permute(0, 2, 3, 1)[
+            index[:, None, None], rows[:, :, None], columns[:, None, :]
+        ]
+        return self._normalised(cropped.permute(0, 3, 1, 2))
 
 
-def in_memory(images: Dataset, batch: int, shuffle: bool) -> Callable[[], Batches]:
-    """Returns a function that gives an epoch of batches of images made beforehand."""
-    pairs = [images[i] for i in range(len(images))]
-    pixels = torch.stack([pixel for pixel, _ in pairs]).to(device())
-    labels = torch.tensor([label for _, label in pairs]).to(device())
-
-    def epoch() -> Batches:
-        order = torch.randperm(len(labels)) if shuffle else torch.arange(len(labels))
-        if shuffle:  # as kdjax: whole batches alone train
-            order = order[: len(order) // batch * batch]
-        for index in order.split(batch):
-            yield pixels[index], labels[index]
-
-    return epoch
-
-
-def evaluate(network: nn.Module, step: TorchStep, batches: Batches) -> float:
+def evaluate(network: nn.Module, step: TorchStep, images: Images) -> float:
     """Returns the share of images that the network classifies rightly."""
     network.eval()
-    right = count = 0
+    right = torch.zeros((), dtype=torch.long, device=device())
+    count = 0
     with torch.no_grad():
-        for images, labels in batches:
-            images, labels = step.move(images, labels)
-            right += (network(images)[0].argmax(1) == labels).sum().item()
+        for batch, labels in images:
+            batch, labels = step.move(batch, labels)
+            right += (network(batch)[0].argmax(1) == labels).sum()
             count += len(labels)
-    return right / count
+    network.train()
+    return right.item() / count
 
 
 def train(
     step: TorchStep,
     epochs: int,
-    batches: Callable[[], Batches],
-    test: Callable[[], Batches],
+    images: Images,
+    test: Images,
     evaluate_every: int = 1,
 ) -> dict[str, Any]:
-    """Trains one stage and returns its seconds, images and test accuracies."""
+    """Trains one stage and returns its seconds, images and test accuracies.
+
+    What is compiled or captured is so before the clock starts, as kdjax's seconds are
+    without compilation.
+    """
+    step.prepare(*step.move(*next(iter(images))))
     begin, count, accuracy = time.perf_counter(), 0, {}
     for epoch in range(1, epochs + 1):
-        for images, labels in batches():
-            step(*step.move(images, labels))
+        for batch, labels in images:
+            total = step.update(*step.move(batch, labels))
             count += len(labels)
+        total.item()  # waits
         if epoch % evaluate_every == 0 or epoch == epochs:
             accuracy = {
-                role: evaluate(network, step, test())
+                role: evaluate(network, step, test)
                 for role, network in step.trained.items()
             }
     seconds = time.perf_counter() - begin
@@ -111,47 +147,40 @@ def ctkd(options: argparse.Namespace) -> dict[str, Any]:
     """Trains the CTKD paper's expert, and its student with the scratch teacher."""
     setting = common.SETTINGS["cifar10"]
     data = _load("cifar10", options)
-    train_images = Images(data.train, data.mean, data.std, setting.augment.crop)
-    loader = DataLoader(
-        train_images,
+    form = form_of(options)
+    images = Images(
+        data.train,
+        data.mean,
+        data.std,
         setting.recipe.batch_size,
+        crop=setting.augment.crop,
         shuffle=True,
-        drop_last=True,
-        num_workers=_WORKERS,
-        persistent_workers=_WORKERS > 0,
     )
-    tests = DataLoader(
-        Images(data.test, data.mean, data.std, 0),
-        _EVAL_BATCH,
-        num_workers=_WORKERS,
-        persistent_workers=_WORKERS > 0,
-    )
+    tests = Images(data.test, data.mean, data.std, _EVAL_BATCH)
     sizes = {"recipe": setting.recipe, "image": data.image_shape}
-    expert = TorchStep(Case("supervised", setting.teacher, **sizes), options.layout)
+    expert = TorchStep(Case("supervised", setting.teacher, **sizes), form)
+    stages = {"expert": train(expert, options.epochs, images, tests)}
+    # As in the config's graph: the student learns from the expert that is trained.
     student = TorchStep(
         Case("ctkd", setting.student, {"expert": setting.teacher}, **sizes),
-        options.layout,
+        form,
         frozen=[expert.trained["student"]],
     )
-    # As in the config's graph: the student learns from the expert that is trained.
-    stages = {}
-    for name, step in (("expert", expert), ("student", student)):
-        for network in step.frozen:
-            network.eval()
-        stages[name] = train(step, options.epochs, lambda: loader, lambda: tests)
+    stages["student"] = train(student, options.epochs, images, tests)
     return stages
+
+
+def form_of(options: argparse.Namespace) -> Form:
+    """Returns the form that the command's options name."""
+    return Form(options.layout, options.bf16, options.compile, options.graph)
 
 
 def chain(options: argparse.Namespace) -> dict[str, Any]:
     """Trains DGKD's chain: every network is taught by all before it."""
     recipe = dgkd.SETTINGS["cifar100-plain"][1].recipe
     data = _load("cifar100", options, normalise=False)
-    batches = in_memory(
-        Images(data.train, data.mean, data.std, 0), recipe.batch_size, shuffle=True
-    )
-    tests = in_memory(
-        Images(data.test, data.mean, data.std, 0), _EVAL_BATCH, shuffle=False
-    )
+    images = Images(data.train, data.mean, data.std, recipe.batch_size, shuffle=True)
+    tests = Images(data.test, data.mean, data.std, _EVAL_BATCH)
     stages: dict[str, Any] = {}
     done: dict[str, nn.Module] = {}
     for model in chains.networks(options.path):
@@ -165,11 +194,11 @@ def chain(options: argparse.Namespace) -> dict[str, Any]:
         )
         step = TorchStep(
             case,
-            options.layout,
+            form_of(options),
             frozen=list(done.values()),
             no_grad=not options.with_grad,
         )
-        stages[model] = train(step, options.epochs, batches, tests, options.epochs)
+        stages[model] = train(step, options.epochs, images, tests, options.epochs)
         done[model] = step.trained["student"]
     return stages
 
@@ -184,23 +213,33 @@ def _load(name: str, options: argparse.Namespace, normalise: bool = True) -> Any
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs an experiment and writes its stages' figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.torch_training")
-    parser.add_argument("experiment", choices=("ctkd", "chain"))
-    parser.add_argument("--data-dir")
-    parser.add_argument("--train-size", type=int)
-    parser.add_argument("--test-size", type=int)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="NCHW")
-    parser.add_argument("--path", help="of the chain, such as plain10/plain6/plain2")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.torch_training")
+    made.add_argument("experiment", choices=("ctkd", "chain"))
+    made.add_argument("--data-dir")
+    made.add_argument("--train-size", type=int)
+    made.add_argument("--test-size", type=int)
+    made.add_argument("--epochs", type=int, required=True)
+    made.add_argument("--layout", choices=tuple(LAYOUTS), default="NCHW")
+    made.add_argument("--bf16", action="store_true", help="under autocast")
+    made.add_argument("--compile", action="store_true", help="by torch.compile")
+    made.add_argument("--graph", action="store_true", help="a CUDA graph of the step")
+    made.add_argument("--path", help="of the chain, such as plain10/plain6/plain2")
+    made.add_argument(
         "--with-grad",
         action="store_true",
         help="guides without no_grad, as in the released code",
     )
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
+    made.add_argument("--out", type=Path, required=True)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs an experiment and writes its stages' figures."""
+    options = parser().parse_args(argv)
+    if device().type == "cuda":
+        torch_steps.use_fast_products()
     stages = {"ctkd": ctkd, "chain": chain}[options.experiment](options)
     options.out.write_text(json.dumps(stages))
     return 0

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import kd
 from kdjax.experiment import builders
+from kdjax.experiment.config import MOST_GENERATIONS
 from kdjax.runtime.errors import UserError
 
 ARGUMENTS = {**builders.SHRINK, "dataset": str, "model": str, "generations": int}
@@ -30,6 +31,10 @@ def get_config(arg: str = "") -> ConfigDict:
     generations = values.get("generations", 3)
     if generations < 2:
         raise UserError(f"generations={generations}: a teacher and a student at least")
+    if generations > MOST_GENERATIONS:
+        raise UserError(
+            f"generations={generations} are too many; the most is {MOST_GENERATIONS}"
+        )
     hyper: dict[str, Any] = {"form": "added", "alpha": 1.0, "temperature": 1.0}
     stages = {"generation0": builders.stage(model)}
     for number in range(1, generations):

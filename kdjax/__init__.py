@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _API = ("Network", "Result", "UserError", "distill", "load", "open_data", "run")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from kdjax.runtime import command
+from kdjax.runtime.signals import Interrupt
 
 _USAGE = """\
 usage: kdjax --config CONFIG[:ARG] --workdir DIR [--config.KEY=VALUE]
@@ -30,7 +31,14 @@ of several processes, each has (unless Slurm, Open MPI or a TPU slice tells it):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs an experiment and returns the exit code."""
-    return command.run(lambda: _main(sys.argv if argv is None else argv))
+    # Before anything large is imported, which takes seconds.
+    interrupt = Interrupt(at_once=True)
+
+    def run() -> None:
+        with interrupt.installed():
+            _main(sys.argv if argv is None else argv, interrupt)
+
+    return command.run(run)
 
 
 def script() -> int:
@@ -41,10 +49,10 @@ def script() -> int:
     """
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())
-    return main()
+    return command.finish(main())
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(argv: Sequence[str], interrupt: Interrupt) -> None:
     """Joins the other processes, if there are any, and does what was asked for."""
     from kdjax.experiment import published
     from kdjax.experiment.flags import parse_flags
@@ -62,7 +70,6 @@ def _main(argv: Sequence[str]) -> None:
     from kdjax.experiment.run import Run
     from kdjax.runtime import backend, distributed, parallel
     from kdjax.runtime.console import console
-    from kdjax.runtime.signals import Interrupt
 
     parsed = parse_config(options.config)
     if options.dry_run:
@@ -72,11 +79,9 @@ def _main(argv: Sequence[str]) -> None:
         options.coordinator, options.processes, options.process, wait=options.wait
     )
     console.quiet = not parallel.is_first()
-    interrupt = Interrupt()
-    interrupt.install()
     backend.use_compilation_cache()
     Run(parsed, options.workdir, interrupt).run(options.stages)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.finish(main()))

@@ -97,24 +97,36 @@ def test_figures_are_saved_with_versions_and_load(tmp_path):
     measure.save(None, {})
 
 
-def test_the_table_of_steps_shows_ratios(capsys):
-    one = measure.spread([0.2, 0.25, 0.3])
-    figures = {
-        "method": "kd",
-        "seconds": {"kdjax": one, "torch NCHW": one},
-        "ratio": {"torch NCHW": measure.quotient([3.0], [2.0])},
-        "discarded": 4,
+def test_steps_are_compared_with_the_fastest_of_the_same_precision(capsys):
+    found = steps.compare(
+        {
+            "kdjax": [2.0, 4.0],
+            "kdjax bf16": [1.0, 1.0],
+            "torch eager": [6.0, 12.0],
+            "torch CUDA graph": [3.0, 6.0],
+            "torch CUDA graph bf16": [2.5, 2.5],
+        }
+    )
+    assert found["fastest"] == {
+        "kdjax": "torch CUDA graph",
+        "kdjax bf16": "torch CUDA graph bf16",
     }
-    steps.show([figures])
+    assert found["ratio"]["kdjax"]["torch CUDA graph"]["values"] == [1.5, 1.5]
+    assert list(found["ratio"]["kdjax bf16"]) == ["torch CUDA graph bf16"]
+    steps.show([{"method": "kd", "discarded": 4, **found}])
     rows = [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("│")
     ]
-    assert rows == [
-        ["kd", "kdjax", "250 [225, 275]", "", "4"],
-        ["", "torch NCHW", "250 [225, 275]", "1.50 [1.50, 1.50]", ""],
+    assert [row[3] for row in rows] == [
+        "",
+        "",
+        "3.00 [3.00, 3.00]",
+        "1.50 [1.50, 1.50] *",
+        "2.50 [2.50, 2.50] *",
     ]
+    assert rows[0] == ["kd", "kdjax", "3000.00 [2500.00, 3500.00]", "", "4"]
 
 
 def test_a_turn_leaves_its_first_call_out(monkeypatch):
@@ -179,9 +191,10 @@ def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
     monkeypatch.setattr(
         epochs, "ours", lambda options, scratch, cache: rates(next(fast[scratch]))
     )
-    monkeypatch.setattr(epochs, "theirs", lambda options, layout, cache: rates(300.0))
+    monkeypatch.setattr(epochs, "theirs", lambda options, flags, cache: rates(300.0))
+    monkeypatch.setattr(epochs, "rivals", lambda precision: {"torch NCHW": []})
     monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.9, 0.0, 0.0]),))
-    found = epochs.run(argparse.Namespace(rounds=2, busy=0.1))
+    found = epochs.run(argparse.Namespace(rounds=2, busy=0.1, precision="float32"))
     ratio = found["stages"]["ctkd"]["ratio"]
     assert ratio["kdjax"]["torch NCHW"]["values"] == [2.0, 3.0]
     assert ratio["replay"]["torch NCHW"]["values"] == [4.0, 8.0]
@@ -204,6 +217,7 @@ def test_epochs_train_the_form_that_they_name(monkeypatch, tmp_path, scratch):
         stages = parse_config(parse_flags(args).config).stages
         assert stages["student"].method.replay == (scratch == "replay")
         assert stages["expert"].recipe.epochs == 3
+        assert "--config.precision=bf16" in args
         workdir = args[-1].removeprefix("--workdir=")
         for stage in epochs.STAGES:
             folder = Path(workdir, "stages", f"{stage}-0123")
@@ -212,6 +226,7 @@ def test_epochs_train_the_form_that_they_name(monkeypatch, tmp_path, scratch):
 
     monkeypatch.setattr(epochs.subprocess, "run", run)
     sizes = {"train_size": 512, "test_size": None, "data_dir": None}
+    sizes["precision"] = "bf16"
     options = argparse.Namespace(epochs=3, **sizes)
     rates = epochs.ours(options, scratch, tmp_path)
     assert rates["student"]["images_per_second"] == 4 * 128 / 2.0

@@ -107,4 +107,4 @@ def test_a_full_disk_ends_with_one_line(run, monkeypatch):
 
     monkeypatch.setattr("kdjax.experiment.dry_run.show", full)
     _, err = run(PLAIN, "--dry-run", code=2)
-    assert err == "kdjax: No space left on device: results.json\n"
+    assert err.startswith("kdjax: No space left on device: results.json; free some")

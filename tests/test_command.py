@@ -11,6 +11,7 @@ from kdjax.runtime import command
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupted
 
+BROKEN = OSError(errno.EIO, "Input/output error")
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/x")
 
 
@@ -25,7 +26,10 @@ def failing(error):
     ("error", "code", "line"),
     [
         (UserError("epochs=0"), 2, "epochs=0"),
-        (FULL, 2, "No space left on device: runs/x"),
+        (FULL, 2, "No space left on device: runs/x; free some space"),
+        (BROKEN, 2, "Input/output error; see to the disk and run the same command"),
+        (MemoryError("allocate 5 GiB"), 2, "there is not enough memory: allocate"),
+        (UserError("a" * 5000 + "b"), 2, "aaa"),
         (Interrupted(15), 143, "stopped by SIGTERM; the same command goes on from"),
     ],
 )
@@ -35,11 +39,12 @@ def test_what_a_user_can_correct_is_one_line(capsys, error, code, line):
     assert out == ""
     assert err.startswith(f"kdjax: {line}")
     assert err.count("\n") == 1
+    assert len(err) <= 300
     assert command.run(failing(error), prefix="") == code
     assert capsys.readouterr().err.startswith(line)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyError("a")])
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "broken"), KeyError("a")])
 def test_a_mistake_of_the_program_is_raised(error):
     with pytest.raises(type(error)):
         command.run(failing(error))

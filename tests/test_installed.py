@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from quick import QUICK
 
+import kdjax
 from configs import ctkd
 from kdjax.experiment.build import open_data
 from kdjax.experiment.config import parse_config
@@ -53,7 +54,7 @@ class Installed:
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == code, (done.stdout, done.stderr)
         return done
@@ -89,7 +90,7 @@ def test_the_wheel_has_package_and_configs_alone(installed):
         names = file.namelist()
     assert {name.split("/")[0] for name in names} == {
         "kdjax",
-        "kdjax-0.1.0.dist-info",
+        f"kdjax-{kdjax.__version__}.dist-info",
     }
     published = [name for name in names if name.startswith("kdjax/published/")]
     assert sorted(published) == [f"kdjax/published/{name}" for name in CONFIGS]

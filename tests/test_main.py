@@ -107,7 +107,7 @@ def test_missing_flags(error):
         ("data.train_size=1438", ["train_size", "1 to 1437", "not 1438"]),
         ("data.test_size=0", ["test_size", "1 to 360", "not 0"]),
         ("data.augment.padding=edge", ["'edge'", "reflect, zero"]),
-        ("stages.student.model=resnext", ["'resnext'", "wrn-DEPTH-WIDEN"]),
+        ("stages.student.model=resnext", ["'resnext'", "choices: resnet-DEPTH"]),
         ("stages.student.model=wrn-17-1", ["wrn-17-1", "17", "10, 16, 22"]),
         ("stages.student.ctkd.scratch=wrn-17-1", ["wrn-17-1", "17", "10, 16, 22"]),
         ("stages.student.method=nope", ["'nope'", "choices: supervised, "]),

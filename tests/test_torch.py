@@ -51,7 +51,7 @@ def test_plain_networks_have_the_parameters_of_kdjax(depth, classes):
 def test_guides_are_differentiated_without_no_grad_and_only_then():
     case = tiny(CASES["dgkd"])
     for no_grad in (True, False):
-        step = torch_steps.TorchStep(case, "NCHW", no_grad=no_grad)
+        step = torch_steps.TorchStep(case, no_grad=no_grad)
         before = [
             {k: v.clone() for k, v in guide.state_dict().items()}
             for guide in step.frozen
@@ -64,14 +64,17 @@ def test_guides_are_differentiated_without_no_grad_and_only_then():
             assert all(torch.equal(new[k], value) for k, value in old.items())
 
 
+def images(split, mean, std, **options):
+    return torch_training.Images(split, (mean,) * 3, (std,) * 3, 4, **options)
+
+
 def test_images_are_cropped_within_their_reflected_border_and_flipped():
     pixels = np.arange(5 * 6 * 6 * 3, dtype=np.uint8).reshape(5, 6, 6, 3)
     split = Split(pixels, np.arange(5, dtype=np.int32))
-    plain = torch_training.Images(split, (0.5,) * 3, (0.25,) * 3, 0)
+    plain = images(split, 0.5, 0.25)
     expected = (pixels[2].transpose(2, 0, 1) / 255 - 0.5) / 0.25
-    image, label = plain[2]
-    np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
-    assert label == 2
+    index = torch.tensor([0, 2])
+    np.testing.assert_allclose(plain.images(index)[1], expected, rtol=1e-5, atol=1e-6)
     border = np.pad(expected, ((0, 0), (1, 1), (1, 1)), "symmetric")
     choices = [
         border[:, i : i + 6, j : j + 6][:, :, ::turn]
@@ -80,23 +83,82 @@ def test_images_are_cropped_within_their_reflected_border_and_flipped():
         for turn in (1, -1)
     ]
     torch.manual_seed(0)
-    varied = torch_training.Images(split, (0.5,) * 3, (0.25,) * 3, 1)
+    varied = images(split, 0.5, 0.25, crop=1)
     seen = set()
     for _ in range(200):
-        found = varied[2][0].numpy()
+        found = varied.images(index)[1].numpy()
         near = [i for i, c in enumerate(choices) if np.allclose(found, c, atol=1e-5)]
         assert near
         seen.add(near[0])
     assert len(seen) == len(choices)
 
 
-def test_batches_in_memory_are_whole_when_they_train():
+@pytest.mark.parametrize("crop", [0, 1])
+def test_batches_are_whole_when_they_train(crop):
     split = Split(np.zeros((10, 4, 4, 3), np.uint8), np.arange(10, dtype=np.int32))
-    images = torch_training.Images(split, (0.0,) * 3, (1.0,) * 3, 0)
-    train = torch_training.in_memory(images, 4, shuffle=True)
-    test = torch_training.in_memory(images, 4, shuffle=False)
-    assert [len(labels) for _, labels in train()] == [4, 4]
-    assert torch.cat([labels for _, labels in test()]).tolist() == list(range(10))
+    train = images(split, 0.0, 1.0, crop=crop, shuffle=True)
+    test = images(split, 0.0, 1.0)
+    assert [(len(x), len(labels)) for x, labels in train] == [(4, 4), (4, 4)]
+    assert torch.cat([labels for _, labels in test]).tolist() == list(range(10))
+
+
+def test_a_step_is_prepared_without_a_trace():
+    case = tiny(CASES["ctkd"])
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(4, *case.image)), np.arange(4)) for _ in range(3)]
+    losses = []
+    for prepared in (False, True):
+        torch.manual_seed(0)
+        step = torch_steps.TorchStep(case, dtype=torch.float64)
+        first, *rest = [step.place(*batch) for batch in batches]
+        if prepared:
+            step.prepare(*first)
+        losses.append([step(*batch) for batch in rest])
+    assert losses[0] == losses[1]
+
+
+def test_a_graph_reads_every_batch_where_it_was_captured(monkeypatch):
+    """With stand-ins for CUDA's: a replay runs the step on the captured memory."""
+    case, form = tiny(CASES["supervised"]), torch_steps.Form(graph=True)
+    step = torch_steps.TorchStep(case, form, dtype=torch.float64)
+
+    class Replayed:
+        def replay(self):
+            step._total = step._eager(*step._batch)
+
+    def capture():
+        step._graph = Replayed()
+
+    monkeypatch.setattr(step, "_capture", capture)
+    plain = torch_steps.TorchStep(case, dtype=torch.float64)
+    for role, network in plain.trained.items():
+        network.load_state_dict(step.trained[role].state_dict())
+    rng = np.random.default_rng(0)
+    batches = [
+        step.place(rng.normal(size=(4, *case.image)), np.arange(4)) for _ in range(3)
+    ]
+    with pytest.raises(AssertionError, match="prepare"):
+        step(*batches[0])
+    step.prepare(*batches[0])
+    assert [step(*batch) for batch in batches] == [plain(*batch) for batch in batches]
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_forms_are_those_of_the_device(cuda, monkeypatch, capsys):
+    monkeypatch.setattr(torch_steps, "missing_compiler", lambda: "")
+    found = torch_steps.forms(cuda)
+    assert any(form.compiled for form in found)
+    assert {form.bf16 for form in found} == ({True, False} if cuda else {False})
+    assert {form.graph for form in found} == ({True, False} if cuda else {False})
+    assert len({form.name for form in found}) == len(found)
+    command = ["ctkd", "--epochs=1", "--out=x"]
+    for form in found:
+        options = torch_training.parser().parse_args([*command, *form.flags])
+        assert torch_training.form_of(options) == form
+    monkeypatch.setattr(torch_steps, "missing_compiler", lambda: "no g++")
+    left = torch_steps.forms(cuda)
+    assert left == [form for form in found if not form.compiled]
+    assert "no g++" in capsys.readouterr().out
 
 
 def test_an_attention_map_is_that_of_the_loss():
@@ -115,7 +177,6 @@ def test_whole_experiments_train_and_report(experiment, tmp_path, monkeypatch, r
 
     data = Dataset("tiny", "1", split(130), split(9), 10, (0.5,) * 3, (0.25,) * 3)
     monkeypatch.setattr(torch_training.sources, "load", lambda *a, **k: data)
-    monkeypatch.setattr(torch_training, "_WORKERS", 0)  # no forks beside jax
     out = tmp_path / "stages.json"
     argv = [experiment, "--epochs=1", "--path=plain4/plain3/plain2", f"--out={out}"]
     assert torch_training.main([*argv, "--with-grad"]) == 0

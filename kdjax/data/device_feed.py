@@ -51,11 +51,11 @@ def place(dataset: Dataset, mesh: Mesh) -> DeviceDataset:
     )
 
 
-def shapes(source: Source, mesh: Mesh) -> DeviceDataset:
+def shapes(source: Dataset | Source, mesh: Mesh) -> DeviceDataset:
     """Returns the shapes of what `place` returns, for programs that are not run.
 
     Args:
-        source: what is known of the data set.
+        source: the data set, or what is known of it.
         mesh: need not be of this machine's devices.
     """
     everywhere = parallel.replicated(mesh)

@@ -3,13 +3,18 @@
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from kdjax.data.limits import MOST_PIXELS
 from kdjax.runtime.errors import UserError
+
+# Who has too many pixels is refused, in one line of our own.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 VERSION = 1
 """Raised when the same file would become other pixels."""
@@ -110,7 +115,7 @@ def view(
         shape: height, width and channels of the result.
 
     Raises:
-        ValueError: it is too small, or has pixels that are no colours.
+        ValueError: it is too small or too large, or has pixels that are no colours.
         OSError: it is no image, or damaged; PIL raises further kinds.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as one:
@@ -123,11 +128,21 @@ def _view(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises ValueError if an image is too small to show anything."""
+    """Raises ValueError if an image is too small to show anything, or too large."""
     if min(image.size) < SMALLEST:
         raise ValueError(
             f"it is {image.width}x{image.height} pixels; the least is "
             f"{SMALLEST}x{SMALLEST}"
+        )
+    check_large(image)
+
+
+def check_large(image: Image.Image) -> None:
+    """Raises ValueError if an image has too many pixels to decode it, by its header."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(
+            f"it is {image.width}x{image.height} pixels; the most is {MOST_PIXELS:,} "
+            "in all"
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from kdjax.data import sources, tfds_files
 from kdjax.runtime import command, private_names
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import expand
 
 
 def prepare(
@@ -73,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder with the published archives (default: download them)",
     )
     options = parser.parse_args(argv)
-    data_dir = options.data_dir.expanduser()
-    archive_dir = options.archive_dir and options.archive_dir.expanduser()
-    return command.run(
-        lambda: print(prepare(options.name, data_dir, archive_dir)), prefix=""
-    )
+
+    def run() -> None:
+        archives = options.archive_dir and expand(options.archive_dir)
+        print(prepare(options.name, expand(options.data_dir), archives))
+
+    return command.run(run, prefix="")
 
 
 def _build(

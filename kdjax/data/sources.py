@@ -8,7 +8,6 @@ folder in which TFDS or `python -m kdjax.data.prepare` put them.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from kdjax.data import tfds_files
 from kdjax.data.subsets import check_held, check_size, stratified
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.runtime.files import digest
+from kdjax.runtime.files import digest, expand
 
 _OF_DIGITS = ("digits", "svhn")  # whose classes are these
 _DIGITS_TEST = 360  # a fifth of the 1,797 digits
@@ -308,7 +307,7 @@ def class_names(name: str, dir: str | None = None) -> tuple[str, ...]:
     source = SOURCES.get(name)
     if source is None or source.tfds_name is None:
         return ()
-    folder = pathlib.Path(dir or tfds_files.default_data_dir()).expanduser()
+    folder = expand(dir or tfds_files.default_data_dir())
     prepared = tfds_files.find(name, source.tfds_name, folder)
     names = tfds_files.class_names(prepared) if prepared else ()
     return names if len(names) == source.num_classes else ()

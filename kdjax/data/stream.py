@@ -49,6 +49,14 @@ def _order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
     return jax.random.permutation(fold(key, epoch, "order"), examples)
 
 
+def check_batch_size(batch_size: int, size: int) -> None:
+    """Raises UserError if a batch is larger than the training set."""
+    if batch_size > size:
+        raise UserError(
+            f"batch_size={batch_size} is larger than the training set of {size} images"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """The training stream of one data set, batch size and augmentation.
@@ -73,11 +81,7 @@ class Stream:
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        if self.batch_size > self.size:
-            raise UserError(
-                f"batch_size={self.batch_size} is larger than the training set of "
-                f"{self.size} images"
-            )
+        check_batch_size(self.batch_size, self.size)
 
     @property
     def steps(self) -> int:

@@ -25,8 +25,9 @@ import absl.logging
 import numpy as np
 from PIL import Image
 
+from kdjax.data import pixels
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import cache_folder
+from kdjax.runtime.files import cache_folder, expand
 
 _CHUNK = 1000  # records fetched at once: array_record reads them in parallel
 
@@ -57,9 +58,7 @@ class Prepared:
 
 def default_data_dir() -> pathlib.Path:
     """Returns the folder in which TFDS keeps data sets by default."""
-    return pathlib.Path(
-        os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
+    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def prepare_command(
@@ -160,7 +159,7 @@ def locate(
     Raises:
         UserError: it is not there (the message shows how to get it); or as for `find`.
     """
-    folder = pathlib.Path(dir or default_data_dir()).expanduser()
+    folder = expand(dir or default_data_dir())
     prepared = find(name, tfds_name, folder, version, own)
     if prepared is None:
         raise UserError(
@@ -242,6 +241,7 @@ def _decode(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
                 rows = list(range(start, min(start + _CHUNK, len(source))))
                 for row, example in zip(rows, source.__getitems__(rows), strict=True):
                     with Image.open(io.BytesIO(example["image"])) as image:
+                        pixels.check_large(image)
                         # Some of Tiny ImageNet's files are grayscale.
                         images[row] = image.convert("RGB")
                     labels[row] = example["label"]

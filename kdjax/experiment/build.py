@@ -1,7 +1,7 @@
 """From an experiment to its parts: the data set, the steps, what feeds them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,13 +12,14 @@ from kdjax.data.device_feed import DeviceDataset, DeviceFeed
 from kdjax.data.feed import Feed
 from kdjax.data.own.vary import Vary
 from kdjax.data.sources import Source
-from kdjax.data.stream import Stream
+from kdjax.data.stream import Stream, check_batch_size
 from kdjax.data.streaming.crop import Crop
 from kdjax.data.streaming.dataset import Images, Streamed, open_streamed
 from kdjax.data.streaming.feed import StreamedFeed
 from kdjax.experiment.config import PRECISIONS, Experiment
 from kdjax.experiment.stage import Stage
 from kdjax.runtime.errors import UserError
+from kdjax.train.recipe import Recipe
 from kdjax.train.step import Step
 
 
@@ -49,13 +50,19 @@ def open_images(data: Mapping[str, Any], augment: Augment | Crop | Vary) -> Imag
     return open_streamed(**options, crop=augment)
 
 
+MOST_STEPS = 2**31
+"""Of a stage: they are counted in 32 bits."""
+
+
 @contextlib.contextmanager
 def naming(stage: Stage) -> Iterator[None]:
     """Puts the stage's name before what is wrong with it."""
     try:
         yield
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from error
+    # Losses and shapes raise plain ones for values and sizes that they refuse.
+    except (ValueError, OverflowError) as error:
+        line = " ".join(str(error).splitlines())
+        raise UserError(f"stage {stage.name!r}: {line}") from error
 
 
 def make_feed(
@@ -96,6 +103,7 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
     steps = {}
     for name, stage in experiment.stages.items():
         with naming(stage):
+            check_steps(stage.recipes, images.train_size)
             steps[name] = step = Step(
                 method=stage.method,
                 student=stage.model,
@@ -117,4 +125,22 @@ def make_steps(experiment: Experiment, images: Images | Source) -> dict[str, Ste
                 **stage.recipe.step_options(),
             )
             step.shapes()
+            step.target_specs  # noqa: B018 (what a loss refuses is raised here)
     return steps
+
+
+def check_steps(recipes: Iterable[Recipe], train_size: int) -> None:
+    """Raises UserError unless there is a step in an epoch, and they can be counted.
+
+    Args:
+        recipes: of a stage's phases.
+        train_size: the number of training images.
+    """
+    for recipe in recipes:
+        check_batch_size(recipe.batch_size, train_size)
+        steps = recipe.epochs * (train_size // recipe.batch_size)
+        if steps >= MOST_STEPS:
+            raise UserError(
+                f"epochs={recipe.epochs} of {train_size // recipe.batch_size} steps "
+                f"are more than {MOST_STEPS - 1:,} steps, which is the most"
+            )

@@ -93,8 +93,14 @@ def parse_arg(
     if variant not in variants:
         raise unknown("variant", variant, variants)
     values = {}
-    for word in words:
-        key, _, value = word.partition("=")
+    for before, word in zip(("", *words), words, strict=False):
+        key, equals, value = word.partition("=")
+        if not equals and key not in known:
+            pair = f"{before},{word}"
+            raise UserError(
+                f"argument {word!r} is not KEY=VALUE"
+                + (f" (in {pair!r}: a decimal point is '.')" if before else "")
+            )
         if key not in known:
             raise unknown("argument", key, known)
         try:

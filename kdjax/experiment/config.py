@@ -85,6 +85,9 @@ class Experiment:
         }
 
 
+MOST_GENERATIONS = 200
+"""Stages one behind the other: the fingerprint of one hashes that of the one before."""
+
 _CONFIG = ("data", "recipe", "seeds", "precision", "saving", "bank", "stages", "note")
 _STREAMED = ("image_size", "workers", "broken")
 _DATA = (
@@ -161,25 +164,46 @@ def parse_data(data: dict[str, Any]) -> Augment | Crop | Vary:
 def _in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     """Returns the stages with every teacher before the stages that it teaches."""
     ordered: dict[str, Stage] = {}
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise UserError(f"stages teach in a circle: {' -> '.join((*path, name))}")
-        if name in ordered:
-            return
-        stage = stages[name]
-        for teacher in stage.teachers:
-            if teacher not in stages:
-                raise unknown(f"teacher of stage {name!r}", teacher, stages)
-            visit(teacher, (*path, name))
-        teachers = [ordered[teacher].model for teacher in stage.teachers]
-        # SimKD's stage ends in another network, which is what it teaches with.
-        model = stage.method.network(stage.model, teachers)
-        ordered[name] = dataclasses.replace(stage, model=model)
-
-    for name in stages:
-        visit(name, ())
+    for last in stages:
+        path = [last]  # each is taught by the one behind it
+        while path:
+            stage = stages[path[-1]]
+            before = [name for name in stage.teachers if name not in ordered]
+            if path[-1] in ordered:
+                path.pop()
+            elif before:
+                _check_teacher(stage, before[0], path, stages)
+                path.append(before[0])
+            else:
+                teachers = [ordered[teacher].model for teacher in stage.teachers]
+                # SimKD's stage ends in another network, which is what it teaches with.
+                model = stage.method.network(stage.model, teachers)
+                ordered[path.pop()] = dataclasses.replace(stage, model=model)
+    _check_generations(ordered)
     return ordered
+
+
+def _check_teacher(
+    stage: Stage, teacher: str, path: list[str], stages: Mapping[str, Stage]
+) -> None:
+    """Raises UserError unless a teacher may come before a path of stages."""
+    if teacher not in stages:
+        raise unknown(f"teacher of stage {stage.name!r}", teacher, stages)
+    if teacher in path:
+        raise UserError(f"stages teach in a circle: {' -> '.join((*path, teacher))}")
+
+
+def _check_generations(ordered: Mapping[str, Stage]) -> None:
+    """Raises UserError if too many stages stand one behind the other."""
+    generations: dict[str, int] = {}
+    for name, stage in ordered.items():
+        before = (generations[teacher] for teacher in stage.teachers)
+        generations[name] = 1 + max(before, default=0)
+        if generations[name] > MOST_GENERATIONS:
+            raise UserError(
+                f"stage {name!r} is the end of a chain of more than "
+                f"{MOST_GENERATIONS} generations, which is the most"
+            )
 
 
 def ancestry(experiment: Experiment, names: Collection[str]) -> dict[str, Stage]:
@@ -188,15 +212,11 @@ def ancestry(experiment: Experiment, names: Collection[str]) -> dict[str, Stage]
     Raises:
         UserError: a name that is no stage.
     """
-    wanted = set()
-
-    def add(name: str) -> None:
-        wanted.add(name)
-        for teacher in experiment.stages[name].teachers:
-            add(teacher)
-
-    for name in names or experiment.stages:
+    wanted = set(names or experiment.stages)
+    for name in names:
         if name not in experiment.stages:
             raise unknown("stage", name, experiment.stages)
-        add(name)
+    for name in reversed(list(experiment.stages)):
+        if name in wanted:  # its teachers stand before it
+            wanted.update(experiment.stages[name].teachers)
     return {name: s for name, s in experiment.stages.items() if name in wanted}

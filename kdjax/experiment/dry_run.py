@@ -1,5 +1,6 @@
 """What a command would do, without training: `--dry-run`."""
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ from kdjax import models
 from kdjax.data import sources
 from kdjax.data.sources import Source
 from kdjax.data.streaming.dataset import Images
-from kdjax.experiment.bank_plan import plan, without_bank
-from kdjax.experiment.build import make_steps, open_data
+from kdjax.experiment.bank_plan import without_bank
+from kdjax.experiment.build import open_data
 from kdjax.experiment.config import Experiment, ancestry
 from kdjax.experiment.given_stages import with_images
+from kdjax.experiment.run import show_note
+from kdjax.experiment.stage_programs import StagePrograms, shapes_of
 from kdjax.experiment.store import Store
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import check_folder
 
 
 def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> None:
@@ -29,8 +33,9 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
         only: as for `Run.run`.
 
     Raises:
-        UserError: an unknown stage, or parts that do not fit.
+        UserError: what a run would refuse before it trains.
     """
+    check_folder(workdir, "workdir")
     stages = ancestry(experiment, only)
     images: Images | Source
     store = None
@@ -42,8 +47,12 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
         console.print(f"{error}; the sizes below are the published ones", markup=False)
     experiment = with_images(experiment, images)
     stages = ancestry(experiment, only)
-    steps = make_steps(experiment, images)
-    planned = plan(experiment, steps, images.train_size)
+    wide = experiment.precision == "float64"
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        programs = StagePrograms(experiment, images, shapes_of(images), store)
+        programs.check(stages)
+    show_note(experiment)
+    steps, planned = programs.steps, programs.plan
     table = Table(title=f"{experiment.data['name']}, {images.train_size:,} images")
     for name in ("stage", "method", "network"):
         table.add_column(name)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from kdjax.experiment import published
 from kdjax.runtime import launchers
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import expand
 
 
 class Command(NamedTuple):
@@ -49,7 +50,7 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
     Raises:
         UserError: whatever absl, config flags or the config file find wrong.
     """
-    argv, path = _find_config(argv)
+    argv, path = _find_config(_with_flag_files(argv))
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", lock_config=True, flag_values=values, sys_argv=list(argv)
@@ -96,7 +97,7 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
         raise UserError("--coordinator, --processes and --process go together")
     return Command(
         values.config.to_dict(),
-        Path(values.workdir).expanduser(),
+        expand(values.workdir),
         tuple(values.stages),
         bool(values["dry-run"].value),
         coordinator,
@@ -104,6 +105,21 @@ def parse_flags(argv: Sequence[str]) -> Command | None:
         process,
         values.wait,
     )
+
+
+def _with_flag_files(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments with those that stand in files in place of `--flagfile`.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
+    values = flags.FlagValues()
+    try:
+        words = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
+        line = str(error).removeprefix("ERROR:: ")
+        raise UserError(f"--flagfile: {line}") from error
+    return [*argv[:1], *words]
 
 
 def _find_config(argv: Sequence[str]) -> tuple[list[str], Path | None]:

@@ -1,12 +1,11 @@
 """Predictions without a network: logits of the training images, from any framework."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import digest
+from kdjax.runtime.files import digest, expand
 
 SUFFIX = ".npy"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -28,7 +27,7 @@ def register(table: np.ndarray) -> str:
 
 def is_there(path: str) -> bool:
     """Returns whether a file of predictions is there, or was given in Python."""
-    return path in _registered or Path(path).expanduser().is_file()
+    return path in _registered or expand(path).is_file()
 
 
 def is_table(given: Sequence[str]) -> bool:
@@ -68,7 +67,7 @@ def _table(path: str, num_classes: int, train_size: int) -> np.ndarray:
         return _checked(path, _registered[path], num_classes, train_size)
     try:
         # Pickled objects would run code: arrays of numbers only.
-        table = np.load(Path(path).expanduser(), allow_pickle=False)
+        table = np.load(expand(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read: {reason}") from error

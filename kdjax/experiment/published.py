@@ -7,6 +7,7 @@ it stands for them while a config is read.
 import ast
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
@@ -54,7 +55,7 @@ def find(name: str) -> Path:
         UserError: there is no such file.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # also of a name that is too long for a file
         return path
     if path.suffix in ("", ".py") and path.parent in (Path(), Path(_NAME)):
         published = f"{_NAME}/{path.stem}.py"

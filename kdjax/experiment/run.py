@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from kdjax.data.device_feed import DeviceDataset
 from kdjax.data.sources import Dataset
 from kdjax.data.streaming.dataset import Streamed
 from kdjax.experiment.bank import Bank
-from kdjax.experiment.bank_plan import plan, why_uncacheable
-from kdjax.experiment.build import make_feed, make_steps, naming, open_data
+from kdjax.experiment.bank_plan import why_uncacheable
+from kdjax.experiment.build import make_feed, naming, open_data
 from kdjax.experiment.config import Experiment, ancestry
 from kdjax.experiment.given import with_start
 from kdjax.experiment.given_stages import check_given, with_images
@@ -22,17 +22,15 @@ from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.predictions import is_table
 from kdjax.experiment.report import plot_curves, print_table, summarise
 from kdjax.experiment.stage import Stage
+from kdjax.experiment.stage_programs import StagePrograms
 from kdjax.experiment.store import Store
 from kdjax.models import Variables
-from kdjax.runtime import parallel
+from kdjax.runtime import disk, parallel
 from kdjax.runtime.console import console
-from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import write_json
+from kdjax.runtime.files import check_folder, write_json
 from kdjax.runtime.signals import Interrupt
-from kdjax.train import recordings
 from kdjax.train.loop import Training
 from kdjax.train.metrics import Record
-from kdjax.train.program import Program
 from kdjax.train.replica import Replica, resume_group
 from kdjax.train.saved_network import save_student
 
@@ -62,6 +60,7 @@ class Run:
             UserError: data that is not there, a folder that cannot be written, or
                 parts that do not fit.
         """
+        check_folder(workdir, "workdir")
         if experiment.precision == "float64":
             jax.config.update("jax_enable_x64", True)
         self._workdir = workdir
@@ -76,12 +75,9 @@ class Run:
             self._data = device_feed.place(dataset, parallel.make_mesh())
         else:
             self._data = dataset
-        # Every seed has a stream of its own, and the workers of one are all busy.
-        self._devices = 1 if isinstance(dataset, Streamed) else jax.device_count()
-        self._steps = make_steps(experiment, dataset)
-        self._plan = plan(experiment, self._steps, dataset.train_size)
+        self._programs = StagePrograms(experiment, dataset, self._data, self._store)
+        self._plan = self._programs.plan
         self._bank = Bank(workdir / "bank", self._plan, self._store)
-        self._programs: dict[tuple[str, int], Program] = {}
 
     def run(self, only: Collection[str] = ()) -> dict[str, Any]:
         """Trains what is missing and returns the results, also in `results.json`.
@@ -92,11 +88,16 @@ class Run:
 
         Raises:
             UserError: an unknown stage, or a mistake that shows while training.
+            OSError: what cannot be written, by folder or file.
             Interrupted: after a signal.
         """
-        stages = ancestry(self._experiment, only)
-        if note := self._experiment.config.get("note"):
-            console.print(note, markup=False)
+        self._interrupt.remember()
+        with disk.writing_to(self._workdir):
+            return self._run(ancestry(self._experiment, only))
+
+    def _run(self, stages: Mapping[str, Stage]) -> dict[str, Any]:
+        """Trains what is missing of some stages, and returns the results."""
+        show_note(self._experiment)
         for teacher in self._plan.too_large:
             console.print(
                 f"bank: {teacher}'s outputs do not fit into bank.max_gb="
@@ -106,23 +107,19 @@ class Run:
         for name in self._plan.uncacheable:
             reason = why_uncacheable(self._experiment.stages[name])
             console.print(f"bank: {name} {reason}", markup=False)
-        self._check_recordings(stages)
         self._describe_tables(stages)
-        # Programs of all stages are traced before the first is trained, so that what
-        # does not fit is an error at once and not after hours.
-        for name, stage in stages.items():
-            missing = self._missing(name, range(stage.seeds))
-            if missing and not stage.given:
-                self._program(stage, self._width(len(missing)))
+        self._programs.check(stages, self._interrupt)
+        self._announce(stages)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round through all stages: a seed's bank entries are deleted before
         # the next seeds fill theirs.
         most = max(stage.seeds for stage in stages.values())
-        for seeds in rounds(most, self._devices):
+        for seeds in rounds(most, self._programs.devices):
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
-        summary = summarise(self._experiment, results, self._classes)
+        sizes = {key: self._store.data[key] for key in ("train_size", "test_size")}
+        summary = summarise(self._experiment, results, self._classes, sizes)
         if parallel.is_first():
             write_json(self._workdir / "results.json", summary)
             plot_curves(results, self._workdir / "curves.png")
@@ -130,50 +127,28 @@ class Run:
         print_table(summary["stages"], validation)
         return summary
 
-    def _width(self, seeds: int) -> int:
-        """Returns how many of so many seeds are trained side by side."""
-        return parallel.side_by_side(seeds, self._devices)
-
-    def _missing(self, name: str, seeds: Iterable[int]) -> list[int]:
-        return [seed for seed in seeds if not self._store.result(name, seed)]
-
-    def _check_recordings(self, stages: Mapping[str, Stage]) -> None:
-        """Raises UserError if a finished stage has no recording that is wanted."""
-        for name, stage in stages.items():
-            if not stage.method.replays:
-                continue
-            for seed in self._missing(name, range(stage.seeds)):
-                for teacher in stage.teachers:
-                    folder = self._store.folder(teacher, seed)
-                    last = recordings.path(folder, stage.epochs - 1)
-                    if self._store.result(teacher, seed) and not last.exists():
-                        raise UserError(
-                            f"stage {name!r} cannot replay {teacher!r}: {folder} was "
-                            "trained without a recording; use scratch=joint, or "
-                            "another workdir"
-                        )
-
-    def _program(self, stage: Stage, width: int) -> Program:
-        """Returns the programs of a stage for so many replicas side by side.
-
-        Raises:
-            UserError: parts that do not fit.
-        """
-        if (stage.name, width) not in self._programs:
-            with naming(stage):
-                mesh = parallel.make_mesh(replicas=width)
-                self._programs[stage.name, width] = Program(
-                    self._steps[stage.name],
-                    make_feed(self._experiment, stage, self._data, mesh),
-                    self._plan.banked[stage.name],
-                    record=stage.name in self._experiment.recorded,
-                )
-        return self._programs[stage.name, width]
+    def _announce(self, stages: Mapping[str, Stage]) -> None:
+        """Writes what this run is about to do, for those who watch it."""
+        if not parallel.is_first():
+            return
+        planned = {
+            name: {
+                "method": stage.method_name,
+                "model": stage.model,
+                "teachers": list(stage.teachers),
+                "epochs": stage.epochs,
+                "fingerprint": [
+                    self._store.fingerprint(name, seed) for seed in range(stage.seeds)
+                ],
+            }
+            for name, stage in stages.items()
+        }
+        write_json(self._workdir / "experiment.json", {"stages": planned})
 
     def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the results of some replicas, after training what is missing."""
         store = self._store
-        missing = self._missing(name, seeds)
+        missing = self._programs.missing(name, seeds)
         for seed in seeds:
             for package, (old, new) in store.other_versions(name, seed).items():
                 console.print(
@@ -190,7 +165,7 @@ class Run:
                 self._check_given(name)
             else:
                 self._train(name, missing)
-            missing = self._missing(name, missing)
+            missing = self._programs.missing(name, missing)
         return [store.result(name, seed) or {} for seed in seeds]
 
     def _describe_tables(self, stages: Mapping[str, Stage]) -> None:
@@ -210,7 +185,7 @@ class Run:
             self._experiment, stage, self._data, parallel.make_mesh(replicas=1)
         )
         with store.open(name, 0) as folder, naming(stage):
-            result = check_given(stage, self._steps[name], feed, store.givens)
+            result = check_given(stage, self._programs.steps[name], feed, store.givens)
             if parallel.is_first() and not is_table(stage.given):
                 save_student(folder, stage.model, store.givens.variables(name))
             result["fingerprint"] = store.fingerprint(name, 0)
@@ -237,8 +212,8 @@ class Run:
                 replicas.append(held.enter_context(contextlib.closing(replica)))
             # Replicas that were stopped at another step are trained in the next round.
             step, group = resume_group(replicas)
-            group = group[: self._width(len(group))]
-            program = self._program(stage, len(group))
+            group = group[: self._programs.width(len(group))]
+            program = self._programs.program(stage, len(group))
             training = Training(
                 program,
                 stage.recipes,
@@ -276,6 +251,12 @@ class Run:
         """Returns the student's first variables: its own, or given ones."""
         start = self._store.givens.start(name)
         return own if start is None else with_start(name, own, start)
+
+
+def show_note(experiment: Experiment) -> None:
+    """Prints what a config says to people, such as the recipe that was chosen."""
+    if note := experiment.config.get("note"):
+        console.print(note, markup=False)
 
 
 def rounds(seeds: int, devices: int) -> Iterator[range]:

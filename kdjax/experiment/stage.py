@@ -12,8 +12,14 @@ from kdjax.runtime.settings import build, check_keys
 from kdjax.train import mixup
 from kdjax.train.recipe import Recipe
 
-_STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy", "start")
+_STAGE = (
+    *("model", "method", "teachers", "recipe", "seeds", "copy", "start"),
+    *("mean", "std"),
+)
 _GIVEN = ("model", "given", "mean", "std", "order")
+MOST_SEEDS = 10_000
+"""Replicas of a stage; more would take longer to list than anybody waits."""
+
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,99}")
 
 
@@ -32,8 +38,8 @@ class Stage:
         start: what its student starts from instead, see `given`; empty: its own start.
         given: where a network or predictions come from that are not trained here, see
             `kdjax.experiment.given`; empty for stages that are trained.
-        mean: of each channel as a given network learned to see it, on the scale 0 to
-            1; empty: the data set's.
+        mean: of each channel as a given network, or one that starts from given weights,
+            learned to see it, on the scale 0 to 1; empty: the data set's.
         std: standard deviation of each channel, likewise.
         order: where each of the data set's classes stands among a given network's;
             empty: in the same place.
@@ -81,6 +87,7 @@ def parse_stage(
     """
     _check_name(name)
     settings = dict(settings)
+    _check_types(name, settings)
     if "given" in settings:
         return _parse_given(name, settings, config)
     # A method's hyper-parameters stand beside the stage's keys, under its own name.
@@ -90,8 +97,8 @@ def parse_stage(
     options = {key: settings[key] for key in settings if key not in _STAGE}
     recipe = {**config["recipe"], **settings.get("recipe", {})}
     seeds = settings.get("seeds", config["seeds"])
-    if seeds < 1:
-        raise UserError(f"stage {name!r}: seeds={seeds} is not positive")
+    _check_count(f"stage {name!r}: seeds", seeds, 1, MOST_SEEDS)
+    _check_count(f"stage {name!r}: copy", settings.get("copy", 0), 0, 2**31 - 1)
     stage = Stage(
         name=name,
         model=settings["model"],
@@ -102,6 +109,8 @@ def parse_stage(
         seeds=seeds,
         init_index=settings.get("copy", 0),
         start=settings.get("start", ""),
+        mean=tuple(settings.get("mean", ())),
+        std=tuple(settings.get("std", ())),
     )
     try:
         mixup.check_method(stage.recipe.mixup, method, stage.method)
@@ -131,6 +140,38 @@ def _check_name(name: str) -> None:
             f"stage {shown!r}: a stage's name has 1 to 100 of the characters A-Z, a-z, "
             "0-9, '.', '_', '+' and '-', and does not begin with '.'"
         )
+
+
+def _check_types(name: str, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a stage's own keys of which a value is of another kind."""
+    for key in ("model", "method", "start"):
+        if not isinstance(settings.get(key, ""), str):
+            raise UserError(f"stage {name!r}: {key}={settings[key]!r} is no name")
+    for key, kind, what in (
+        ("teachers", str, "names of stages"),
+        ("mean", (int, float), "numbers"),
+        ("std", (int, float), "numbers"),
+        ("order", int, "numbers of classes"),
+    ):
+        values = settings.get(key, ())
+        listing = isinstance(values, list | tuple)
+        if not listing or not all(isinstance(value, kind) for value in values):
+            raise UserError(f"stage {name!r}: {key}={values!r} are no {what}")
+    given = settings.get("given", ())
+    words = given if isinstance(given, list | tuple) else (given,)
+    if not all(isinstance(word, str) for word in words):
+        raise UserError(f"stage {name!r}: given={given!r} are no names")
+
+
+def _check_count(what: str, value: Any, least: int, most: int) -> None:
+    """Raises UserError unless a value is a whole number within bounds."""
+    if type(value) is not int:
+        raise UserError(f"{what}={value!r} is no whole number")
+    if value < least:
+        wrong = "not positive" if least else "negative"
+        raise UserError(f"{what}={value} is {wrong}")
+    if value > most:
+        raise UserError(f"{what}={value} is too many; the most is {most:,}")
 
 
 def _parse_given(

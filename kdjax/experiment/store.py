@@ -54,6 +54,7 @@ class Store:
         self._stages = workdir / "stages"
         self._hashed: dict[str, dict[str, Any]] = {}  # by network: tracing takes time
         self._stage_networks: dict[str, Networks] = {}  # likewise
+        self._fingerprints: dict[tuple[str, int], str] = {}
         self.data = {
             "name": dataset.name,
             "version": dataset.version,
@@ -150,8 +151,8 @@ class Store:
         """Returns what is hashed of a network: name and version, and of one's own more.
 
         Code has no version unless it says so (`VERSION`). A class that was edited shows
-        by the shapes of its parameters, and one of a notebook or script by all that it
-        computes.
+        by the shapes of its parameters, and one of a notebook or script, or a module of
+        PyTorch, by all that it computes.
         """
         if name in self._hashed:
             return self._hashed[name]
@@ -164,7 +165,8 @@ class Store:
             hashed["shapes"] = {
                 "/".join(path): list(leaf.shape) for path, leaf in sorted(flat.items())
             }
-            if own.startswith("__main__:"):
+            foreign = models.torch_network(own, classes) is not None
+            if foreign or own.startswith("__main__:"):
                 images = jax.ShapeDtypeStruct((2, *shape), np.float32)
                 apply = functools.partial(
                     apply_model, name, classes, np.dtype(np.float32), False
@@ -186,9 +188,13 @@ class Store:
 
     def fingerprint(self, name: str, seed: int) -> str:
         """Returns the hash by which a replica is found again."""
-        # Canonical JSON: the order in which a config names its keys does not count.
-        text = json.dumps(self.settings(name, seed), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        if (name, seed) not in self._fingerprints:
+            # Canonical JSON: the order in which a config names its keys does not count.
+            text = json.dumps(self.settings(name, seed), sort_keys=True)
+            found = hashlib.sha256(text.encode()).hexdigest()[:12]
+            # In a chain taught by all before, every stage is asked for by all later.
+            self._fingerprints[name, seed] = found
+        return self._fingerprints[name, seed]
 
     def folder(self, name: str, seed: int) -> Path:
         """Returns a replica's folder, which may bear the name of another config."""

@@ -10,6 +10,7 @@ from kdjax.data.sources import Dataset
 from kdjax.models import import_torch
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 from kdjax.train.prediction import Predictor
 from kdjax.train.saved_network import SavedNetwork, check_free, save_network
 
@@ -131,7 +132,7 @@ class Import:
 
 def _open(name: str, data_dir: Path | None) -> Dataset:
     """Returns a data set by its name, or one's own by its path."""
-    if name in sources.SOURCES or not Path(name).expanduser().exists():
+    if name in sources.SOURCES or not expand(name).exists():
         return sources.load(name, str(data_dir) if data_dir else None)
     dataset = own.open_own({"name": own.find_kind(name), "path": name})
     if not isinstance(dataset, Dataset):

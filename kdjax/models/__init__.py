@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from kdjax.models import (
     bottleneck_resnet,
     checks,
+    cifar_resnet,
     construct,
     imagenet_resnet,
     mobilenetv2,
     names,
     own,
+    padded_resnet,
     plain,
     registered,
     resnet,
@@ -31,6 +33,7 @@ from kdjax.models import (
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.models.foreign.views import resized, with_new_head
 from kdjax.models.function import Function
 from kdjax.models.names import is_own
 from kdjax.models.registered import function_id, is_function, register
@@ -45,6 +48,7 @@ __all__ = [
     "Function",
     "Outputs",
     "Variables",
+    "as_function",
     "create",
     "function_id",
     "identity",
@@ -57,16 +61,22 @@ __all__ = [
     "packages",
     "preprocessed",
     "register",
+    "resized",
     "shapes",
+    "torch_network",
+    "torch_variables",
     "version",
     "with_levels",
+    "with_new_head",
     "written",
 ]
 
 _BUILT_IN: dict[str, Any] = {
     "bottleneck_resnet": bottleneck_resnet,
+    "cifar_resnet": cifar_resnet,
     "imagenet_resnet": imagenet_resnet,
     "mobilenetv2": mobilenetv2,
+    "padded_resnet": padded_resnet,
     "plain": plain,
     "resnet": resnet,
     "shufflenetv1": shufflenetv1,
@@ -91,26 +101,31 @@ def _problem(name: str, module: Any) -> str | None:
 MODELS: Registry[Any] = Registry("kdjax.models", _BUILT_IN, _problem)
 """Families by the first word of their names; each module has `create` and `VERSION`."""
 
+# The usual ones first: of many choices a message has those that look like the name that
+# was given, and the first ones.
 _FORMS = (
-    "bottleneck_resnet-DEPTH",
-    "imagenet_resnet-DEPTH",
-    "mobilenetv2-WIDTH",
-    "plain-DEPTH",
     "resnet-DEPTH",
+    "wrn-DEPTH-WIDEN",
+    "vgg-DEPTH",
+    names.FORM,
     "resnet-DEPTHx4",
+    "cifar_resnet-DEPTH",
+    "padded_resnet-DEPTH",
+    "imagenet_resnet-DEPTH",
+    "bottleneck_resnet-DEPTH",
+    "mobilenetv2-WIDTH",
     "shufflenetv1",
     "shufflenetv2",
-    "simkd-FACTOR:MODEL:MODEL",
-    "vgg-DEPTH",
-    "wrn-DEPTH-WIDEN",
+    "plain-DEPTH",
     "wrn-DEPTH-WIDEN-fan_out",
+    "simkd-FACTOR:MODEL:MODEL",
 )
 
 
 def _family(name: str) -> Any:
     family = name.split("-")[0]
     if family not in MODELS:
-        raise unknown("model", name, (*_FORMS, *MODELS.outside(), names.FORM))
+        raise unknown("model", name, (*_FORMS, *MODELS.outside()))
     return MODELS[family]
 
 
@@ -205,6 +220,45 @@ def identity(name: str) -> Hashable:
         return generation
     registered.find(name)  # an object that this process does not have is told
     return _target(name), *parts
+
+
+def torch_network(name: str, num_classes: int) -> Any:
+    """Returns a network of PyTorch, a `foreign.torch.TorchNetwork`, or None for others.
+
+    What `preprocessed`, `with_levels` and others have put around it is left out.
+
+    Args:
+        name: the network's.
+        num_classes: the number of classes.
+    """
+    if not is_own(name):
+        return None
+    network = create(name, num_classes)
+    while isinstance(network, wrapped.Wrapped):
+        network = network.inner
+    return network if construct.is_torch_network(network) else None
+
+
+def as_function(model: Any) -> Function | None:
+    """Returns a model of Keras or Equinox as a frozen teacher, or None for others.
+
+    Args:
+        model: in question; of Equinox also `(module, state)`.
+    """
+    return construct.as_function(model)
+
+
+def torch_variables(module: Any) -> Variables | None:
+    """Returns the variables of a module of PyTorch, or None for anything else.
+
+    Args:
+        module: in question; a class has none.
+    """
+    if isinstance(module, type) or not construct.is_torch(module):
+        return None
+    from kdjax.models.foreign import torch
+
+    return torch.variables_of(module)
 
 
 def needs_key(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:

@@ -1,7 +1,10 @@
 """How a command ends: its exit code, and one line for what its user can correct."""
 
 import argparse
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -9,6 +12,28 @@ from typing import NoReturn
 from kdjax.runtime import distributed
 from kdjax.runtime.errors import UserError, one_line
 from kdjax.runtime.signals import Interrupted
+
+_PATIENCE = 5.0  # seconds for threads that may wait for what will not come
+
+
+def finish(code: int) -> int:
+    """Returns a command's exit code, and sees to it that the process ends with it.
+
+    After an error the line is said. A storage library may then still have threads that
+    wait for a failed write, or complain of it: they are neither waited for nor heard.
+
+    Args:
+        code: as `run` returns it.
+    """
+    if code == 2:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        timer = threading.Timer(_PATIENCE, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+    return code
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +61,9 @@ def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
     """
     try:
         command()
+    except KeyboardInterrupt:
+        print(f"{prefix}stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Interrupted as interruption:
         print(f"{prefix}{interruption}", file=sys.stderr)
         return interruption.exit_code

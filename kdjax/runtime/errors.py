@@ -1,7 +1,10 @@
 """The error for everything that the user of a command can correct."""
 
+import difflib
 import errno
 from collections.abc import Iterable
+
+from kdjax.runtime import disk, private_names
 
 DEPENDENCIES = (
     *("absl", "array_record", "chex", "flax", "grain", "importlib_resources"),
@@ -9,6 +12,13 @@ DEPENDENCIES = (
     *("scipy", "sklearn", "tensorboardX", "tensorflow_datasets", "threadpoolctl"),
 )
 """Modules that kdjax needs besides jax and optax, which are enough for its losses."""
+
+LONGEST = 290
+"""Characters of a command's message, which stays within 300 with what is before it."""
+
+_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_CUT = " ... "
+_LIST = 220  # characters of a list of choices
 
 
 class UserError(ValueError):
@@ -30,16 +40,61 @@ def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
         value: the name that was given.
         choices: the names that exist.
     """
-    listed = ", ".join(map(str, choices)) or "none"
-    return UserError(f"unknown {kind} {value!r}; choices: {listed}")
+    return UserError(
+        f"unknown {kind} {shorten(repr(value), 100)}; choices: "
+        f"{listed(choices, str(value))}"
+    )
 
 
-def one_line(error: Exception) -> str | None:
+def listed(names: Iterable[object], near: str = "") -> str:
+    """Returns names joined by commas: all of a few, of many the first ones.
+
+    Args:
+        names: of what there is.
+        near: what was asked for; of many names those that look like it come first.
+    """
+    words = list(map(str, names))
+    whole = ", ".join(words)
+    if len(whole) <= _LIST:
+        return whole or "none"
+    like = difflib.get_close_matches(near, words, n=3)
+    words = [*like, *(word for word in words if word not in like)]
+    count = len(words)
+    while count > 1 and len(", ".join(words[:count])) > _LIST:
+        count -= 1
+    return f"{shorten(', '.join(words[:count]), _LIST)} and {len(words) - count} more"
+
+
+def shorten(text: str, most: int = LONGEST) -> str:
+    """Returns a text on one line and of at most so many characters.
+
+    A longer one lacks its middle: the beginning says what it is about, the end what is
+    wrong or what to do.
+    """
+    text = " ".join(text.split("\n"))
+    if len(text) <= most:
+        return text
+    head = (most - len(_CUT)) // 2
+    return text[:head] + _CUT + text[len(text) - (most - len(_CUT) - head) :]
+
+
+def one_line(error: BaseException) -> str | None:
     """Returns the line for what the user can correct, or None for anything else."""
+    line = _line(error)
+    return None if line is None else shorten(line)
+
+
+def _line(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {str(error) or 'allocation failed'}"
+    if isinstance(error, OSError) and disk.is_fault(error):
+        return disk.describe(error)
+    if isinstance(error, OSError) and error.errno in _PATHS:
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, RuntimeError | AssertionError):
+        return private_names.missing_backend(error)
     if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
         return f"{error.name} is missing: pip install kdjax, without --no-deps"
     return None

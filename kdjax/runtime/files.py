@@ -1,25 +1,84 @@
 """Files: written whole or not at all, hashes of arrays, and the cache's folder."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdjax.runtime.errors import UserError, shorten
+
 # Processes of several machines may write to one folder.
 _HOST = platform.node() or "localhost"
 _CHECKSUM = "checksum"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # as in gs://; one letter is a drive
 
 
 def cache_folder() -> Path:
     """Returns the user's folder for files to reuse: $KDJAX_CACHE, or XDG's cache."""
     if own := os.environ.get("KDJAX_CACHE"):
-        return Path(own).expanduser()
+        return expand(own)
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "kdjax"
+    return expand(shared) / "kdjax"
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with the home folder in place of '~' or '~USER'.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0]
+        raise UserError(
+            f"{shorten(repr(str(path)), 100)}: no home folder is known for {user}"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Returns whether a path exists.
+
+    Raises:
+        OSError: it cannot: a part of it is a file, or a name is too long.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raises UserError unless a folder is there or could be made, and written to.
+
+    Args:
+        path: of the folder; nothing is made.
+        what: it is called in the message.
+    """
+    shown = shorten(str(path), 150)
+    if path.parts and _SCHEME.fullmatch(path.parts[0]):
+        raise UserError(
+            f"{what} {shown} is a remote address; choices: a folder of this machine, "
+            "where remote storage can be mounted"
+        )
+    try:
+        place = path.absolute()
+        while not _is_there(place):
+            place = place.parent
+        os.listdir(place)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(
+            f"{what} {shown} cannot be written: {error.strerror}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -29,6 +88,9 @@ def replace_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

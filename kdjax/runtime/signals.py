@@ -1,10 +1,20 @@
-"""SIGTERM and Ctrl-C: finish the step, save a checkpoint, then leave."""
+"""SIGTERM, SIGHUP and Ctrl-C: finish the step, save a checkpoint, then leave."""
 
 import contextlib
+import errno
+import os
 import signal
+import socket
+import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_SAME = 0.5  # seconds in which signals are one: shells and terminals each send theirs
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -17,37 +27,90 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class Interrupt:
-    """Remembers the first signal; a second one of the same kind ends at once."""
+    """Remembers the first signal, and says so; a second one ends the process at once.
 
-    def __init__(self) -> None:
+    A handler in Python waits for the main thread, which may compile for half a minute.
+    So a thread is told of signals as well, by the system itself: it answers at once.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
+        """Handles nothing yet.
+
+        Args:
+            at_once: whether the first signal ends the process until `remember` is
+                called: while nothing can be lost.
+        """
         self.number: int | None = None
+        self._at_once = at_once
+        self._heard = 0.0  # when the first one came; 0: none has
+
+    def remember(self) -> None:
+        """Keeps signals from now on: something could be lost."""
+        self._at_once = False
 
     def install(self) -> None:
-        """Handles SIGTERM and SIGINT from now on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        """Handles the signals from now on; one that is ignored by nohup stays so."""
+        for number in SIGNALS:
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if number != signal.SIGHUP or not ignored:
+                signal.signal(number, self._handle)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handles the signals within a block, if this thread may: the main one.
 
-        For use from Python and notebooks, whose own handlers come back at the end.
+        Handlers of notebooks and others come back at the end.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = signal.SIGTERM, signal.SIGINT
-        before = [signal.getsignal(number) for number in numbers]
+        before = [signal.getsignal(number) for number in SIGNALS]
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        watcher = threading.Thread(target=self._watch, args=(reader,), daemon=True)
+        watcher.start()
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self.install()
         try:
             yield
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in zip(SIGNALS, before, strict=True):
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            writer.close()
+            watcher.join()
+            reader.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        self.number = self.number or number
+
+    def _watch(self, reader: socket.socket) -> None:
+        """Answers signals, whose numbers the system writes, until the other end closes.
+
+        It runs beside what the main thread does, also while that is in a library.
+        """
+        while numbers := reader.recv(64):
+            for number in numbers:
+                if number in SIGNALS:
+                    self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            _leave_dead_terminal()
+        if self._at_once:
+            _say(f"stopped by {name}")
+            os._exit(128 + number)
+        now = time.monotonic()
+        if not self._heard:
+            self._heard, self.number = now, self.number or number
+            _say(
+                f"{name} is heard: the run saves and stops after this step, or when "
+                "what is being compiled is ready; once more stops at once, and goes on "
+                "from the last checkpoint"
+            )
+        elif now - self._heard > _SAME:
+            os._exit(128 + number)
 
     def raise_if_set(self) -> None:
         """Raises Interrupted if a signal has come, to this process or another.
@@ -60,3 +123,22 @@ class Interrupt:
 
         if number := parallel.agree(self.number or 0):
             raise Interrupted(number)
+
+
+def _say(line: str) -> None:
+    """Writes a line past all buffers: another thread may be within a print."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"kdjax: {line}\n".encode())
+
+
+def _leave_dead_terminal() -> None:
+    """Lets output go nowhere if its terminal was closed: it would be an error."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
+        try:
+            termios.tcgetattr(stream.fileno())
+        except (termios.error, OSError, ValueError) as error:
+            if error.args[:1] == (errno.EIO,):
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())

@@ -18,6 +18,7 @@ from absl import flags
 from kdjax.experiment.flags import parse_flags
 from kdjax.runtime import command
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 from kdjax.runtime.signals import Interrupt
 
 _RANGES = "lambda=0.3:0.95,temperature=2:10,survival=0.5:1"
@@ -171,7 +172,7 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     from kdjax.experiment.config import parse_config
 
     path, _, arg = values.config.partition(":")
-    folder = Path(values.workdir).expanduser()
+    folder = expand(values.workdir)
     sweep = Sweep(path, arg, tuple(overrides), folder, seed=values.seed)
     data = parse_config(sweep.config({})).data
     whole = {**data, "train_size": None, "test_size": None, "validation": 0}
@@ -227,21 +228,25 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sweep and returns the exit code."""
-    return command.run(lambda: _main(sys.argv if argv is None else argv))
+    interrupt = Interrupt(at_once=True)
+
+    def run() -> None:
+        with interrupt.installed():
+            _main(sys.argv if argv is None else argv, interrupt)
+
+    return command.run(run)
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(argv: Sequence[str], interrupt: Interrupt) -> None:
     parsed = parse(argv)
     if parsed is None:
         print(_USAGE)
         return
     from kdjax.runtime import backend
 
-    interrupt = Interrupt()
-    interrupt.install()
     backend.use_compilation_cache()
     search(*parsed, interrupt)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.finish(main()))

@@ -5,11 +5,13 @@ checksum, so that a flipped byte would be. The digest sees it.
 """
 
 import contextlib
+import functools
 import gc
 import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from kdjax.runtime import parallel
+from kdjax.runtime import disk, parallel
 from kdjax.runtime.closing import Closing
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax logs, with tracebacks, what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _seal(tree: Any, meta: dict[str, Any]) -> str:
@@ -50,6 +53,22 @@ def _silent_readers() -> Iterator[None]:
         sys.unraisablehook, sys.excepthook = hooks
 
 
+@functools.cache
+def _ignore_late_writes() -> None:
+    """Lets writes that a failed one leaves under way end without a word on stderr.
+
+    They report to an event loop that orbax has closed by then, each with a traceback of
+    its own; the failure itself is raised.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _check_shape(
     path: jax.tree_util.KeyPath, target: np.ndarray, restored: np.ndarray
 ) -> None:
@@ -70,6 +89,7 @@ class Checkpoints(Closing):
             keep: how many of the latest are kept.
         """
         self._folder = folder.absolute()
+        _ignore_late_writes()
         # Of several processes the first one writes: all have the same arrays. Each
         # reads for itself, so that none waits for another.
         own = jax.process_index()
@@ -111,6 +131,9 @@ class Checkpoints(Closing):
         """Saves a tree of arrays and JSON values; returns once they are copied.
 
         A step that is not beyond the newest is passed over.
+
+        Raises:
+            UserError: the disk is full or broken, now or since the checkpoint before.
         """
         if not parallel.is_first():
             return
@@ -121,7 +144,9 @@ class Checkpoints(Closing):
         args = ocp.args.Composite(
             tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
         )
-        if not self._manager.save(step, args=args):
+        with self._writing():
+            saved = self._manager.save(step, args=args)
+        if not saved:
             raise RuntimeError(f"orbax did not save step {step} in {self._folder}")
 
     def restore(
@@ -168,6 +193,32 @@ class Checkpoints(Closing):
         )
 
     def close(self) -> None:
-        """Waits for the last checkpoint to be on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the last checkpoint to be on disk.
+
+        Raises:
+            UserError: the disk is full or broken.
+        """
+        with self._writing():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what orbax and its storage library raise for a full disk into a line.
+
+        They have errors of many kinds for it, at the next call after the failure; all
+        tell in their text what the system said.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            number = disk.number_in("".join(traceback.format_exception(error)))
+            if number is None:
+                raise
+            raise UserError(
+                f"a checkpoint cannot be saved: {disk.line(number, self._folder)}"
+            ) from error

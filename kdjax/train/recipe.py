@@ -39,7 +39,7 @@ class Recipe:
             BatchNorm and the losses between a batch's examples see one micro-batch.
         optimizer: 'sgd', 'adam' or 'adamw'.
         learning_rate: at the start, or at the end of the warm-up.
-        momentum: of SGD.
+        momentum: of SGD, from 0 to less than 1.
         nesterov: whether SGD's momentum is Nesterov's.
         weight_decay: the factor of the L2 term's gradient; of 'adamw' what the
             learning rate times the parameters is multiplied with.
@@ -111,10 +111,10 @@ class Recipe:
         ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} is not positive")
-        for name in ("momentum", "weight_decay", "clip_norm", "mixup"):
+        for name in ("weight_decay", "clip_norm", "mixup"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative")
-        for name in ("warmup", "label_smoothing", "ema"):
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is outside [0, 1)")
         if self.nesterov and not self.momentum:
@@ -124,6 +124,8 @@ class Recipe:
                 raise UserError(
                     f"milestone {milestone} is not a fraction of the epochs (0..1)"
                 )
+        if list(self.milestones) != sorted(self.milestones):
+            raise UserError(f"milestones={self.milestones} are not in ascending order")
 
     def phases(self, changes: Iterable[Mapping[str, Any]]) -> "tuple[Recipe, ...]":
         """Returns the recipes of a stage's phases.

@@ -77,6 +77,7 @@ def reading(path: pathlib.Path) -> Iterator[None]:
         tarfile.TarError,
         zlib.error,
         zipfile.BadZipFile,
+        MemoryError,
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"archive {path} is damaged: {reason}") from error

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from kdjax.data import limits
 from kdjax.data.builders.archive import FromArchive, reading
 
 _PIXELS = 3 * 32 * 32
@@ -97,7 +98,7 @@ def _extract(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
     with gzip.open(path) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             files = {
-                member.name: cast(IO[bytes], archive.extractfile(member)).read()
+                member.name: _content(archive, member)
                 for member in archive
                 if member.name in names
             }
@@ -106,6 +107,16 @@ def _extract(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
     if missing := set(names) - set(files):
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return files
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Returns a member's content; its size is stated before it.
+
+    Raises:
+        ValueError: it is larger than anything that was published.
+    """
+    limits.check_bytes(member.size, member.name)
+    return cast(IO[bytes], archive.extractfile(member)).read()
 
 
 # The official builders of these names are registered already.

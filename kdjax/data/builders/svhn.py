@@ -9,6 +9,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from kdjax.data import limits
 from kdjax.data.builders.archive import FromArchive, reading
 
 _OfficialSvhn: Any = tfds.builder_cls("svhn_cropped")  # Any: looked up by name
@@ -37,6 +38,7 @@ class SvhnCropped(FromArchive, _OfficialSvhn, skip_registration=True):  # type: 
         self, prefix: str, path: pathlib.Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         with reading(path):
+            limits.check_mat(path)
             content = scipy.io.loadmat(path)
             images = np.moveaxis(content["X"], -1, 0)  # from [32, 32, 3, N]
             labels = content["y"].reshape(len(images))

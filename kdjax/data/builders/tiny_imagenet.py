@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from kdjax.data import limits
 from kdjax.data.builders.archive import FromArchive, reading
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -46,9 +47,11 @@ class TinyImagenet(FromArchive, tfds.core.GeneratorBasedBuilder):
         path = self.fetch(manager, _URL)
         with reading(path), zipfile.ZipFile(path) as archive:
             self.info.features["label"].names = (
-                archive.read(f"{_ROOT}wnids.txt").decode().split()
+                limits.read_member(archive, f"{_ROOT}wnids.txt").decode().split()
             )
-            annotations = archive.read(f"{_ROOT}val/val_annotations.txt").decode()
+            annotations = limits.read_member(
+                archive, f"{_ROOT}val/val_annotations.txt"
+            ).decode()
             # A line: file name, class and the corners of a box.
             validation = {
                 f"{_ROOT}val/images/{line.split()[0]}": line.split()[1]
@@ -71,6 +74,6 @@ class TinyImagenet(FromArchive, tfds.core.GeneratorBasedBuilder):
         with zipfile.ZipFile(path) as archive:
             for name, label in labels.items():
                 with reading(path):
-                    content = archive.read(name)
+                    content = limits.read_member(archive, name)
                 key = name.rsplit("/", 1)[-1]
                 yield key, {"id": key, "image": content, "label": label}

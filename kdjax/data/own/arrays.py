@@ -3,17 +3,17 @@
 import hashlib
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdjax.data import pixels
+from kdjax.data import limits, pixels
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import ArrayData
 from kdjax.data.own.spec import GROUP, OwnData, entries
 from kdjax.data.sources import Split
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 
 _KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 _registered: dict[str, ArrayData] = {}
@@ -114,10 +114,13 @@ def read_npz(path: str) -> ArrayData:
     Raises:
         UserError: no such file, no npz file, or one without images and labels.
     """
-    what, file = f"npz {path}", Path(path).expanduser()
+    what, file = f"npz {path}", expand(path)
     if not file.is_file():
         raise UserError(f"no such file: {path}")
     try:
+        with zipfile.ZipFile(file) as packed:
+            sizes = (one.file_size for one in packed.infolist())
+            limits.check_fits(sum(sizes), "its arrays")
         with np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in _KEYS[:2] if key not in arrays.files]
             if missing:
@@ -128,7 +131,10 @@ def read_npz(path: str) -> ArrayData:
             found = {key: arrays[key] for key in _KEYS if key in arrays.files}
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(OSError, ValueError, EOFError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise UserError(f"{what} cannot be read: {pixels.reason(error)}") from error
     return from_arrays(**found, what=what)
 

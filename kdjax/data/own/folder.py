@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kdjax.data import pixels
+from kdjax.data import limits, pixels
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import EncodedData
 from kdjax.data.streaming.encoded import Example
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
@@ -55,8 +56,9 @@ class Files:
         name = self.names[number]
         try:
             with open(os.path.join(self.root, name), "rb") as file:
+                limits.check_bytes(os.fstat(file.fileno()).st_size)
                 return Example(name, file.read(), int(self.classes[number]))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return error
 
 
@@ -73,7 +75,7 @@ def read(path: str) -> EncodedData:
             class, one class alone, two that differ in case alone, or a class that is in
             test but not in training.
     """
-    root = Path(path).expanduser()
+    root = expand(path)
     label = f"folder {path}"
     if not root.is_dir():
         raise UserError(f"no such folder: {path}")

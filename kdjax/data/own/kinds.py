@@ -1,13 +1,13 @@
 """What kinds of data there are, and the reader of each."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kdjax.data.own import arrays, folder, parquet, tfds
 from kdjax.data.own.given import ArrayData, EncodedData
 from kdjax.data.own.spec import KINDS, OwnData
 from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import expand
 from kdjax.runtime.settings import build
 
 
@@ -48,7 +48,7 @@ def find_kind(path: str) -> str:
     Raises:
         UserError: there is nothing, or something else.
     """
-    place = Path(path).expanduser()
+    place = expand(path)
     if not place.exists():
         raise UserError(f"no such folder or file: {path}")
     choices = "choices: a folder of class folders, an .npz file, parquet files"

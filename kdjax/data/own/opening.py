@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.data import pixels
+from kdjax.data.limits import memory
 from kdjax.data.own import cache
 from kdjax.data.own.classes import check_counts
 from kdjax.data.own.division import Division
@@ -22,7 +23,6 @@ from kdjax.data.own.plan import (
     divide_arrays,
     fits,
     look,
-    memory,
 )
 from kdjax.data.own.resident import Decoded, choose, count_values, decode, statistics
 from kdjax.data.own.sample import streamed_statistics

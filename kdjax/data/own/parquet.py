@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.data import limits
 from kdjax.data.own import cache
 from kdjax.data.own import classes as checks
 from kdjax.data.own.given import EncodedData
@@ -21,7 +22,7 @@ from kdjax.data.own.spec import OwnData
 from kdjax.data.streaming.encoded import Example
 from kdjax.runtime import console
 from kdjax.runtime.errors import UserError, unknown
-from kdjax.runtime.files import cache_folder, replace_whole
+from kdjax.runtime.files import cache_folder, expand, replace_whole
 
 SPLITS = ("train", "test", "validation", "valid", "val")
 _BATCH = 64  # rows that are unpacked at once
@@ -104,7 +105,7 @@ def read(settings: OwnData) -> EncodedData:
     Raises:
         UserError: pyarrow is missing, no such files, or columns that do not fit.
     """
-    path, label = Path(settings.path).expanduser(), settings.label
+    path, label = expand(settings.path), settings.label
     if not path.exists():
         raise UserError(f"no such folder or file: {settings.path}")
     files = files_of(path)
@@ -166,6 +167,7 @@ def _labels(
             for column in (settings.image_column, settings.label_column):
                 if column not in schema.names:
                     raise unknown(f"column of {file.name}", column, schema.names)
+            _check_memory(opened, file, settings)
             names = names or _class_names(schema.metadata, settings.label_column)
             column = opened.read([settings.label_column])[settings.label_column]
             if column.null_count:
@@ -178,6 +180,23 @@ def _labels(
                 )
             columns.append(np.array(values))
     return np.concatenate(columns), names
+
+
+def _check_memory(opened: Any, file: Path, settings: OwnData) -> None:
+    """Raises UserError if a group of rows unpacks to more than the memory takes."""
+    columns = settings.image_column, settings.label_column
+    for number in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(number)
+        size = sum(
+            column.total_uncompressed_size
+            for column in map(group.column, range(group.num_columns))
+            # 'image.bytes' of a column that has a path beside the bytes.
+            if column.path_in_schema.partition(".")[0] in columns
+        )
+        try:
+            limits.check_fits(size, f"rows of group {number}")
+        except ValueError as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def _class_names(

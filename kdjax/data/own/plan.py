@@ -1,18 +1,16 @@
 """What is known of one's own data before its images are decoded."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdjax.data import pixels
+from kdjax.data.limits import memory
 from kdjax.data.own.division import Division, divide
 from kdjax.data.own.given import ArrayData, EncodedData
 from kdjax.data.own.kinds import parse, read
@@ -195,13 +193,3 @@ def fits(own: OwnData, plan: Plan) -> bool:
     """Returns whether decoded images are within the share of the memory."""
     # Of all memory, not of what is free just now: it decides a fingerprint.
     return plan.bytes <= own.memory_share * memory()
-
-
-@functools.cache
-def memory() -> int:
-    """Returns the bytes of memory of this machine, or of this container."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or 'max'
-        return memory

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from kdjax.data import pixels
 from kdjax.runtime.errors import UserError
 
 _ATTEMPTS = 10
@@ -100,8 +101,9 @@ class Crop:
         if not self.random:
             return evaluation(content, size)
         with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(self.cut(image, size, uniform))
-        return pixels[:, ::-1] if self.flip and uniform[2] < 0.5 else pixels
+            pixels.check_large(image)
+            array = np.asarray(self.cut(image, size, uniform))
+        return array[:, ::-1] if self.flip and uniform[2] < 0.5 else array
 
     def cut(
         self, image: Image.Image, size: int, uniform: np.ndarray, mode: str = "RGB"
@@ -166,6 +168,7 @@ def evaluation(content: bytes, size: int) -> np.ndarray:
     """
     short = round(size * _EVALUATION)
     with Image.open(io.BytesIO(content)) as image:
+        pixels.check_large(image)
         least = min(image.size)
         width, height = (short * side // least for side in image.size)
         scaled = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)

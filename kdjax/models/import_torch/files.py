@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.files import expand
 
 TORCH = (".pth", ".pt", ".th", ".bin", ".tar", ".pkl", ".ckpt")
 SUFFIXES = (*TORCH, ".safetensors")
@@ -55,7 +56,7 @@ def read(path: str | Path) -> StateDict:
         UserError: there is no such file; it is damaged, of another kind, or holds more
             than tensors; or a library that reads it is not installed.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.suffix not in SUFFIXES:
         raise unknown(f"kind of file {path}:", path.suffix, SUFFIXES)
     if not path.is_file():

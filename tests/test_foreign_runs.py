@@ -1,0 +1,214 @@
+"""Networks of PyTorch in whole experiments: as teacher and student, out again."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import own_images
+import pytest
+
+import kdjax
+from kdjax import models
+from kdjax.experiment import own
+from kdjax.experiment.teachers import Teacher
+from kdjax.runtime.errors import UserError
+
+pytest.importorskip("torch", reason="torch, of the torchax extra, is not installed")
+
+import torch
+import torch_own
+
+from kdjax.models.foreign import weights
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
+)
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="timm is not installed"
+)
+CLASSES, SIDE = 3, 8
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % CLASSES
+    noise = rng.integers(0, 100, (24, SIDE, SIDE, 3))
+    images = (noise + 50 * labels[:, None, None, None]).astype(np.uint8)
+    return images, labels
+
+
+def distill(data, folder, **options):
+    common = {"epochs": 2, "batch_size": 8, "data": data, "test": data}
+    return kdjax.distill(workdir=folder, **{**common, **options})
+
+
+def module(width=2, classes=CLASSES):
+    torch.manual_seed(0)
+    return torch_own.Net(width, classes)
+
+
+def seen_by(made, images, mean, std):
+    """What a module itself says of images as they are stored."""
+    pixels = (images / 255.0 - np.array(mean)) / np.array(std)
+    pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
+    return made.eval()(pixels).detach().numpy()
+
+
+def test_module_teaches_module_and_the_student_goes_back(data, tmp_path):
+    teacher = module()
+    result = distill(
+        data, tmp_path / "run", teacher=teacher, student="torch_own:Net(width=3)"
+    )
+    expert = result.network("teacher")
+    mean, std = expert.mean, expert.std
+    # It teaches with its own values, and sees images as the student does.
+    np.testing.assert_allclose(
+        expert.logits(data[0]), seen_by(teacher, data[0], mean, std), atol=1e-5
+    )
+    student = torch_own.Net(3, CLASSES)
+    student.load_state_dict(result.torch(), strict=True)
+    ours = result.student.logits(data[0])
+    np.testing.assert_allclose(ours, seen_by(student, data[0], mean, std), atol=1e-5)
+    result.export(tmp_path / "out", format="torch")
+    state = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
+    student.load_state_dict(state, strict=True)
+    about = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert about["layout"] == "module"
+    for key, value in result.torch().items():
+        assert torch.equal(state[key], value)
+
+
+def test_weights_in_a_file_and_methods_on_features(data, tmp_path):
+    teacher = module()
+    torch.save(teacher.state_dict(), tmp_path / "net.pth")
+    options = {
+        "teacher": "torch_own:Net(width=2)",
+        "teacher_weights": tmp_path / "net.pth",
+        "teacher_levels": ["bn"],
+        "student": "torch_own:Padded",
+        "student_levels": ["stem"],
+        "method": "at",
+        "seeds": 2,
+    }
+    first = distill(data, tmp_path / "run", **options)
+    stages = first.summary["stages"]
+    assert stages["teacher"]["given"] == [str(tmp_path / "net.pth")]
+    assert len(set(stages["student"]["fingerprint"])) == 2
+    again = distill(data, tmp_path / "run", **options)
+    assert (
+        again.summary["stages"]["student"]["fingerprint"]
+        == (stages["student"]["fingerprint"])
+    )
+
+
+@pytest.mark.parametrize("how", ["head", "all"])
+def test_a_teacher_of_other_classes_gets_a_new_head(data, tmp_path, how):
+    teacher = module(2, 7)
+    torch.save(teacher.state_dict(), tmp_path / "net.pth")
+    result = distill(
+        data,
+        tmp_path / "run",
+        teacher="torch_own:Net(width=2)",
+        teacher_weights=tmp_path / "net.pth",
+        teacher_train=how,
+        student="resnet-8",
+        epochs=1,
+    )
+    learned = result.network("teacher").torch()
+    fixed = ("conv.weight", "bn.weight", "bn.running_mean")
+    same = [torch.equal(learned[key], teacher.state_dict()[key]) for key in fixed]
+    assert all(same) if how == "head" else not any(same)
+    assert learned["head.weight"].shape == (CLASSES, 2)
+    row = result.summary["stages"]["teacher"]
+    assert row["method"] == "supervised"
+    assert len(row["test_accuracy"]["final"]) == 1
+
+
+def test_an_object_of_other_classes_gets_a_new_head_too():
+    name = models.with_new_head(models.register(module(2, 7)))
+    found = models.init(jax.random.key(0), name, CLASSES, (SIDE, SIDE, 3))["params"]
+    assert found["head.weight"].shape == (CLASSES, 2)
+    theirs = module(2, 7).conv.weight.detach().numpy()
+    np.testing.assert_array_equal(found["conv.weight"], theirs)
+
+
+@needs_timm
+def test_a_teacher_of_timm_sees_what_it_learned_from():
+    state = models.create("timm:resnet18", 5).module.state_dict()
+    made = Teacher(source="timm:resnet18", weights="w.pth")._view("timm:resnet18")
+    assert made[0] == (0.485, 0.456, 0.406)
+    assert made[2:] == ((224, 224), "bicubic")
+    assert "fc.weight" in state
+    asked = Teacher(source="timm:resnet18", mean=(0.5,), std=(0.2,), size=(32,))
+    assert asked._view("timm:resnet18") == ((0.5,), (0.2,), (32,), "bicubic")
+
+
+def test_resized_images_are_those_of_pytorch():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    from kdjax.models.foreign.views import Resized
+
+    for method in ("bilinear", "bicubic"):
+        ours = Resized(
+            "torch_own:Net", num_classes=3, size=(20, 20), method=method
+        ).before(images)
+        theirs = torch.nn.functional.interpolate(
+            torch.from_numpy(images.transpose(0, 3, 1, 2)),
+            size=(20, 20),
+            mode=method,
+            antialias=True,
+        )
+        expected = theirs.numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_weights_of_another_network_are_told(tmp_path):
+    torch.save(torch_own.Padded(3).state_dict(), tmp_path / "other.pth")
+    network = models.create("torch_own:Net", 3)
+    with pytest.raises(UserError, match=r"conv\.weight is missing; bn\.weight is"):
+        weights.load(str(tmp_path / "other.pth"), network)
+    torch.save(module(4).state_dict(), tmp_path / "wide.pth")
+    network = models.create("torch_own:Net(width=2)", 3)
+    with pytest.raises(UserError, match=r"is \[4, 3, 3, 3\], not \[2, 3, 3, 3\]"):
+        weights.load(str(tmp_path / "wide.pth"), network)
+
+
+@needs_timm
+def test_a_hub_that_is_not_reached_is_told(monkeypatch):
+    monkeypatch.setattr(weights, "_is_reached", lambda hub: False)
+    network = models.create("timm:resnet18", 3)
+    with pytest.raises(UserError, match="teacher_weights= names a file"):
+        weights.load("pretrained", network)
+
+
+@needs_timm
+def test_unknown_networks_are_told_with_near_ones():
+    with pytest.raises(UserError, match="choices: resnet18, "):
+        models.create("timm:resnt18", 3)
+
+
+def test_mistakes_of_a_teacher_are_told():
+    with pytest.raises(UserError, match="teacher_train 'body'"):
+        Teacher(source="timm:resnet18", train="body")
+    with pytest.raises(UserError, match=r"teacher_weights=w\.pth goes with teacher="):
+        Teacher(weights="w.pth")
+    with pytest.raises(UserError, match="teacher_size"):
+        Teacher(source="timm:resnet18", size=(0,))
+
+
+def test_a_folder_of_images_by_the_config(tmp_path):
+    own_images.write(tmp_path / "photos", own_images.splits(), size=(8, 8))
+    torch.save(module().state_dict(), tmp_path / "net.pth")
+    made = own.config(
+        own.Request(
+            data=str(tmp_path / "photos"),
+            student="torch_own:Padded",
+            teacher=Teacher(
+                source="torch_own:Net(width=2)", weights=str(tmp_path / "net.pth")
+            ),
+        )
+    )
+    assert made.stages.teacher.model == "torch_own:Net(width=2)"
+    assert made.stages.teacher.given == str(tmp_path / "net.pth")

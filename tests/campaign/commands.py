@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,7 @@ class Commands:
     def close(self) -> None:
         """Ends the interpreter."""
         self.kill()
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:
+            assert self._process.stdin
+            self._process.stdin.close()
+        shutil.rmtree(self._folder)

@@ -189,7 +189,7 @@ def outcome_of(ended: dict[str, object]) -> Outcome:
     return Outcome.TRACEBACK if "Traceback" in err or code != 2 else Outcome.WRONG
 
 
-def trials(number: int, seed: int, folder: Path, found: Trials) -> None:
+def trials(number: int, seed: object, folder: Path, found: Trials) -> None:
     """Tries a number of commands in a process of their own."""
     if not number:
         return
@@ -206,18 +206,19 @@ def trials(number: int, seed: int, folder: Path, found: Trials) -> None:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert process.stdout
-        for line in process.stdout:
-            ended = json.loads(line)
-            found.add("fuzzed commands", outcome_of(ended), **ended)
-            done += 1
-        if process.wait():  # the interpreter itself ended: by the next command
+        with process:
+            assert process.stdout
+            for line in process.stdout:
+                ended = json.loads(line)
+                found.add("fuzzed commands", outcome_of(ended), **ended)
+                done += 1
+        if process.returncode:  # the interpreter itself ended: by the next command
             about = {"number": done, "code": process.returncode, "err": ""}
             found.add("fuzzed commands", Outcome.TRACEBACK, **about)
             done += 1
 
 
-def _serve(first: int, number: int, seed: int, folder: Path) -> None:
+def _serve(first: int, number: int, seed: str, folder: Path) -> None:
     """Runs the commands from one on, and prints how each ends."""
     lines = os.fdopen(os.dup(1), "w")
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,5 +232,4 @@ def _serve(first: int, number: int, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _first, _number, _seed = map(int, sys.argv[1:4])
-    _serve(_first, _number, _seed, Path(sys.argv[4]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -8,6 +8,7 @@ import atexit
 import faulthandler
 import json
 import os
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -60,6 +61,4 @@ if __name__ == "__main__":
     import_all()
     warnings.filterwarnings("ignore", ".*os.fork.*", RuntimeWarning)
     serve()
-    from kdjax.main import main
-
-    sys.exit(main())
+    runpy.run_module("kdjax.main", run_name="__main__")

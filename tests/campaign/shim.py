@@ -4,6 +4,7 @@ A small library that is loaded before all others counts what a process changes b
 folder (files made, written, moved, removed) and lets a fault come at the n-th change.
 """
 
+import atexit
 import ctypes
 import enum
 import functools
@@ -34,7 +35,9 @@ def library() -> Path | None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
-    built = Path(tempfile.mkdtemp(prefix="campaign-")) / "shim.so"
+    folder = tempfile.mkdtemp(prefix="campaign-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    built = Path(folder) / "shim.so"
     command = [compiler, "-O1", "-fPIC", "-shared", "-o", built, SOURCE, "-ldl"]
     done = subprocess.run(command, capture_output=True, check=False)
     return built if done.returncode == 0 else None

@@ -18,7 +18,7 @@ from kdjax.methods.base import Path
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
-from kdjax.train.networks import Networks
+from kdjax.train.networks import Networks, cast
 
 TrainLogits = tuple[jax.Array, jax.Array]
 """A batch's positions in the training set and the student's logits on it, in training
@@ -218,7 +218,11 @@ class Step(Networks):
         }
 
     def gradients(
-        self, state: TrainState, inputs: StepInputs, key: jax.Array
+        self,
+        state: TrainState,
+        inputs: StepInputs,
+        key: jax.Array,
+        compute_params: dict[str, Any] | None = None,
     ) -> tuple[Gradients, TrainState, TrainLogits]:
         """Returns the gradients of one micro-batch; parameters do not change yet.
 
@@ -226,6 +230,8 @@ class Step(Networks):
             state: before the step; of several micro-batches, after the one before.
             inputs: of the micro-batch.
             key: the replica's root key; the step's number is folded in here.
+            compute_params: the state's parameters in the dtype of the computation,
+                where they have been cast already.
 
         Returns:
             Gradients and metrics; the state, of which BatchNorm's statistics and the
@@ -236,7 +242,8 @@ class Step(Networks):
         targets = {teacher: inputs.targets[teacher] for teacher in self.teachers}
 
         # Differentiated by what the phase trains only: the rest costs no backward pass.
-        trained, rest = self._split(state.params)
+        params = state.params if compute_params is None else compute_params
+        trained, rest = self._split(params)
 
         # With a position: the micro-batches of a step drop different units.
         def random(name: str, index: int) -> jax.Array:
@@ -291,6 +298,7 @@ class Step(Networks):
             return loss, (metrics, new_stats, memory, train_logits)
 
         grads, aux = jax.grad(loss_fn, has_aux=True)(trained)
+        grads = cast(grads, self.dtype)
         metrics, new, memory, train_logits = aux
         # What the phase does not train keeps its BatchNorm statistics as well.
         new_stats = _merge(self._split(new)[0], self._split(stats)[1])

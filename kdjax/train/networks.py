@@ -200,12 +200,17 @@ class Networks:
     def compute_params(self, params: Tree) -> Tree | None:
         """Returns parameters as they are computed with; None: they are so already.
 
+        Vectors, such as BatchNorm's, stay: they are cast where they are used, which
+        costs no kernel.
+
         Args:
             params: of trained networks and adapters.
         """
         if self.compute in (None, self.dtype):
             return None
-        return self._lower(params)
+        return jax.tree.map(
+            lambda leaf: self._lower(leaf) if leaf.ndim > 1 else leaf, params
+        )
 
     def apply_roles(
         self,

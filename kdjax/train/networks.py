@@ -197,19 +197,20 @@ class Networks:
             for name, variables in frozen.items()
         }
 
-    def compute_params(self, params: Tree) -> Tree | None:
-        """Returns parameters as they are computed with; None: they are so already.
+    def compute_params(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the kernels as they are computed with; None: they are so already.
 
-        Vectors, such as BatchNorm's, stay: they are cast where they are used, which
-        costs no kernel.
+        Not vectors, such as BatchNorm's: they are cast where they are used, which costs
+        no kernel of the device.
 
         Args:
             params: of trained networks and adapters.
         """
         if self.compute in (None, self.dtype):
             return None
-        return jax.tree.map(
-            lambda leaf: self._lower(leaf) if leaf.ndim > 1 else leaf, params
+        flat = flatten_dict(params)
+        return unflatten_dict(
+            {path: self._lower(leaf) for path, leaf in flat.items() if leaf.ndim > 1}
         )
 
     def apply_roles(

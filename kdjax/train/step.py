@@ -230,8 +230,8 @@ class Step(Networks):
             state: before the step; of several micro-batches, after the one before.
             inputs: of the micro-batch.
             key: the replica's root key; the step's number is folded in here.
-            compute_params: the state's parameters in the dtype of the computation,
-                where they have been cast already.
+            compute_params: some of the state's parameters that have been cast to the
+                dtype of the computation already.
 
         Returns:
             Gradients and metrics; the state, of which BatchNorm's statistics and the
@@ -242,8 +242,7 @@ class Step(Networks):
         targets = {teacher: inputs.targets[teacher] for teacher in self.teachers}
 
         # Differentiated by what the phase trains only: the rest costs no backward pass.
-        params = state.params if compute_params is None else compute_params
-        trained, rest = self._split(params)
+        trained, rest = self._split(_merge(state.params, compute_params or {}))
 
         # With a position: the micro-batches of a step drop different units.
         def random(name: str, index: int) -> jax.Array:
@@ -379,7 +378,7 @@ def _hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _merge(*trees: dict[str, Any]) -> dict[str, Any]:
-    """Returns nested dictionaries without a common leaf as one."""
+    """Returns nested dictionaries as one; of a common leaf the last one's stays."""
     flat: dict[Any, Any] = {}
     for tree in trees:
         flat |= flatten_dict(tree, keep_empty_nodes=True)

@@ -110,11 +110,26 @@ def test_an_epoch_is_cut_evenly_where_it_can_be(steps, most, count):
     assert evenly(steps, most) == count
 
 
+def test_parameters_cast_beside_the_state_train_the_same_networks():
+    half = {"dtype": jnp.float32, "compute": jnp.bfloat16}
+    expected = tiny.steps(tiny.program("kd", **half), 3)[0]
+    made = tiny.program("kd", **half)
+    made.steps_per_dispatch = 2
+    text = made.lower_train(2).as_text()
+    chex.assert_trees_all_equal(tiny.steps(made, 3)[0], expected)
+    # They go round with the state, so that an update writes both.
+    student = jax.tree.leaves(expected.params)
+    teacher = len(student)  # of the same model
+    kernels = sum(leaf.ndim > 1 for leaf in student)
+    loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
+    assert loop.count("xbf16>") == kernels + teacher
+
+
 def test_frozen_networks_are_cast_before_the_loop_of_steps():
     made = tiny.program("kd", dtype=jnp.float32, compute=jnp.bfloat16)
     text = made.lower_train(2).as_text()
     loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
-    # What goes round: of all arrays the teacher's kernels alone are bfloat16.
+    # What goes round: of all arrays the teacher's parameters alone are bfloat16.
     kernels = [
         leaf.shape
         for leaf in jax.tree.leaves(tiny.frozen(dtype=jnp.float32)["expert"]["params"])

@@ -193,7 +193,7 @@ def own_batch_norm_gradient() -> bool:
 
     Hand-written on CPU, where every sum over a map is a pass of its own. On GPU it has
     two sums over the maps where autodiff's has three: compiled for an H100, a bf16 step
-    of WRN-16-1 has 261 kernels instead of 295. Run with a launch from the host after
+    of WRN-16-1 has 245 kernels instead of 279. Run with a launch from the host after
     every step, both took the same time (1.70 and 1.72 ms a supervised step, 7.0 and 7.3
     one of CTKD). On TPU it was not measured.
     """
@@ -205,7 +205,7 @@ def joint_sums() -> bool:
 
     On GPU a large sum takes two kernels. Two sums of one map share the first of these,
     but only as one operation the second as well: compiled for an H100, a bf16 step of
-    WRN-16-1 has 239 kernels instead of 261 (not timed). On CPU the library's fast
+    WRN-16-1 has 223 kernels instead of 245 (not timed). On CPU the library's fast
     sums have one result each.
     """
     return platform() == "gpu"

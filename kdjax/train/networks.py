@@ -197,6 +197,22 @@ class Networks:
             for name, variables in frozen.items()
         }
 
+    def compute_params(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the kernels as they are computed with; None: they are so already.
+
+        Not vectors, such as BatchNorm's: they are cast where they are used, which costs
+        no kernel of the device.
+
+        Args:
+            params: of trained networks and adapters.
+        """
+        if self.compute in (None, self.dtype):
+            return None
+        flat = flatten_dict(params)
+        return unflatten_dict(
+            {path: self._lower(leaf) for path, leaf in flat.items() if leaf.ndim > 1}
+        )
+
     def apply_roles(
         self,
         params: Mapping[str, Any],
@@ -282,10 +298,11 @@ class Networks:
 
     def _lower(self, tree: Tree) -> Tree:
         """Returns parameters or images in the dtype of the networks' computation."""
-        return _cast(tree, self.compute or self.dtype)
+        return cast(tree, self.compute or self.dtype)
 
 
-def _cast(tree: Tree, dtype: jnp.dtype) -> Tree:
+def cast(tree: Tree, dtype: jnp.dtype) -> Tree:
+    """Returns a tree's arrays in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
@@ -311,8 +328,8 @@ def apply_model(
             others.
     """
     model = models.create(name, num_classes)
-    variables = {**variables, "params": _cast(variables["params"], compute)}
-    images = _cast(images, compute)
+    variables = {**variables, "params": cast(variables["params"], compute)}
+    images = cast(images, compute)
     if not train:
         return model.apply(variables, images, train=False), {}
     # Networks without random numbers keep the programs that they always had.

@@ -43,6 +43,7 @@ def train_step(
     train_arrays: TrainArrays,
     dispatch_inputs: DispatchInputs,
     key: jax.Array,
+    compute_params: dict[str, Any] | None = None,
 ) -> tuple[TrainState, Metrics, TrainLogits]:
     """Returns one replica's state after a step, its metrics and its logits.
 
@@ -55,6 +56,7 @@ def train_step(
         train_arrays: the feed's.
         dispatch_inputs: one replica's, from the feed.
         key: the replica's root key.
+        compute_params: the state's, as `Step.gradients` takes them.
     """
 
     def micro_batch(
@@ -73,7 +75,7 @@ def train_step(
                 number=number,
             )
         inputs = _step_inputs(step, batch, frozen, targets)
-        return step.gradients(state, inputs, key)
+        return step.gradients(state, inputs, key, compute_params)
 
     gradients, state, train_logits = _over_micro_batches(
         micro_batch, state, feed.micro_batches

@@ -18,7 +18,7 @@ from kdjax.methods.base import Path
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
-from kdjax.train.networks import Networks
+from kdjax.train.networks import Networks, cast
 
 TrainLogits = tuple[jax.Array, jax.Array]
 """A batch's positions in the training set and the student's logits on it, in training
@@ -218,7 +218,11 @@ class Step(Networks):
         }
 
     def gradients(
-        self, state: TrainState, inputs: StepInputs, key: jax.Array
+        self,
+        state: TrainState,
+        inputs: StepInputs,
+        key: jax.Array,
+        compute_params: dict[str, Any] | None = None,
     ) -> tuple[Gradients, TrainState, TrainLogits]:
         """Returns the gradients of one micro-batch; parameters do not change yet.
 
@@ -226,6 +230,8 @@ class Step(Networks):
             state: before the step; of several micro-batches, after the one before.
             inputs: of the micro-batch.
             key: the replica's root key; the step's number is folded in here.
+            compute_params: some of the state's parameters that have been cast to the
+                dtype of the computation already.
 
         Returns:
             Gradients and metrics; the state, of which BatchNorm's statistics and the
@@ -236,7 +242,7 @@ class Step(Networks):
         targets = {teacher: inputs.targets[teacher] for teacher in self.teachers}
 
         # Differentiated by what the phase trains only: the rest costs no backward pass.
-        trained, rest = self._split(state.params)
+        trained, rest = self._split(_merge(state.params, compute_params or {}))
 
         # With a position: the micro-batches of a step drop different units.
         def random(name: str, index: int) -> jax.Array:
@@ -291,6 +297,7 @@ class Step(Networks):
             return loss, (metrics, new_stats, memory, train_logits)
 
         grads, aux = jax.grad(loss_fn, has_aux=True)(trained)
+        grads = cast(grads, self.dtype)
         metrics, new, memory, train_logits = aux
         # What the phase does not train keeps its BatchNorm statistics as well.
         new_stats = _merge(self._split(new)[0], self._split(stats)[1])
@@ -371,7 +378,7 @@ def _hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _merge(*trees: dict[str, Any]) -> dict[str, Any]:
-    """Returns nested dictionaries without a common leaf as one."""
+    """Returns nested dictionaries as one; of a common leaf the last one's stays."""
     flat: dict[Any, Any] = {}
     for tree in trees:
         flat |= flatten_dict(tree, keep_empty_nodes=True)

@@ -61,7 +61,8 @@ _STEPPED = Recipe(
     decay_factor=0.1,
 )
 # Constant. The paper's text gives 0.1 for all networks, the released code 0.01 for
-# plain CNNs: with 0.1 teacher and student of a long chain stay at chance (README).
+# plain CNNs: with 0.1 teacher and student of a long chain stay at chance (see
+# docs/results.md).
 _CONSTANT = dataclasses.replace(_STEPPED, learning_rate=0.01, milestones=())
 _CROP_AND_FLIP = Augment(crop=4, padding="zero", flip=True)
 _RESNETS: dict[str, Any] = {"recipe": _STEPPED, "augment": _CROP_AND_FLIP}

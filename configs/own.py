@@ -13,10 +13,18 @@ Arguments, besides epochs, batch_size, train_size, test_size and seeds:
     test_share=0.2    kept from training where there are no test images
     memory_share=0.25  broken=skip  image_column=image  label_column=label  workers=2
                       see `kdjax.data.own.OwnData`
-    student=resnet-8  a network, or package.module:Class(width=32)
+    student=resnet-8  a network, or package.module:Class(width=32) of linen, NNX or
+                      PyTorch, or timm:resnet18, torchvision:resnet18
     teacher=resnet-56 a network, which is trained first; or a file of PyTorch weights,
                       with teacher_model=; or logits of the training images, logits.npy,
                       several joined by '+'; or a finished stage, runs/other:expert
+    teacher_weights=mine.safetensors
+                      of the network that teacher= names, in PyTorch or kdjax; without
+                      it, timm and torchvision download theirs
+    teacher_size=224  height and width that the teacher sees, if they are others
+    teacher_train=head
+                      what is trained first of a PyTorch teacher of other classes: its
+                      new head, or all
     teacher_mean=0.5/0.5/0.5  teacher_std=0.2/0.2/0.2  class_order=2/0/1
                       as the teacher learned to see images and classes
     student_levels=a+b  teacher_levels=a+b
@@ -74,6 +82,9 @@ ARGUMENTS: builders.Arguments = {
             "teacher",
             "teacher_model",
             "teacher_levels",
+            "teacher_weights",
+            "teacher_size",
+            "teacher_train",
             "teacher_mean",
             "teacher_std",
             "class_order",
@@ -101,6 +112,9 @@ def get_config(arg: str = "") -> ConfigDict:
         std=builders.numbers("teacher_std", values.get("teacher_std", ""), float),
         order=builders.numbers("class_order", values.get("class_order", ""), int),
         levels=levels["teacher"],
+        weights=values.get("teacher_weights", ""),
+        size=builders.numbers("teacher_size", values.get("teacher_size", ""), int),
+        train=values.get("teacher_train", "head"),
     )
     return own.config(
         own.Request(

@@ -1,5 +1,7 @@
 """Options of XLA that this jaxlib does not know are left out."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,70 @@ def test_for_another_platform_nothing_is_tried(capsys):
         assert backend.compiler_options() == {}
     assert backend._is_accepted.cache_info().misses == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if this process ran on a GPU; returns how often cuDNN was started."""
+    started = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "_start_cudnn", lambda: started.append(1))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    return started
+
+
+def test_on_a_gpu_convolutions_join_command_buffers_once_cudnn_has_started(gpu):
+    (options,) = backend.compiler_options().items()
+    assert options[0] == "xla_gpu_enable_command_buffer"
+    assert {"CONVOLUTION", "FUSION", "CUBLAS"} <= set(options[1].split(","))
+    assert gpu
+
+
+def test_a_user_s_own_choice_of_command_buffers_stays(gpu, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=+WHILE")
+    assert backend.compiler_options() == {}
+    assert gpu  # it may be a choice with convolutions
+
+
+def test_compiling_for_a_gpu_elsewhere_starts_nothing(monkeypatch):
+    monkeypatch.setattr(backend, "_start_cudnn", pytest.fail)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with backend.compiling_for("gpu"):
+        assert backend.compiler_options()
+
+
+def test_cudnn_is_started_on_every_device_outside_of_command_buffers(monkeypatch):
+    compiled = []
+    jit = jax.jit
+
+    def noted(function, **options):
+        compiled.append(options["compiler_options"])
+        return jit(function, **options)  # the option is known on CPU, too
+
+    monkeypatch.setattr(backend.jax, "jit", noted)
+    backend._start_cudnn.__wrapped__()
+    none = {"xla_gpu_enable_command_buffer": ""}
+    assert compiled == [none] * len(jax.local_devices())
+
+
+@pytest.mark.skipif(
+    not shutil.which("nvidia-smi"), reason="needs a GPU: command buffers are CUDA's"
+)
+def test_a_second_start_runs_what_the_first_has_compiled(tmp_path):
+    """The program comes from the cache, and cuDNN has tuned nothing in the process."""
+    env = {**os.environ, "KDJAX_CACHE": str(tmp_path)}
+    env = {k: v for k, v in env.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import jax, tiny\n"
+        "from kdjax.runtime import backend\n"
+        "assert jax.default_backend() == 'gpu'\n"
+        "backend.use_compilation_cache()\n"
+        "made = tiny.program(student='resnet-8', dtype=jax.numpy.float32)\n"
+        "tiny.steps(made, 3)\n"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True)
 
 
 def test_they_can_be_asked_for_while_a_function_is_traced(capsys):

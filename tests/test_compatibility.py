@@ -61,6 +61,9 @@ WEIGHTS = {
     ("dkd", "vgg-13", "mobilenetv2-0.5"),
 }
 """Pairs that had another weight than the published one."""
+INSIDE = {"bss", "sskd"}
+"""Methods whose teachers run in the step as ever. Targets of all others are rounded as
+the bank stores them, with the bank and without: a stage that reads any is another."""
 CONFIG = {
     "data": {
         "name": "digits",
@@ -130,8 +133,11 @@ def changed(name, stages):
     stage = stages[name]
     teachers = [stages[teacher].model for teacher in stage.teachers]
     networks = (*teachers, *stage.method.roles(stage.model).values())
+    unread = stage.method_name == "ctkd" and not stage.method.beta
+    inside = unread or INSIDE & set(stage.method_name.split("+"))
     return (
-        bool(CHANGED & set(stage.method_name.split("+")))
+        bool(stage.teachers and not inside)
+        or bool(CHANGED & set(stage.method_name.split("+")))
         or any(network.endswith("-fan_out") for network in networks)
         or (stage.method_name, *teachers, stage.model) in WEIGHTS
         or any(changed(teacher, stages) for teacher in stage.teachers)
@@ -186,8 +192,11 @@ def processor():
 
 
 def test_an_old_folder_is_found_and_its_stopped_stage_ends_in_the_same_bits(
-    old, capsys
+    old, capsys, monkeypatch
 ):
+    # As if fingerprints did not tell that targets are rounded in the step, too: those
+    # of the bank, which this student reads, are the numbers they were.
+    monkeypatch.setattr(Store, "_targets", lambda store, name: {})
     finished = {path: path.read_bytes() for path in sorted(old.rglob("*/result.json"))}
     assert len(finished) == 3
     observed = []
@@ -210,12 +219,18 @@ def test_an_old_folder_is_found_and_its_stopped_stage_ends_in_the_same_bits(
     # The teacher's targets of the epochs that were left are in the old bank.
     assert run._bank.passes == 0 or jax.__version__ != OLD["jax"]
     written = json.loads((old / "results.json").read_text())
-    assert structure(written) == structure(RESULTS)
+    assert structure(written) | structure(RESULTS) == structure(written)
     ours, theirs = summary["stages"]["student"], RESULTS["stages"]["student"]
     assert ours["fingerprint"] == theirs["fingerprint"]
     np.testing.assert_allclose(ours["test_loss"], theirs["test_loss"], rtol=1e-4)
     if processor() == OLD["processor"] and jax.__version__ == OLD["jax"]:
         assert ours["digest"] == theirs["digest"]
+
+
+def test_stages_that_read_a_teacher_are_not_taken_for_those_of_old(old, capsys):
+    run = Run(parse_config(copy.deepcopy(CONFIG)), old, Interrupt())
+    found = {name for name in CONFIG["stages"] if run._store.result(name, 0)}
+    assert found == {"expert"}
 
 
 def test_a_recording_stage_has_the_keys_that_its_checkpoints_had():

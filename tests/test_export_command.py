@@ -31,6 +31,7 @@ from kdjax.experiment.run import Run
 from kdjax.export import exporting, images, int8, options, sessions, stablehlo, verify
 from kdjax.export import onnx as writer
 from kdjax.export.__main__ import main
+from kdjax.export.card import card
 from kdjax.export.description import parameters
 from kdjax.export.images import Part, spread, take
 from kdjax.export.preprocessing import Preprocessing
@@ -191,11 +192,11 @@ def test_onnx_in_32_and_8_bits(workdir, digits, tmp_path, capsys):
     assert table["threads"] == 1
     assert all(row["latency_ms"] > 0 for row in table["rows"])
     printed = capsys.readouterr().out
-    card = (out / "README.md").read_text()
-    for text in (printed, card):
+    written = (out / "README.md").read_text()
+    for text in (printed, written):
         assert "Accuracy on all 300 test images." in text
-    assert "taught by expert (wrn-10-1)" in card
-    assert "2 epochs, batches of 32" in card
+    assert "taught by expert (wrn-10-1)" in written
+    assert "2 epochs, batches of 32" in written
     # 8 bits are close, on what they were not calibrated on.
     prepare = Preprocessing(network.mean, network.std, "NCHW", False)
     wide, narrow = (
@@ -210,12 +211,25 @@ def test_onnx_in_32_and_8_bits(workdir, digits, tmp_path, capsys):
     assert of_card(out, digits.test.images[0]) == str(best)
 
 
-def test_weights_have_a_scale_for_every_channel(workdir, tmp_path):
+def test_card_tells_images_held_out(workdir, tmp_path):
+    results, out = finished.results_of(workdir), tmp_path / "out"
+    Result(results, workdir).export(out, stage="student", format="safetensors")
+    settings = finished.settings_of(finished.find(workdir, "student").folder)
+    assert "held out" not in card(about(out), results, settings, None)
+    results["config"]["data"]["validation"] = 300
+    told = card(about(out), results, settings, None)
+    assert "test images stand 300 of its training images, held out" in told
+
+
+@pytest.mark.parametrize("activations", ["int8", "uint8"])
+def test_weights_have_a_scale_for_every_channel(workdir, tmp_path, activations):
     network = exporting.deploy(finished.find(workdir, "student"))
     writer.write(network, tmp_path / "wide.onnx")
     draw = np.random.default_rng(0)
     batch = draw.normal(size=(8, 1, 8, 8)).astype(np.float32)
-    int8.quantise(tmp_path / "wide.onnx", tmp_path / "int8.onnx", [batch])
+    int8.quantise(
+        tmp_path / "wide.onnx", tmp_path / "int8.onnx", [batch], activations=activations
+    )
     graph = onnx.load(tmp_path / "int8.onnx").graph
     arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     dequantised = {n.output[0]: n for n in graph.node if n.op_type[:2] == "De"}
@@ -225,7 +239,9 @@ def test_weights_have_a_scale_for_every_channel(workdir, tmp_path):
         weights, scale = (arrays[name] for name in dequantised[node.input[1]].input[:2])
         assert weights.dtype == np.int8
         assert scale.shape == weights.shape[:1]
-        assert dequantised[node.input[0]]  # and so has what it reads
+        _, scale, zero = dequantised[node.input[0]].input  # what it reads
+        assert arrays[zero].dtype == activations
+        assert arrays[scale].shape == ()
 
 
 @pytest.mark.parametrize("uint8", [False, True])
@@ -291,17 +307,25 @@ def test_pytorch_reads_a_state_dict(workdir, digits, tmp_path):
     np.testing.assert_allclose(logits, network.logits(pixels), atol=1e-4)
 
 
-def test_what_was_imported_comes_out_again(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "naming", "layout"),
+    [
+        ("resnet-8", "kuangliu", "akamaster with option B"),
+        ("padded_resnet-8", "akamaster", "akamaster"),
+    ],
+)
+def test_what_was_imported_comes_out_again(name, naming, layout, tmp_path, capsys):
     """In its own layout; also of a run in float64, as it was read."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import torch_nets
 
     torch.manual_seed(0)
-    module = torch_nets.ResNet([1] * 3, [16, 32, 64], 10, naming="kuangliu", channels=1)
-    file = tmp_path / "teacher.pth"
-    torch.save(module.state_dict(), file)
-    variables = import_torch.load(file, "resnet-8", 10, (8, 8, 1))
-    stages = {"expert": ("resnet-8", variables)}
+    module = torch_nets.ResNet([1] * 3, [16, 32, 64], 10, naming=naming, channels=1)
+    file = tmp_path / "teacher.th"
+    state = {f"module.{key}": value for key, value in module.state_dict().items()}
+    torch.save({"state_dict": state}, file)
+    variables = import_torch.load(file, name, 10, (8, 8, 1))
+    stages = {"expert": (name, variables)}
     finish(tmp_path / "run", stages, "float64", given=[str(file)])
     out = tmp_path / "out"
     argv = [tmp_path / "run", "--stage=expert", "--format=torch", f"--out={out}"]
@@ -312,9 +336,9 @@ def test_what_was_imported_comes_out_again(tmp_path, capsys):
     assert state.keys() == kept.keys()
     for key, tensor in kept.items():
         assert torch.equal(state[key], tensor), key
-    assert about(out)["layout"] == "akamaster with option B"
+    assert about(out)["layout"] == layout
     assert (
-        "imported from teacher.pth, not trained here" in (out / "README.md").read_text()
+        "imported from teacher.th, not trained here" in (out / "README.md").read_text()
     )
     # In float32, also where the run computed in float64.
     argv = [tmp_path / "run", "--stage=expert", f"--out={tmp_path / 'onnx'}", *FEW]
@@ -374,6 +398,10 @@ def test_the_bound_is_relative_to_the_largest_logit():
         (["--stage=student", "--format=safetensors", "--uint8"], "uint8 is for format"),
         (["--stage=student", "--opset=7"], "opset 7; choices: 13 to "),
         (["--stage=student", "--calibration=0"], "calibration=0 must be at least 1"),
+        (
+            ["--stage=student", "--activations=int4"],
+            "unknown activations 'int4'; choices: int8, uint8",
+        ),
         (
             ["--stage=student", "--format=torch", "--layout=mine"],
             "unknown layout of resnet-8 'mine'; choices: ",

@@ -10,14 +10,16 @@ from flax.traverse_util import flatten_dict
 from network import CLASSES, SMALL, Network, assert_close, random_variables
 
 from kdjax import methods, models
-from kdjax.models import imagenet_resnet
+from kdjax.models import cifar_resnet, imagenet_resnet
 from kdjax.runtime.errors import UserError
 
 CIFAR, IMAGENET, DIGITS = (32, 32, 3), (224, 224, 3), (8, 8, 1)
 SMALLEST = {
     "bottleneck_resnet": "bottleneck_resnet-50",
+    "cifar_resnet": "cifar_resnet-18",
     "imagenet_resnet": "imagenet_resnet-18",
     "mobilenetv2": "mobilenetv2-0.5",
+    "padded_resnet": "padded_resnet-8",
     "plain": "plain-2",
     "resnet": "resnet-8",
     "shufflenetv1": "shufflenetv1",
@@ -47,7 +49,12 @@ class Reference(Network):
         taps["pooled"] = x.mean((1, 2))
         return taps["pooled"] @ self.params["head/kernel"] + self.params["head/bias"]
 
-    def residual(self, x, blocks, large=False):
+    def padded(self, x, stride):
+        """Every second pixel, and a quarter of the new channels zero on each side."""
+        zeros = np.zeros_like(x[:, ::stride, ::stride, : x.shape[-1] // 2])
+        return np.concatenate([zeros, x[:, ::stride, ::stride], zeros], -1)
+
+    def residual(self, x, blocks, large=False, padded=False):
         taps = {"stem": relu(self.layer("stem", x, 2 if large else 1))}
         x = pool(taps["stem"], 3, 2, 1) if large else taps["stem"]
         for stage, count in enumerate(blocks, 1):
@@ -57,7 +64,9 @@ class Reference(Network):
                 stride = 2 if first and stage > 1 else 1
                 out = relu(self.layer(f"{name}/layer1", x, stride))
                 out = self.layer(f"{name}/layer2", out)
-                if first and stage > 1:
+                if first and stage > 1 and padded:
+                    x = self.padded(x, stride)
+                elif first and stage > 1:
                     x = self.layer(f"{name}/shortcut", x, stride)
                 pre = x + out
                 x = relu(pre)
@@ -84,18 +93,25 @@ class Reference(Network):
     ("name", "shape", "reference"),
     [
         ("resnet-14", SMALL, lambda net, x: net.residual(x, (2, 2, 2))),
+        (
+            "padded_resnet-8",
+            (9, 12, 3),
+            lambda net, x: net.residual(x, (1, 1, 1), padded=True),
+        ),
         ("vgg-11", (17, 26, 3), lambda net, x: net.vgg(x, (1, 1, 2, 2, 2))),
         (
             "imagenet_resnet-10",
             (22, 36, 3),
             lambda net, x: net.residual(x, (1, 1, 1, 1), large=True),
         ),
+        ("cifar_resnet-10", SMALL, lambda net, x: net.residual(x, (1, 1, 1, 1))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_equals_numpy(name, shape, reference, train, rng, monkeypatch):
     # One block a stage, to compile in seconds.
     monkeypatch.setitem(imagenet_resnet.BLOCKS, 10, (1, 1, 1, 1))
+    monkeypatch.setattr(cifar_resnet, "DEPTHS", (10,))
     variables = random_variables(name, rng)
     images = rng.normal(size=(3, *shape))
 
@@ -124,6 +140,13 @@ def test_equals_numpy(name, shape, reference, train, rng, monkeypatch):
         ("resnet-20", 100, CIFAR, 278_324),
         ("resnet-56", 100, CIFAR, 861_620),
         ("resnet-8x4", 100, CIFAR, 1_233_540),
+        # The table of akamaster's README has 0.27, 0.85 and 1.7 million.
+        ("padded_resnet-20", 10, CIFAR, 269_722),
+        ("padded_resnet-56", 10, CIFAR, 853_018),
+        ("padded_resnet-110", 10, CIFAR, 1_727_962),
+        ("cifar_resnet-18", 10, CIFAR, 11_173_962),
+        ("cifar_resnet-34", 10, CIFAR, 21_282_122),
+        ("cifar_resnet-50", 10, CIFAR, 23_520_842),
         ("vgg-8", 100, CIFAR, 3_965_028),
         ("vgg-13", 100, CIFAR, 9_462_180),
         ("imagenet_resnet-18", 1000, IMAGENET, 11_689_512),
@@ -143,6 +166,8 @@ def test_parameter_counts_are_the_published_ones(name, classes, shape, count):
         ("vgg", (8, 11, 13, 16, 19), 2),  # the hidden dense layers
         ("imagenet_resnet", (18, 26, 34, 50), 0),
         ("bottleneck_resnet", (50,), 0),
+        ("cifar_resnet", (18, 34, 50), 0),
+        ("padded_resnet", (8, 110), 0),
     ],
 )
 def test_depth_counts_convolutions_and_dense_layers(family, depths, missing):
@@ -170,6 +195,12 @@ def outputs(name, shape):
     [
         ("resnet-20", CIFAR, [(32, 16), (32, 16), (16, 32), (8, 64)]),
         ("resnet-32x4", CIFAR, [(32, 32), (32, 64), (16, 128), (8, 256)]),
+        ("padded_resnet-20", CIFAR, [(32, 16), (32, 16), (16, 32), (8, 64)]),
+        (
+            "cifar_resnet-18",
+            CIFAR,
+            [(32, 64), (32, 64), (16, 128), (8, 256), (4, 512)],
+        ),
         ("vgg-13", CIFAR, [(32, 64), (16, 128), (8, 256), (4, 512), (4, 512)]),
         # The pooling before the last stage is for images of 64x64 alone.
         ("vgg-8", (64, 64, 3), [(64, 64), (32, 128), (16, 256), (8, 512), (4, 512)]),
@@ -287,6 +318,10 @@ def test_rocket_ties_their_convolutions_alone(student, scratch):
         ("resnet-08", "resnet-DEPTH or resnet-DEPTHx4"),
         ("resnet-2", "8, 14, 20, 26"),
         ("resnet-18", "imagenet_resnet-DEPTH"),
+        ("padded_resnet", "padded_resnet-DEPTH"),
+        ("padded_resnet-8x4", "padded_resnet-DEPTH"),
+        ("padded_resnet-18", "8, 14, 20, 26"),
+        ("cifar_resnet-20", "cifar_resnet-18, cifar_resnet-34, cifar_resnet-50"),
         ("imagenet_resnet-20", "imagenet_resnet-18, imagenet_resnet-26"),
         ("imagenet_resnet", "imagenet_resnet-18, imagenet_resnet-26"),
         ("vgg-9", "vgg-8, vgg-11, vgg-13"),

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
+from kdjax.preflight.hlo.kernels import kernels
 from kdjax.preflight.hlo.module import Array, Module, arrays
 from kdjax.preflight.hlo.traffic import traffic
 
@@ -241,6 +242,36 @@ def test_traffic_is_what_kernels_read_and_write():
     # A product after it: the result is written once and read once.
     found = traffic(compiled(lambda a, b: jnp.tanh(a) @ b, (64, 64), (64, 32)))
     assert found == 3 * sized(64, 64) + 2 * sized(64, 32)
+
+
+def test_kernels_are_counted_by_kind_and_by_turn_of_a_loop():
+    text = """HloModule m
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %t = f32[8]{0} tanh(%p)
+}
+%body (a: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%a), index=0
+  %x = f32[8]{0} get-tuple-element(%a), index=1
+  %tanh_fusion.3 = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused
+  %tanh_fusion.4.0 = f32[8]{0} fusion(%tanh_fusion.3), kind=kLoop, calls=%fused
+  ROOT %r = (s32[], f32[8]{0}) tuple(%i, %tanh_fusion.4.0)
+}
+%condition (a: (s32[], f32[8])) -> pred[] {
+  %a = (s32[], f32[8]{0}) parameter(0)
+  ROOT %constant = pred[] constant(true)
+}
+ENTRY %main (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %copy.1 = (s32[], f32[8]{0}) copy(%p)
+  ROOT %w = (s32[], f32[8]{0}) while(%copy.1), condition=%condition, body=%body, COUNT
+}
+"""
+    known = 'backend_config={"known_trip_count":{"n":"5"}}'
+    expected = {"tanh_fusion": 10, "copy": 1}
+    assert kernels(text.replace("COUNT", known)) == expected
+    assert kernels(text.replace(", COUNT", ""), unknown=5) == expected
 
 
 SLICED = """HloModule m

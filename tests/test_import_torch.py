@@ -47,6 +47,7 @@ def four_stages(blocks, classes=10, **options):
 CASES = {
     "resnet-8": (resnet(1), 16),
     "resnet-14 kuangliu": (resnet(2, naming="kuangliu"), 16),
+    "padded_resnet-14 akamaster": (resnet(2, naming="akamaster"), 16),
     "resnet-8x4": (
         functools.partial(nets.ResNet, [1] * 3, [64, 128, 256], 10, stem=32),
         16,
@@ -58,6 +59,7 @@ CASES = {
         four_stages((3, 4, 6, 3), bottleneck=True, naming="kuangliu"),
         16,
     ),
+    "cifar_resnet-18 kuangliu": (four_stages((2, 2, 2, 2), naming="kuangliu"), 16),
     "vgg-8": (functools.partial(compact.VGG, (1, 1, 1, 1, 1), 10), 16),
     "plain-3": (functools.partial(compact.Plain, "C16 C16 P C32 P", 10, 16), 16),
     "plain-7": (
@@ -176,6 +178,13 @@ SIZES = {
     ("imagenet_resnet-50", 1000): four_stages(
         (3, 4, 6, 3), 1000, large=True, bottleneck=True
     ),
+    **{
+        (f"padded_resnet-{6 * n + 2}", 10): resnet(n, naming="akamaster")
+        for n in (3, 5, 18)
+    },
+    ("cifar_resnet-18", 10): four_stages((2, 2, 2, 2), naming="kuangliu"),
+    ("cifar_resnet-18", 7): four_stages((2, 2, 2, 2), 7),
+    ("cifar_resnet-34", 100): four_stages((3, 4, 6, 3), 100, naming="weiaicunzai"),
     ("bottleneck_resnet-50", 100): four_stages(
         (3, 4, 6, 3), 100, bottleneck=True, naming="weiaicunzai"
     ),
@@ -199,16 +208,18 @@ def test_a_network_is_told_by_its_shapes(name, classes):
         ("plain-7", "TAKD and DGKD", (32, 32, 3)),
         ("plain-3", "TAKD and DGKD", (16, 16, 3)),
         ("shufflenetv2", "RepDistiller", (32, 32, 3)),
+        ("padded_resnet-14 akamaster", "akamaster", (32, 32, 3)),
+        ("cifar_resnet-18 kuangliu", "kuangliu", (32, 32, 3)),
     ],
 )
 def test_a_network_goes_back_to_pytorch(case, layout, shape, tmp_path):
-    network = randomised(CASES[case][0]())
+    network, name = randomised(CASES[case][0]()), case.split()[0]
     path = saved(network, tmp_path / "net.pth")
-    variables = import_torch.load(path, case, 10, shape)
+    variables = import_torch.load(path, name, 10, shape)
     state = {
         key: torch.from_numpy(array)
         for key, array in import_torch.to_state_dict(
-            variables, case, layout, shape
+            variables, name, layout, shape
         ).items()
     }
     other = CASES[case][0]()
@@ -217,14 +228,18 @@ def test_a_network_goes_back_to_pytorch(case, layout, shape, tmp_path):
         assert torch.equal(other.state_dict()[key], value), key
 
 
-def test_layouts_name_the_same_tensors():
-    paths = []
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("bottleneck_resnet-50", (3, 4, 6, 3)), ("cifar_resnet-18", (2, 2, 2, 2))],
+)
+def test_layouts_name_the_same_tensors(name, blocks):
+    paths, bottleneck = [], name.startswith("bottleneck")
     for naming in ("kuangliu", "torchvision", "weiaicunzai"):
         with torch.device("meta"):
-            network = four_stages((3, 4, 6, 3), bottleneck=True, naming=naming)()
+            network = four_stages(blocks, bottleneck=bottleneck, naming=naming)()
         shapes = {key: tuple(value.shape) for key, value in tensors(network).items()}
         (layout,) = guesses(shapes)
-        rows = table(layout.prefix, "bottleneck_resnet-50", 10, (32, 32, 3))
+        rows = table(layout.prefix, name, 10, (32, 32, 3))
         of = {row.key: row.path for row in rows}
         # The modules are made in the same order.
         paths.append([of[key] for key in shapes])

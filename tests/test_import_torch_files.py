@@ -82,6 +82,10 @@ WRAPPINGS = {
         "acc": np.float64(93.1),
         "epoch": 199,
     },
+    "akamaster": lambda s: {
+        "state_dict": prefixed(s, "module."),
+        "best_prec1": 91.7,
+    },
     "nested": lambda s: {"model": {"state_dict": s}, "args": argparse.Namespace(a=1)},
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": np.float32(0.1)},
     "any name": lambda s: {"student weights": s, "epoch": 3},
@@ -232,22 +236,36 @@ def test_other_images_of_a_plain_network_are_named(refused):
     )
 
 
+def test_another_kind_of_network_is_named(refused):
+    bare = resnet(3, naming="akamaster").state_dict()
+    message = refused({"state_dict": prefixed(bare, "module.")}, "resnet-20")
+    assert "not resnet-20 with 10 classes: it looks like padded_resnet-20" in message
+    options = resnet(3, naming="kuangliu").state_dict()
+    message = refused(options, "padded_resnet-20")
+    assert "it looks like resnet-20 with 10 classes" in message
+    widths = [64, 128, 256, 512]
+    state = nets.ResNet([2] * 4, widths, 10, naming="kuangliu").state_dict()
+    message = refused({"net": state, "acc": 95.1}, "imagenet_resnet-18")
+    assert "it looks like cifar_resnet-18 with 10 classes" in message
+    # Such a file was published under the name of ResNet-110.
+    deep = nets.ResNet([18] * 3, [16, 32, 64], 10, bottleneck=True, stem=16)
+    message = refused(deep.state_dict(), "resnet-110")
+    assert "it looks like a ResNet-164 (18 + 18 + 18 bottlenecks, 16-32-64" in message
+
+
 def test_architectures_that_kdjax_lacks_are_described(refused):
-    bare = {
-        key: value
-        for key, value in resnet(3, naming="kuangliu").state_dict().items()
-        if "shortcut" not in key
-    }
-    message = refused(prefixed(bare, "module."), "resnet-20")
-    assert "ResNet-20 (3 + 3 + 3 blocks, 16-32-64 channels" in message
+    bare = resnet(3, naming="akamaster").state_dict()
+    thin = {key: value for key, value in bare.items() if "layer3.2" not in key}
+    message = refused(prefixed(thin, "module."), "resnet-20")
+    assert "ResNet-18 (3 + 3 + 2 blocks, 16-32-64 channels" in message
     assert "shortcuts without parameters" in message
     assert "pre-activation" not in message
     before = {key: value for key, value in bare.items() if not key.startswith("bn1")}
     assert "convolutions (pre-activation)" in refused(before, "resnet-20")
     widths = [64, 128, 256, 512]
-    state = nets.ResNet([2] * 4, widths, 10, naming="kuangliu").state_dict()
+    state = nets.ResNet([2, 2, 2, 1], widths, 10, naming="kuangliu").state_dict()
     message = refused(state, "imagenet_resnet-18")
-    assert "ResNet-18 (2 + 2 + 2 + 2 blocks, 64-128-256-512 channels" in message
+    assert "ResNet-16 (2 + 2 + 2 + 1 blocks, 64-128-256-512 channels" in message
     assert "a first kernel of 3x3" in message
     narrow = nets.ResNet([3] * 3, [16, 32, 64], 10, bottleneck=True, stem=16)
     message = refused(narrow.state_dict(), "resnet-8")

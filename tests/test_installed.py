@@ -53,7 +53,7 @@ class Installed:
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == code, (done.stdout, done.stderr)
         return done

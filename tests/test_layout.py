@@ -16,7 +16,9 @@ FLOORS = (
     ("train",),
     ("experiment",),
     ("export",),
-    ("main", "sweep", "preflight", "analysis", "import_torch", "api"),
+    ("analysis",),
+    ("report",),
+    ("main", "sweep", "preflight", "import_torch", "api", "compare", "watch"),
 )
 BELOW = {
     room: {below for lower in FLOORS[:number] for below in lower}

@@ -96,3 +96,59 @@ def test_what_is_not_finite_is_null_in_the_lines(tmp_path):
         writer.write({"epoch": 1, "test/loss": np.nan})
 
     assert lines(tmp_path) == [{"epoch": 1, "test/loss": None}]
+
+
+def resumed(folder, count):
+    """The records up to one, as a resumed stage reads them."""
+    with metrics.Writer(folder, []) as writer:
+        for epoch in range(1, 6):
+            writer.write(record(epoch))
+            if epoch == count:
+                mark = writer.mark()
+    return mark
+
+
+def test_records_are_read_up_to_a_mark(tmp_path):
+    mark = resumed(tmp_path, 3)
+    assert metrics.read_records(tmp_path, mark) == [record(i) for i in (1, 2, 3)]
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"epoch": 6, "tr')  # killed while it wrote
+    history = metrics.read_records(tmp_path, mark)
+    with metrics.Writer(tmp_path, history) as writer:
+        assert writer.mark() == mark
+        assert lines(tmp_path) == history
+
+
+def test_lines_that_stay_are_not_written_again(tmp_path):
+    mark = resumed(tmp_path, 3)
+    file = tmp_path / "metrics.jsonl"
+    before = file.stat().st_ino
+    with metrics.Writer(tmp_path, metrics.read_records(tmp_path, mark)):
+        assert file.stat().st_ino == before
+        assert len(lines(tmp_path)) == 3
+
+
+def test_records_that_are_not_finite_come_back(tmp_path):
+    with metrics.Writer(tmp_path, []) as writer:
+        writer.write({"epoch": 1, "test/loss": np.inf})
+        mark = writer.mark()
+    history = metrics.read_records(tmp_path, mark)
+    assert np.isnan(history[0]["test/loss"])
+    with metrics.Writer(tmp_path, history) as writer:
+        assert writer.mark() == mark
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "folder"])
+def test_damaged_records_are_told(tmp_path, damage):
+    mark, file = resumed(tmp_path, 3), tmp_path / "metrics.jsonl"
+    content = bytearray(file.read_bytes())
+    file.unlink()
+    if damage == "flip":
+        content[40] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[:40])
+    elif damage == "folder":
+        file.mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: .*delete"):
+        metrics.read_records(tmp_path, mark)

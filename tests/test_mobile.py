@@ -320,7 +320,7 @@ def test_starts_are_the_sources(name):
         ("shufflenetv2-0.5", "choices: shufflenetv2"),
         ("bottleneck_resnet-56", "choices: bottleneck_resnet-50"),
         ("imagenet_resnet-101", "imagenet_resnet-34, imagenet_resnet-50"),
-        ("resnet-51", "bottleneck_resnet-DEPTH"),
+        ("resnet-51", "cifar_resnet-DEPTH"),
     ],
 )
 def test_unknown_names_are_told_with_the_choices(name, choices):

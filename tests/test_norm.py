@@ -13,7 +13,8 @@ from kdjax.models import layers, norm, wrn
 from kdjax.runtime import backend, parallel
 
 SHAPE, LARGE = (4, 3, 2, 5), (64, 8, 8, 5)
-FORMS = pytest.mark.parametrize("own", [True, False], ids=["own", "autodiff"])
+OWN = pytest.mark.parametrize("own", ["own", "own, joint sums"])
+FORMS = pytest.mark.parametrize("own", ["own", "own, joint sums", "autodiff"])
 MODES = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 close = np.testing.assert_allclose
 
@@ -57,7 +58,8 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 @pytest.fixture
 def form(monkeypatch, own):
-    monkeypatch.setattr(backend, "own_batch_norm_gradient", lambda: own)
+    monkeypatch.setattr(backend, "own_batch_norm_gradient", lambda: own != "autodiff")
+    monkeypatch.setattr(backend, "joint_sums", lambda: own == "own, joint sums")
 
 
 @pytest.mark.usefixtures("x64", "form")
@@ -122,7 +124,8 @@ def test_same_start_as_flax():
         assert a.dtype == b.dtype
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "form")
+@OWN
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own variables"])
 def test_under_vmap(shared, rng):
     drawn = [draw(rng) for _ in range(2)]
@@ -144,7 +147,8 @@ def test_under_vmap(shared, rng):
     assert_close(found, expected, **EXACT)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "form")
+@OWN
 def test_a_sharded_batch_is_seen_as_a_whole(rng):
     variables, x = draw(rng)
     weights = rng.normal(size=SHAPE)
@@ -162,7 +166,8 @@ def test_a_sharded_batch_is_seen_as_a_whole(rng):
     assert_close(found, expected, **EXACT)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "form")
+@OWN
 def test_replicas_on_a_manual_axis(rng):
     drawn = [draw(rng) for _ in range(2)]
     weights = rng.normal(size=SHAPE)
@@ -194,7 +199,8 @@ def test_replicas_on_a_manual_axis(rng):
     assert_close(found, expected, **EXACT)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "form")
+@OWN
 def test_under_checkpoint(rng):
     variables, x = draw(rng)
     weights = rng.normal(size=SHAPE)
@@ -202,6 +208,27 @@ def test_under_checkpoint(rng):
     found = values(nn.remat(norm.BatchNorm)(True), variables, x, weights)
 
     assert_close(found, values(flax_norm(True), variables, x, weights), **EXACT)
+
+
+@pytest.mark.usefixtures("x64", "form")
+@OWN
+def test_its_gradient_has_a_gradient(rng):
+    """As attacks on images inside the loss need it."""
+    variables, x = draw(rng)
+    weights = rng.normal(size=SHAPE)
+
+    def slope(module, x):
+        def loss(x):
+            return jnp.sum(
+                module.apply(variables, x, mutable=["batch_stats"])[0] ** 3 * weights
+            )
+
+        return jnp.sum(jax.grad(loss)(x) ** 2)
+
+    found = jax.grad(lambda x: slope(norm.BatchNorm(True), x))(x)
+
+    expected = jax.grad(lambda x: slope(flax_norm(True), x))(x)
+    assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("form")
@@ -299,7 +326,7 @@ def test_backend_chooses_the_form(own, form, rng):
     def apply(x):
         return norm.BatchNorm(True).apply(variables, x, mutable=["batch_stats"])
 
-    assert ("custom_vjp" in str(jax.make_jaxpr(apply)(x))) == own
+    assert ("custom_vjp" in str(jax.make_jaxpr(apply)(x))) == (own != "autodiff")
 
 
 @pytest.mark.usefixtures("x64")

@@ -65,6 +65,11 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
     assert "student seed 0  found in" in capsys.readouterr().out
     assert run(*command, "--dry-run") == 0
     assert "given" in capsys.readouterr().out
+    # The file's tensors tell the network: the same stages.
+    untold = command[0].replace(",teacher_model=resnet-8", "")
+    assert untold != command[0]
+    assert run(untold, command[1]) == 0
+    assert "student seed 0  found in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,10 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
         ("data=nowhere,student=tiny-6", ("nowhere",)),
         ("data=PHOTOS,student=tiny-6", ("wants a teacher",)),
         ("data=PHOTOS,student=tiny-6,teacher=t.pth", ("t.pth",)),
-        ("data=PHOTOS,student=tiny-6,teacher=TEACHER", ("teacher_model=",)),
+        (
+            "data=PHOTOS,student=tiny-6,teacher=UNKNOWN",
+            ("teacher_model= must name", "it has no classifier"),
+        ),
         (
             "data=PHOTOS,student=tiny-6,teacher=TEACHER,teacher_model=resnet-14",
             ("resnet-14", "resnet-8"),
@@ -112,7 +120,12 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
 def test_mistakes_end_with_2_and_one_line(
     photos, teacher, tmp_path, capsys, arg, words
 ):
-    arg = arg.replace("PHOTOS", str(photos)).replace("TEACHER", str(teacher))
+    unknown = tmp_path / "unknown.safetensors"
+    if "UNKNOWN" in arg:
+        numpy = pytest.importorskip("safetensors.numpy", reason="it is missing")
+        numpy.save_file({"a.weight": np.ones(3, np.float32)}, unknown)
+    for word, path in (("PHOTOS", photos), ("TEACHER", teacher), ("UNKNOWN", unknown)):
+        arg = arg.replace(word, str(path))
     workdir = tmp_path / "run"
     assert run(f"--config=configs/own.py:{arg}", f"--workdir={workdir}") == 2
     err = capsys.readouterr().err

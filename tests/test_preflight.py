@@ -84,7 +84,7 @@ def known(monkeypatch, made):
             return executable
 
     monkeypatch.setattr(compiling, "_program", lambda *args: program)
-    monkeypatch.setattr(program, "lower_train", Lowered)
+    monkeypatch.setattr(program, "lower_train", lambda count: Lowered())
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,16 @@ def test_the_report(compiled, capsys):
     assert found["rounds"] == [2, 1]
     assert found["collectives_between_replicas"] == 0
     assert found["seconds_at_published_peaks"] == {}
+    assert sum(found["kernels_per_step"].values()) > 20
     report.show(compiled)
     out = capsys.readouterr().out
-    for words in ("S2 on cpu:4", "all-reduce", "between replicas", "rounds of 2 + 1"):
+    for words in (
+        "S2 on cpu:4",
+        "kernels of a step",
+        "all-reduce",
+        "between replicas",
+        "rounds of 2 + 1",
+    ):
         assert words in out
 
 
@@ -279,9 +286,9 @@ def test_the_compiler_s_own_refusal_is_told_in_one_line(
             "Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G."
         )
 
-    lowered = made[1].lower_train()
+    lowered = made[1].lower_train(1)
     lowered.compile = refuse
-    monkeypatch.setattr(made[1], "lower_train", lambda: lowered)
+    monkeypatch.setattr(made[1], "lower_train", lambda count: lowered)
     small = dataclasses.replace(CHIPS["cpu"], memory=memory)
     monkeypatch.setitem(CHIPS, "cpu", small)
     line = error("cpu:4", TINY, "--replicas=2")
@@ -292,9 +299,9 @@ def test_another_refusal_of_the_compiler_is_told_in_one_line(error, monkeypatch,
     def refuse(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: no\nway")
 
-    lowered = compiling._program().lower_train()
+    lowered = compiling._program().lower_train(1)
     lowered.compile = refuse
-    monkeypatch.setattr(compiling._program(), "lower_train", lambda: lowered)
+    monkeypatch.setattr(compiling._program(), "lower_train", lambda count: lowered)
     line = error("cpu:4", TINY, "--replicas=2")
     assert all(word in line for word in ("'S2'", "cpu refuses", "INTERNAL: no way"))
 

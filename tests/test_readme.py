@@ -1,8 +1,6 @@
-"""The README's Python runs, and its configs exist."""
+"""The Python of the README and of the pages runs, with what it needs."""
 
 import dataclasses
-import re
-from pathlib import Path
 from typing import ClassVar
 
 import flax.linen as nn
@@ -10,21 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pages
 import tiny
 
-from configs import own
-from kdjax import losses
+from kdjax import losses, models
 from kdjax.data.stream import Batch
-from kdjax.experiment.builders import parse_arg
-from kdjax.experiment.config import parse_config
-from kdjax.experiment.flags import parse_flags
 from kdjax.methods.base import Method, Term, cross_entropy, only
 from kdjax.train.step import Step, StepInputs
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-OWN, LOSSES, METHOD = BLOCKS[:3]
+(LOSSES,) = pages.blocks("README.md", "python")
+OWN = pages.blocks("docs/own-data.md", "python")[1]
+METHOD, MODEL = pages.blocks("docs/extend.md", "python")
 
 
 class MyNet(nn.Module):
@@ -52,6 +46,7 @@ def test_distilling_ones_own(tmp_path):
 
 
 def test_a_loss_is_used_alone():
+    assert pages.blocks("docs/losses.md", "python") == [LOSSES]
     rng = np.random.default_rng(0)
     names = {
         "apply": lambda params, images: images @ params,
@@ -100,21 +95,8 @@ def test_a_new_method_is_one_class():
     assert {"ce/student", "mse/expert", "loss", "accuracy/student"} == set(measured)
 
 
-def test_every_config_it_names_exists(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    found = re.findall(r"configs/\w+\.py(?::[\w=,/.+-]+)?", README)
-    names = {name.rstrip(".,") for name in found}
-    for config, line in re.findall(
-        r"`(configs/\w+_tables\.py)`(.*?)\n\n", README, re.S
-    ):
-        names |= {
-            config + table for table in re.findall(r":(?:table|figure)[\w-]+", line)
-        }
-    assert len(names) >= 10
-    for name in sorted(names - {"configs/common.py"}):
-        if name.startswith("configs/own.py"):  # whose files are the reader's
-            arg = name.partition(":")[2]
-            assert parse_arg(arg, ("",), own.ARGUMENTS)
-            continue
-        parsed = parse_flags(["kdjax", f"--config={name}", "--workdir=w"])
-        assert parse_config(parsed.config).stages, name
+def test_a_network_of_ones_own_is_a_class(tmp_path, monkeypatch):
+    (tmp_path / "pages_nets.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    shapes = models.shapes("pages_nets:TinyNet(width=8)", 10, (8, 8, 3))
+    assert shapes["params"]["conv"]["kernel"].shape == (3, 3, 3, 8)

@@ -12,7 +12,7 @@ from command import Command, records
 
 pytestmark = pytest.mark.slow
 
-README = Path(__file__).parents[1] / "README.md"
+START = Path(__file__).parents[1] / "docs" / "start.md"
 SMALL = (  # how runs go on does not depend on the networks
     "--config.stages.expert.model=plain-4",
     "--config.stages.student.model=plain-2",
@@ -66,8 +66,8 @@ def without_student(command: Command) -> Command:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The README's quick start: the command and what it printed."""
-    assert f"kdjax.main {QUICK_START} --workdir" in README.read_text()
+    """The quick start of the pages: the command and what it printed."""
+    assert f"kdjax.main {QUICK_START} --workdir" in START.read_text()
     folder = tmp_path_factory.mktemp("quick_start")
     # Its steps count: they are compiled as a user's are.
     args = tuple(QUICK_START.split())

@@ -10,6 +10,7 @@ from configs import ctkd
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.store import Store
 from kdjax.runtime.errors import UserError
+from kdjax.train import rounding
 
 
 def config():
@@ -87,6 +88,24 @@ def test_other_images_are_another_data_set(tmp_path):
         other = tiny.dataset()
         getattr(other, split).images[0, 0, 0, 0] ^= 1
         assert not first & set(prints(config(), tmp_path, other).values())
+
+
+def test_rounded_targets_are_in_the_fingerprint(tmp_path, monkeypatch):
+    """Of stages that read any: not of the expert, nor of one without attention."""
+    settings = config()
+    stages = settings["stages"]
+    student = stages["student"]
+    stages["blind"] = {**student, "ctkd": {**student["ctkd"], "beta": 0.0}}
+    stages["inside"] = {
+        "model": "wrn-16-1",
+        "method": "sskd",
+        "teachers": ("expert",),
+    }
+    before = prints(copy.deepcopy(settings), tmp_path)
+    monkeypatch.setattr(rounding, "VERSION", 3)
+    after = prints(settings, tmp_path)
+    found = {key[0] for key, value in before.items() if value != after[key]}
+    assert found == {"student"}
 
 
 def test_the_first_method_is_told_from_the_second(tmp_path):

@@ -1,5 +1,7 @@
 """The loop around the steps: dispatches, evaluation, the best networks."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,10 @@ import tiny
 
 from kdjax import models
 from kdjax.runtime import backend, parallel
+from kdjax.runtime.signals import Interrupted
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.loop import load_network
+from kdjax.train.program import evenly
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -28,17 +32,87 @@ def trained(supervised, tmp_path_factory):
         return folder, tiny.training(supervised, folder).run()
 
 
-def test_many_steps_per_dispatch_are_the_same_steps(trained, tmp_path):
+@pytest.fixture(scope="module")
+def looped():
+    """A program of two steps a dispatch: epochs of three have one that is left."""
+    with jax.enable_x64(True):
+        made = tiny.program()
+        made.steps_per_dispatch = 2
+        return made
+
+
+def networks_of(folder):
+    return load_network(folder, tiny.STUDENT, tiny.CLASSES, tiny.SHAPE, jnp.float64)
+
+
+def test_many_steps_per_dispatch_are_the_same_steps(trained, looped, tmp_path):
     folder, whole = trained
-    looped = tiny.program()
-    looped.steps_per_dispatch = 2  # epochs of three steps: two, then the one left
     result = tiny.training(looped, tmp_path).run()
-    ours, theirs = (
-        load_network(path, tiny.STUDENT, tiny.CLASSES, tiny.SHAPE, jnp.float64)
-        for path in (tmp_path, folder)
+    chex.assert_trees_all_close(
+        networks_of(tmp_path), networks_of(folder), rtol=1e-9, atol=1e-12
     )
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-12)
     assert result["steps"] == whole["steps"]
+    # One program for whole dispatches and one for the rest, in every epoch.
+    assert sorted(looped._train) == [1, 2]
+
+
+def test_dispatches_of_many_steps_resume_within_an_epoch(trained, looped, tmp_path):
+    # A checkpoint of one step a dispatch need not lie where a dispatch would end.
+    stopped = tiny.InterruptAfter(15, 0)
+    single = tiny.program()
+    with pytest.raises(Interrupted):
+        tiny.training(single, tmp_path, interrupt=stopped, every_s=1e9).run()
+    resumed = tiny.training(looped, tmp_path)
+    assert resumed.training._step == 1
+    resumed.run()
+    chex.assert_trees_all_close(
+        networks_of(tmp_path), networks_of(trained[0]), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_backend_s_many_steps_are_compiled_in(monkeypatch, trained, tmp_path):
+    monkeypatch.setattr(backend, "steps_per_dispatch", lambda: 4)
+    whole_epochs = tiny.program()
+    assert whole_epochs.steps_per_dispatch == 3
+    tiny.training(whole_epochs, tmp_path).run()
+    assert list(whole_epochs._train) == [3]
+    # The compiler knows how often the step runs: it need not ask the host.
+    assert "known_trip_count" in whole_epochs._train[3].as_text()
+    chex.assert_trees_all_close(
+        networks_of(tmp_path), networks_of(trained[0]), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "count"),
+    [(390, 40, 39), (390, 32, 30), (391, 40, 23), (397, 40, 40), (3, 40, 3), (7, 1, 1)],
+)
+def test_an_epoch_is_cut_evenly_where_it_can_be(steps, most, count):
+    assert evenly(steps, most) == count
+
+
+def test_frozen_networks_are_cast_before_the_loop_of_steps():
+    made = tiny.program("kd", dtype=jnp.float32, compute=jnp.bfloat16)
+    text = made.lower_train(2).as_text()
+    loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
+    # What goes round: of all arrays the teacher's kernels alone are bfloat16.
+    kernels = [
+        leaf.shape
+        for leaf in jax.tree.leaves(tiny.frozen(dtype=jnp.float32)["expert"]["params"])
+    ]
+    shapes = re.findall(r"tensor<([\dx]+)xbf16>", loop)
+    assert sorted(shapes) == sorted("x".join(map(str, s)) for s in kernels)
+
+
+def test_a_further_program_counts_as_compilation(monkeypatch):
+    made = tiny.program()
+    made.compile()
+    before = made.compile_seconds
+    made._train_program(2)
+    assert made.compile_seconds > before > 0
+    between = made.compile_seconds
+    made._train_program(2)
+    assert made.compile_seconds == between
 
 
 def test_evaluation_counts_every_test_image_once(trained):

@@ -20,8 +20,22 @@ class Empty(nn.Module):
     """Holds the modules that are set on it."""
 
 
+class Padded(nn.Module):
+    """akamaster's shortcut: every second pixel, zeros on both sides of the channels."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.border = width // 4
+
+    def forward(self, x):
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.border, self.border))
+
+
 class Residual(nn.Module):
-    """A residual block in the names of torchvision, kuangliu or weiaicunzai."""
+    """A residual block in the names of torchvision, kuangliu or weiaicunzai.
+
+    'akamaster' is kuangliu's naming with shortcuts that have no parameters.
+    """
 
     def __init__(self, inputs, width, stride, bottleneck, naming):
         super().__init__()
@@ -47,6 +61,8 @@ class Residual(nn.Module):
             short = nn.Sequential(
                 conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             )
+            if naming == "akamaster":
+                short = Padded(outputs)
             name = "downsample" if naming == "torchvision" else "shortcut"
             setattr(self, name, short)
             self.short = [[short]]
@@ -92,7 +108,8 @@ class ResNet(nn.Module):
             setattr(self, name, nn.Sequential(*made))
             self.stages.append([made])
         self.head = [nn.Linear(inputs, classes)]
-        setattr(self, "linear" if naming == "kuangliu" else "fc", self.head[0])
+        head = "linear" if naming in ("kuangliu", "akamaster") else "fc"
+        setattr(self, head, self.head[0])
 
     def forward(self, x):
         x = features_stem = F.relu(self.stem[0][1](self.stem[0][0](x)))

@@ -4,14 +4,24 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdjax.runtime.errors import UserError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PERPLEXITY = 30
 CLASSES = 10
 """The most classes that a picture shows in colours of their own."""
+
+COLOURS = (
+    *("#cc6677", "#4477aa", "#ddcc77", "#117733", "#88ccee"),
+    *("#882255", "#44aa99", "#999933", "#aa4499", "#888888"),
+)
+"""Of the classes: Tol's muted scheme, told apart by readers who see fewer colours."""
 
 _SEED = 20200702  # fixed: which images are drawn
 
@@ -85,14 +95,21 @@ class Panel:
 
 
 def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Draws one panel for every network: images coloured by class, errors crossed.
+    """Draws `draw_tsne` into a PNG file.
 
     Args:
         panels: the networks.
         title: of the picture.
-        path: of the PNG file.
+        path: of the file.
     """
-    from matplotlib import colormaps
+    figure = draw_tsne(panels)
+    figure.suptitle(title, fontsize=12)
+    figure.savefig(path, dpi=120)
+
+
+def draw_tsne(panels: Sequence[Panel]) -> "Figure":
+    """Draws one panel for every network: images coloured by class, errors crossed."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -103,7 +120,6 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
     )
     # Markers shrink with the number of points.
     area = 25 * min(1.0, 400 / max(len(panel.labels) for panel in panels)) ** 0.5
-    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         for label in np.unique(panel.labels):
@@ -114,7 +130,7 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
                     s=area / 2 if wrong else area,
                     linewidths=1 if wrong else 0,
                     marker=marker,
-                    color=colours[label],
+                    color=COLOURS[label],
                 )
         axis.set_title(panel.title, fontsize=10)
         axis.set(xticks=[], yticks=[], box_aspect=1)
@@ -122,12 +138,14 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
         axis.set_axis_off()
     labels = np.unique(np.concatenate([panel.labels for panel in panels]))
     handles = [
-        Line2D([], [], marker="o", ls="", ms=5, color=colours[label], label=f"{label}")
+        Line2D([], [], marker="o", ls="", ms=5, color=COLOURS[label], label=f"{label}")
         for label in labels
     ]
     handles[0].set_label(f"class {labels[0]}")
     handles.append(
-        Line2D([], [], marker="x", ls="", ms=5, color="black", label="wrong")
+        Line2D(
+            [], [], marker="x", ls="", ms=5, color=rcParams["text.color"], label="wrong"
+        )
     )
     figure.legend(
         handles=handles,
@@ -137,5 +155,4 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
         columnspacing=1,
         handletextpad=0.1,
     )
-    figure.suptitle(title, fontsize=12)
-    figure.savefig(path, dpi=120)
+    return figure

@@ -77,6 +77,22 @@ class Overlap:
         }
 
 
+def by_seed(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], labels: np.ndarray
+) -> tuple[list[float | None], list[float]]:
+    """Returns the overlap of every seed, and what chance gives.
+
+    Args:
+        pairs: by seed, the [N] classes that the smaller and the larger network predict.
+        labels: [N] true classes.
+
+    Returns:
+        `each` and `by_chance` of an `Overlap`.
+    """
+    each = [error_overlap(small, large, labels) for small, large in pairs]
+    return each, [float(np.mean(large != labels)) for _, large in pairs]
+
+
 def plot_overlap(overlaps: Sequence[Overlap], path: Path) -> None:
     """Draws a bar for every pair, in a group for every taught network.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdjax import models
 from kdjax.analysis import features
-from kdjax.analysis.overlap import Overlap, error_overlap, plot_overlap
+from kdjax.analysis.overlap import Overlap, by_seed, plot_overlap
 from kdjax.data import sources
 from kdjax.data.sources import Dataset
 from kdjax.data.stream import normalise
@@ -161,12 +161,12 @@ class Study:
         labels = self._dataset.test.labels
         # Of two equal networks the taught one counts as the smaller: sorting is stable.
         pair = sorted((taught, guide), key=self._parameters)
-        each, by_chance = [], []
+        predicted = []
         for seed in range(self._experiment.stages[taught].seeds):
             seeds = {taught: seed, **self._guides(taught, seed)}
             small, large = (predictions[name, seeds[name]] for name in pair)
-            each.append(error_overlap(small, large, labels))
-            by_chance.append(float(np.mean(large != labels)))
+            predicted.append((small, large))
+        each, by_chance = by_seed(predicted, labels)
         between = set(self._guides(taught, 0)) - {guide}
         return Overlap(
             taught=taught,

@@ -46,6 +46,9 @@ def distill(
     student_levels: Sequence[str] = (),
     teacher_levels: Sequence[str] = (),
     teacher_model: Any = "",
+    teacher_weights: PathLike = "",
+    teacher_size: int | Sequence[int] = (),
+    teacher_train: str = "head",
     teacher_mean: float | Sequence[float] = (),
     teacher_std: float | Sequence[float] = (),
     class_order: Sequence[int] = (),
@@ -60,8 +63,8 @@ def distill(
     last checkpoint, and `results.json` is written.
 
     Args:
-        student: a network's name ('resnet-8', 'package.module:Class(width=32)'), or a
-            linen or NNX module.
+        student: a network's name ('resnet-8', 'package.module:Class(width=32)',
+            'timm:resnet18'), or a module of linen, NNX or PyTorch.
         data: a folder of images, an npz file, a folder of parquet files; or images,
             uint8 `[N, height, width]` or `[N, height, width, channels]`, and labels,
             integers or strings.
@@ -71,7 +74,7 @@ def distill(
             weights ('teacher.pth:resnet-20'); a `Network`, or 'WORKDIR:STAGE'; logits
             of the training images, `[N, classes]`, or their file; a function and its
             variables, `apply(variables, images) -> logits` of normalised images, or
-            a module and its variables.
+            a module and its variables; or a module of PyTorch, as it is.
         method: how the student learns: a row of `kdjax.methods.METHODS`, several
             joined by '+', or 'takd', 'dgkd', 'dgkd_stochastic'.
         chain: networks between teacher and student, the larger first.
@@ -91,6 +94,12 @@ def distill(
         teacher_levels: likewise of the teacher.
         teacher_model: the network of a file of weights; with predictions alone, the
             one that some methods train beside the student.
+        teacher_weights: of the network that `teacher` names: a file; without it, timm
+            and torchvision download theirs.
+        teacher_size: height and width that the teacher sees; by default as its library
+            says, or the data set's.
+        teacher_train: what is trained first of a PyTorch teacher that has other classes
+            than the data set: its new 'head', or 'all'.
         teacher_mean: of each channel, on the scale 0 to 1, as the teacher learned to
             see it; by default the data set's.
         teacher_std: standard deviation of each channel, likewise.
@@ -120,6 +129,9 @@ def distill(
             teacher,
             teacher_model,
             levels=_several(teacher_levels),
+            weights=os.fspath(teacher_weights),
+            size=_several(teacher_size),
+            train=teacher_train,
             mean=_several(teacher_mean),
             std=_several(teacher_std),
             order=_several(class_order),
@@ -234,6 +246,8 @@ def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
         return Teacher(source=predictions.register(teacher), model=name, **view)
     if isinstance(teacher, str | os.PathLike):
         return Teacher(source=os.fspath(teacher), model=name, **view)
+    if (variables := models.torch_variables(teacher)) is not None:
+        return Teacher(source=given.register(variables), model=_name(teacher), **view)
     if not isinstance(teacher, tuple):
         return Teacher(source=_name(teacher), **view)
     if len(teacher) != 2:

@@ -14,6 +14,8 @@ from kdjax.data import own
 from kdjax.experiment import finished
 from kdjax.experiment.config import PRECISIONS
 from kdjax.experiment.finished import Finished
+from kdjax.export import tensors
+from kdjax.export.description import deploy
 from kdjax.export.exporting import export
 from kdjax.export.options import Options
 from kdjax.models import Variables
@@ -68,6 +70,19 @@ class Network:
             UserError: the files are damaged.
         """
         return self._about.variables()
+
+    def torch(self, layout: str = "") -> dict[str, Any]:
+        """Returns the network as a state dict of PyTorch: tensors by name.
+
+        Args:
+            layout: whose names the tensors of a network of kdjax bear; '': those of the
+                first layout of its family. A network of PyTorch has its own.
+
+        Raises:
+            UserError: torch is not installed, or the network has no form in PyTorch.
+        """
+        Options(format="torch", layout=layout).check_installed()
+        return tensors.state_dict(deploy(self._about), models.inner(self.name), layout)
 
     def logits(self, images: Any) -> np.ndarray:
         """Returns logits, `[N, classes]`.
@@ -127,6 +142,7 @@ class Network:
         opset: int = 0,
         layout: str = "",
         calibration: int = 256,
+        activations: str = "int8",
         data: str | os.PathLike[str] | None = None,
         threads: int = 0,
     ) -> dict[str, Any]:
@@ -140,6 +156,7 @@ class Network:
             opset: the version of ONNX's operators; 0: the usual one.
             layout: of 'torch': whose names the tensors bear.
             calibration: how many training images the ranges of 8 bits come from.
+            activations: of `int8`: their type, 'int8' or 'uint8'.
             data: where the run's images are now, if not where they were.
             threads: of the measurements for the table; 0: as many as there are.
 
@@ -156,6 +173,7 @@ class Network:
             opset=opset,
             layout=layout,
             calibration=calibration,
+            activations=activations,
             data=None if data is None else expand(data),
             threads=threads,
         )

@@ -64,6 +64,15 @@ class Result:
         """The student's 'params' and 'batch_stats'."""
         return self.student.variables
 
+    def torch(self, stage: str = "", seed: int = 0) -> dict[str, Any]:
+        """Returns a network as a state dict of PyTorch: see `Network.torch`.
+
+        Args:
+            stage: the network's; by default the last one.
+            seed: which of its replicas.
+        """
+        return self.network(stage, seed).torch()
+
     def predict(self, images: Any) -> Any:
         """Returns the student's probabilities: see `Network.predict`."""
         return self.student.predict(images)

@@ -1,8 +1,8 @@
 """The bank: frozen teachers' targets over the training stream, computed once.
 
 The stream is a pure function, so a teacher's outputs over it are one of (teacher,
-stream, epoch, position). They are kept in float16 in `<workdir>/bank`, a file for every
-epoch, from the first stage that reads them to the last.
+stream, epoch, position). They are kept in `<workdir>/bank`, a file for every epoch,
+from the first stage that reads them to the last; in float16, but those of float64 runs.
 """
 
 import errno
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from kdjax.experiment.bank_plan import BankEntry, Plan
@@ -23,7 +24,7 @@ from kdjax.runtime.files import replace_whole, write_json
 
 Compute = Callable[[int, int], list[np.ndarray]]
 """Returns a teacher's targets from the seed of a stream and an epoch: arrays `[N, ...]`
-in float16, on the host."""
+as they are stored, on the host."""
 
 
 class Bank:
@@ -59,7 +60,7 @@ class Bank:
         self,
         entry: BankEntry,
         epoch: int,
-        shapes: Sequence[tuple[int, ...]],
+        specs: Sequence[jax.ShapeDtypeStruct],
         compute: Compute,
     ) -> list[np.ndarray]:
         """Returns an entry's targets in an epoch, from the disk or computed now.
@@ -67,7 +68,7 @@ class Bank:
         Args:
             entry: whose targets.
             epoch: counted from 0.
-            shapes: of the arrays.
+            specs: shapes and dtypes of the arrays.
             compute: called where there is no whole file.
 
         Raises:
@@ -75,7 +76,7 @@ class Bank:
         """
         epoch = entry.stored_epoch(epoch)
         path = self._path(entry) / f"epoch-{epoch:04d}.npz"
-        leaves = self._read(entry, path, shapes)
+        leaves = self._read(entry, path, specs)
         last = len(self._waiting.get(entry, ())) <= 1
         # What one process has to compute, all of them do.
         if parallel.agree(leaves is None):
@@ -118,7 +119,7 @@ class Bank:
         }
 
     def _read(
-        self, entry: BankEntry, path: Path, shapes: Sequence[tuple[int, ...]]
+        self, entry: BankEntry, path: Path, specs: Sequence[jax.ShapeDtypeStruct]
     ) -> list[np.ndarray] | None:
         """Returns what a file holds, or None if there is no whole one."""
         if not path.exists():
@@ -135,11 +136,13 @@ class Bank:
                 )
         try:
             with np.load(path) as file:  # zip files carry checksums
-                leaves = [file[f"arr_{i}"] for i in range(len(shapes))]
+                leaves = [file[f"arr_{i}"] for i in range(len(specs))]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        if [leaf.shape for leaf in leaves] != list(shapes):
-            return None
+        for leaf, spec in zip(leaves, specs, strict=True):
+            # Earlier versions stored float64 runs' in float16.
+            if (leaf.shape, leaf.dtype) != (spec.shape, spec.dtype):
+                return None
         return leaves
 
     def _write(self, entry: BankEntry, path: Path, leaves: list[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ import jax
 from kdjax.experiment.config import Experiment
 from kdjax.experiment.predictions import is_table
 from kdjax.experiment.stage import Stage
+from kdjax.train import rounding
 from kdjax.train.step import Step
 
 Reader = tuple[str, int, str]
@@ -83,9 +84,9 @@ class Plan:
 
 def why_uncacheable(stage: Stage) -> str | None:
     """Returns why a stage needs its teachers in the step, or None if it does not."""
-    if stage.method.num_views > 1 or stage.method.call_teachers:
+    if rounding.needs_teachers(stage.method, mixup=0):
         return f"learns by {stage.method_name}, which needs its teachers in the step"
-    if stage.recipe.mixup and stage.teachers:
+    if stage.teachers and rounding.needs_teachers(stage.method, stage.recipe.mixup):
         return (
             f"blends its images (recipe.mixup={stage.recipe.mixup:g}): its teachers "
             "see them in the step"
@@ -221,6 +222,7 @@ class _Candidates:
 
 
 def _bytes_per_example(step: Step, teacher: str) -> int:
-    """Returns the bytes of one example in float16."""
+    """Returns the bytes of one example as it is stored."""
     leaves = jax.tree.leaves(step.target_specs[teacher])
-    return sum(2 * math.prod(leaf.shape[1:]) for leaf in leaves)
+    width = rounding.stored_dtype(step.dtype).itemsize
+    return sum(width * math.prod(leaf.shape[1:]) for leaf in leaves)

@@ -41,7 +41,7 @@ class Banking:
     """Whether teachers' outputs are stored, rather than computed in every step.
 
     Attributes:
-        use: the switch; it changes results by float16 rounding of the targets.
+        use: the switch; the targets are the same numbers with it and without.
         max_gb: gigabytes (1e9 bytes) that all tables of an experiment may take;
             teachers beyond it are computed in the step.
     """

@@ -9,6 +9,8 @@ images, and then teaches as any other stage's does. What may be given:
     imported/                   a folder that `python -m kdjax.import_torch` has written
     logits.npy                  predictions alone: `[N, classes]` of the N training
                                 images in their order; several are an ensemble
+    pretrained                  what the library of a `timm:` or `torchvision:` network
+                                downloads for it
     variables-DIGEST            what `register` was given in Python
 """
 
@@ -39,7 +41,10 @@ _FORMS = (
     f"FILE{predictions.SUFFIX}",
     "WORKDIR:STAGE",
     "a folder of kdjax.import_torch",
+    "pretrained",
 )
+
+PRETRAINED = "pretrained"
 
 _registered: dict[str, Variables] = {}
 
@@ -81,7 +86,7 @@ def other_stage(given: str) -> Finished | None:
 def check(given: Sequence[str]) -> None:
     """Raises UserError unless something of a known form is there."""
     for path in given:
-        if path in _registered:
+        if path in _registered or path == PRETRAINED:
             continue
         if path.startswith("variables-"):
             raise UserError(
@@ -117,6 +122,10 @@ def load_variables(
     """
     if given in _registered:
         variables = _registered[given]
+    elif (network := _torch_network(given, model, num_classes)) is not None:
+        from kdjax.models.foreign import weights
+
+        variables = weights.load(given, network)
     elif given.endswith(TORCH):
         from kdjax.models import import_torch  # here: seldom needed
 
@@ -131,6 +140,42 @@ def load_variables(
         variables = other.variables()
     _check_shapes(given, model, variables, num_classes, image_shape)
     return variables
+
+
+def network_in(source: str) -> str:
+    """Returns the name of kdjax's network that a file of weights holds.
+
+    Args:
+        source: the file of PyTorch's tensors.
+
+    Raises:
+        UserError: it cannot be read, or its tensors are those of no network of kdjax.
+    """
+    found = None
+    if source.lower().endswith(TORCH):
+        from kdjax.models import import_torch  # here: seldom needed
+
+        found = import_torch.inspect(expand(source))
+        for guess in found.guesses.values():
+            return guess.model
+    why = f"; {found.seems}" if found else ""
+    raise UserError(f"teacher_model= must name the network in {source}{why}")
+
+
+def _torch_network(given: str, model: str, num_classes: int) -> Any:
+    """Returns a network of PyTorch, if what is given are tensors by its own names.
+
+    Raises:
+        UserError: a download for any other network.
+    """
+    if not given.endswith((*TORCH, PRETRAINED)):
+        return None
+    network = models.torch_network(model, num_classes)
+    if network is None and given == PRETRAINED:
+        raise UserError(
+            f"{PRETRAINED} weights are timm's and torchvision's, not those of {model}"
+        )
+    return network
 
 
 def _check_shapes(
@@ -220,13 +265,19 @@ class Givens:
         if not stage.start:
             return None
         if name not in self._starts:
-            classes = self._classes_of(stage)
-            self._starts[name] = self._cast(
-                load_variables(
-                    stage.start, stage.model, classes, self.images.image_shape
-                )
-            )
+            self._starts[name] = self._cast(self._load_start(stage))
         return self._starts[name]
+
+    def _load_start(self, stage: Stage) -> Variables:
+        network = _torch_network(stage.start, stage.model, self.images.num_classes)
+        if network is not None:
+            from kdjax.models.foreign import weights
+
+            return weights.load(stage.start, network, head=True)
+        classes = self._classes_of(stage)
+        return load_variables(
+            stage.start, stage.model, classes, self.images.image_shape
+        )
 
     def digest(self, name: str) -> dict[str, str]:
         """Returns hashes of what a stage is given, for its fingerprint."""

@@ -72,10 +72,10 @@ def _check_tables(stage: Stage, experiment: Experiment) -> None:
 
 
 def _as_it_learned(stage: Stage, images: Images | Source) -> str:
-    if not stage.given or is_table(stage.given):
+    if not (stage.given or stage.mean) or is_table(stage.given):
         return stage.model
     mean, std, order = stage.mean, stage.std, stage.order
-    other = given.other_stage(stage.given[0])
+    other = given.other_stage(stage.given[0]) if stage.given else None
     if other is not None:
         mean, std = mean or other.mean or (), std or other.std or ()
         order = order or _order(other.classes, images.classes)

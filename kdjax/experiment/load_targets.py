@@ -13,7 +13,7 @@ from kdjax.experiment.bank_plan import BankEntry
 from kdjax.experiment.store import Store
 from kdjax.models import Outputs
 from kdjax.runtime.signals import Interrupt
-from kdjax.train import recordings
+from kdjax.train import recordings, rounding
 from kdjax.train.program import Program
 from kdjax.train.replica import Replica
 from kdjax.train.replica_step import EpochTargets
@@ -94,7 +94,8 @@ class TargetLoader:
         if teacher not in self._placed:
             outputs = Outputs(jnp.asarray(self._tables[teacher]), {})
             targets = self._program.step.method.teacher_targets(outputs)
-            rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), targets)
+            stored = rounding.stored_dtype(self._program.step.dtype)
+            rounded = jax.tree.map(lambda leaf: np.asarray(leaf, stored), targets)
             replicas = [rounded] * len(self._replicas)
             self._placed[teacher] = 0, self._program.stack_replicas(replicas)
         return self._placed[teacher][1]
@@ -108,7 +109,11 @@ class TargetLoader:
             replica.frozen[teacher],
             before_chunk=self._interrupt.raise_if_set,
         )
-        leaves = self._bank.load(entry, epoch, computing.shapes(teacher), compute)
+        stored = rounding.stored_dtype(self._program.step.dtype)
+        specs = [
+            jax.ShapeDtypeStruct(shape, stored) for shape in computing.shapes(teacher)
+        ]
+        leaves = self._bank.load(entry, epoch, specs, compute)
         structure = jax.tree.structure(self._program.step.target_specs[teacher])
         return jax.tree.unflatten(structure, leaves)
 

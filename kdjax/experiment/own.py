@@ -85,9 +85,11 @@ def config(request: Request) -> ConfigDict:
     recipe = _recipe(request, about, student)
     image_shape = about.image_shape
     augment = _augment(request, image_shape)
-    stages = _stages(request, student, recipe, about.train_size, image_shape)
+    stages = _stages(request, student, recipe, about)
     for stage in stages.values():
         # Teachers and assistants that are trained here, if they are of another make.
+        if "recipe" in stage:
+            continue  # it has its own
         own = _optimisation(stage["model"], request.recipe.get("optimizer", ""))
         changes = {
             key: value
@@ -193,11 +195,11 @@ def _stages(
     request: Request,
     student: str,
     recipe: Recipe,
-    train_size: int,
-    image_shape: tuple[int, int, int],
+    about: own_data.Description,
 ) -> dict[str, StageConfig]:
     """Returns teacher, assistants and student."""
     teacher, method = request.teacher, request.method
+    train_size, image_shape = about.train_size, about.image_shape
     if method not in _DENSE and any(part not in METHODS for part in method.split("+")):
         raise unknown("method", method, (*METHODS, *_DENSE[1:]))
     steps = max(1, train_size // recipe.batch_size)
@@ -232,15 +234,17 @@ def _stages(
             raise UserError(f"method {method!r} has no teachers: chain= is for others")
         stages = {"student": taught({}, student)}
     else:
-        stages = _chain(request, student, taught)
+        stages = _chain(request, student, taught, about.num_classes)
     if request.start:
         stages["student"]["start"] = request.start
     return stages
 
 
-def _chain(request: Request, student: str, taught: Any) -> dict[str, StageConfig]:
+def _chain(
+    request: Request, student: str, taught: Any, num_classes: int
+) -> dict[str, StageConfig]:
     """Returns the stages of a path from the teacher to the student."""
-    first = request.teacher.stage()
+    first = request.teacher.stage(num_classes)
     between = tuple(check_network(word) for word in request.chain)
     path = (first["model"], *between, student)
 

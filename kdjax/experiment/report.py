@@ -21,6 +21,7 @@ def summarise(
     experiment: Experiment,
     results: Mapping[str, list[dict[str, Any]]],
     classes: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of `results.json`.
 
@@ -28,6 +29,7 @@ def summarise(
         experiment: what was run.
         results: by stage, the results of its replicas.
         classes: names by label, if they have any.
+        data: how many training and test images there were.
     """
     return {
         "stages": {
@@ -35,6 +37,7 @@ def summarise(
             for name, replicas in results.items()
         },
         **({"classes": list(classes)} if classes else {}),
+        **({"data": dict(data)} if data else {}),
         "config": experiment.config,
         "versions": {
             "kdjax": kdjax.__version__,

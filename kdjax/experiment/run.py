@@ -109,6 +109,7 @@ class Run:
             console.print(f"bank: {name} {reason}", markup=False)
         self._describe_tables(stages)
         self._programs.check(stages, self._interrupt)
+        self._announce(stages)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
         # Round by round through all stages: a seed's bank entries are deleted before
         # the next seeds fill theirs.
@@ -117,13 +118,32 @@ class Run:
             for name, stage in stages.items():
                 own = [seed for seed in seeds if seed < stage.seeds]
                 results[name] += self._replicas(name, own)
-        summary = summarise(self._experiment, results, self._classes)
+        sizes = {key: self._store.data[key] for key in ("train_size", "test_size")}
+        summary = summarise(self._experiment, results, self._classes, sizes)
         if parallel.is_first():
             write_json(self._workdir / "results.json", summary)
             plot_curves(results, self._workdir / "curves.png")
         validation = bool(self._experiment.data.get("validation"))
         print_table(summary["stages"], validation)
         return summary
+
+    def _announce(self, stages: Mapping[str, Stage]) -> None:
+        """Writes what this run is about to do, for those who watch it."""
+        if not parallel.is_first():
+            return
+        planned = {
+            name: {
+                "method": stage.method_name,
+                "model": stage.model,
+                "teachers": list(stage.teachers),
+                "epochs": stage.epochs,
+                "fingerprint": [
+                    self._store.fingerprint(name, seed) for seed in range(stage.seeds)
+                ],
+            }
+            for name, stage in stages.items()
+        }
+        write_json(self._workdir / "experiment.json", {"stages": planned})
 
     def _replicas(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the results of some replicas, after training what is missing."""

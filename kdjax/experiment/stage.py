@@ -12,7 +12,10 @@ from kdjax.runtime.settings import build, check_keys
 from kdjax.train import mixup
 from kdjax.train.recipe import Recipe
 
-_STAGE = ("model", "method", "teachers", "recipe", "seeds", "copy", "start")
+_STAGE = (
+    *("model", "method", "teachers", "recipe", "seeds", "copy", "start"),
+    *("mean", "std"),
+)
 _GIVEN = ("model", "given", "mean", "std", "order")
 MOST_SEEDS = 10_000
 """Replicas of a stage; more would take longer to list than anybody waits."""
@@ -35,8 +38,8 @@ class Stage:
         start: what its student starts from instead, see `given`; empty: its own start.
         given: where a network or predictions come from that are not trained here, see
             `kdjax.experiment.given`; empty for stages that are trained.
-        mean: of each channel as a given network learned to see it, on the scale 0 to
-            1; empty: the data set's.
+        mean: of each channel as a given network, or one that starts from given weights,
+            learned to see it, on the scale 0 to 1; empty: the data set's.
         std: standard deviation of each channel, likewise.
         order: where each of the data set's classes stands among a given network's;
             empty: in the same place.
@@ -106,6 +109,8 @@ def parse_stage(
         seeds=seeds,
         init_index=settings.get("copy", 0),
         start=settings.get("start", ""),
+        mean=tuple(settings.get("mean", ())),
+        std=tuple(settings.get("std", ())),
     )
     try:
         mixup.check_method(stage.recipe.mixup, method, stage.method)

@@ -19,7 +19,6 @@ from kdjax import methods, models
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment.config import Experiment
 from kdjax.experiment.given import Givens
-from kdjax.methods import Method
 from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.computation import computation_id
@@ -29,6 +28,7 @@ from kdjax.runtime.files import (
     remove_leftovers,
     write_checked_json,
 )
+from kdjax.train import rounding
 from kdjax.train.loop import load_network
 from kdjax.train.networks import Networks, apply_model
 
@@ -53,7 +53,7 @@ class Store:
         self.givens = Givens(experiment, dataset)
         self._stages = workdir / "stages"
         self._hashed: dict[str, dict[str, Any]] = {}  # by network: tracing takes time
-        self._methods: dict[str, Method] = {}  # by stage, likewise
+        self._stage_networks: dict[str, Networks] = {}  # likewise
         self._fingerprints: dict[tuple[str, int], str] = {}
         self.data = {
             "name": dataset.name,
@@ -110,39 +110,49 @@ class Store:
             # With the name: the first of several methods counts the cross-entropy.
             "method": {
                 "name": stage.method_name,
-                **methods.options(self._method(name)),
+                **methods.options(self._networks(name).method),
             },
             "teachers": [
                 self.fingerprint(teacher, self.replica_of(teacher, seed))
                 for teacher in stage.teachers
             ],
+            **self._targets(name),
             "recipe": stage.recipe.settings(),
             "data": self.data,
             "augment": {"version": experiment.augment.VERSION, **augment},
             "precision": experiment.precision,
         }
 
-    def _method(self, name: str) -> Method:
-        """Returns how a stage learns, with all that depends on its networks."""
-        if name not in self._methods:
+    def _targets(self, name: str) -> dict[str, int]:
+        """Returns the version of how teachers' targets are rounded, where they are."""
+        stage = self._experiment.stages[name]
+        if rounding.needs_teachers(stage.method, stage.recipe.mixup):
+            return {}
+        specs = self._networks(name).target_specs
+        read = any(jax.tree.leaves(specs[teacher]) for teacher in stage.teachers)
+        return {"targets": rounding.VERSION} if read else {}
+
+    def _networks(self, name: str) -> Networks:
+        """Returns a stage's networks, and so how it learns with all filled in."""
+        if name not in self._stage_networks:
             stages, images = self._experiment.stages, self._dataset
             stage = stages[name]
             teachers = {teacher: stages[teacher].model for teacher in stage.teachers}
-            self._methods[name] = Networks(
+            self._stage_networks[name] = Networks(
                 stage.method,
                 stage.model,
                 teachers,
                 images.num_classes,
                 images.image_shape,
-            ).method
-        return self._methods[name]
+            )
+        return self._stage_networks[name]
 
     def _model(self, name: str) -> dict[str, Any]:
         """Returns what is hashed of a network: name and version, and of one's own more.
 
         Code has no version unless it says so (`VERSION`). A class that was edited shows
-        by the shapes of its parameters, and one of a notebook or script by all that it
-        computes.
+        by the shapes of its parameters, and one of a notebook or script, or a module of
+        PyTorch, by all that it computes.
         """
         if name in self._hashed:
             return self._hashed[name]
@@ -155,7 +165,8 @@ class Store:
             hashed["shapes"] = {
                 "/".join(path): list(leaf.shape) for path, leaf in sorted(flat.items())
             }
-            if own.startswith("__main__:"):
+            foreign = models.torch_network(own, classes) is not None
+            if foreign or own.startswith("__main__:"):
                 images = jax.ShapeDtypeStruct((2, *shape), np.float32)
                 apply = functools.partial(
                     apply_model, name, classes, np.dtype(np.float32), False

@@ -8,13 +8,25 @@ from typing import Any
 from kdjax import models
 from kdjax.experiment import builders, given, predictions
 from kdjax.experiment.builders import StageConfig
-from kdjax.models import table
-from kdjax.runtime.errors import UserError
+from kdjax.models import names, table
+from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.files import expand
 
 _FILE_AND_MODEL = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, given.TORCH))})):(.+)", re.IGNORECASE
 )
+
+
+TRAINED = ("head", "all")
+"""What can be trained of a network that gets a new head."""
+NEW_HEAD: dict[str, Any] = {
+    "epochs": 10,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "clip_norm": 1.0,
+}
+"""The recipe by which a teacher's new head learns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +37,20 @@ class Teacher:
         source: a network's name, which is trained first; or what `kdjax.experiment.
             given` takes: 'teacher.pth', 'teacher.pth:resnet-20', 'runs/other:expert',
             'logits.npy', 'a.npy+b.npy'.
-        model: the network of a file of weights; and of the network that methods train
-            beside the student, where predictions alone are given.
+        model: the network of a file of weights (empty: the one that its tensors' names
+            and shapes tell); and of the network that methods train beside the student,
+            where predictions alone are given.
         mean: of each channel, as the teacher learned to see it; empty: the data set's.
         std: standard deviation of each channel, likewise.
         order: where each of the data set's classes stands among the teacher's.
         levels: paths of its modules whose outputs are its levels.
+        weights: of the network that `source` names: a file, or 'pretrained'; empty: of
+            timm's and torchvision's networks those that the library downloads, others
+            are trained.
+        size: height and width of the images that it sees; empty: as its library says
+            that it learned, or the data set's.
+        train: what is trained first of a network of PyTorch that has other classes than
+            the data set: 'head', the classifier on fixed features, or 'all'.
     """
 
     source: str = ""
@@ -39,6 +59,27 @@ class Teacher:
     std: Sequence[float] = ()
     order: Sequence[int] = ()
     levels: Sequence[str] = ()
+    weights: str = ""
+    size: Sequence[int] = ()
+    train: str = "head"
+
+    def __post_init__(self) -> None:
+        """Checks what goes together.
+
+        Raises:
+            UserError: weights of no network, or an unknown word.
+        """
+        if self.train not in TRAINED:
+            raise unknown("teacher_train", self.train, TRAINED)
+        if self.weights and (not self.source or self.model):
+            raise UserError(
+                f"teacher_weights={self.weights} goes with teacher= a network, such as "
+                "timm:resnet18, and without teacher_model="
+            )
+        if len(self.size) not in (0, 1, 2) or any(side < 1 for side in self.size):
+            raise UserError(
+                f"teacher_size={self.size} is not one side, or height and width"
+            )
 
     def network(self) -> str:
         """Returns the teacher's network: what is trained of it beside a student.
@@ -57,8 +98,12 @@ class Teacher:
             )
         return model
 
-    def stage(self) -> StageConfig:
+    def stage(self, num_classes: int = 0) -> StageConfig:
         """Returns its stage, given or trained.
+
+        Args:
+            num_classes: the data set's; a network of PyTorch with others gets a new
+                head, which is trained; 0: none does.
 
         Raises:
             UserError: nothing is there, or its network is not known.
@@ -86,19 +131,69 @@ class Teacher:
         if other is not None:
             model = other.model
         elif not model:
-            raise UserError(
-                f"teacher_model= must name the network in {source}, such as resnet-20; "
-                f"python -m kdjax.import_torch {source} shows what fits"
-            )
-        network = check_network(model, self.levels)
-        made: dict[str, Any] = {"model": network, "given": source}
-        for key in ("mean", "std", "order"):
-            if getattr(self, key):
-                made[key] = tuple(getattr(self, key))
-        return made
+            model = given.network_in(source)
+        return self._with_weights(check_network(model), source, num_classes)
+
+    def _with_weights(self, network: str, source: str, num_classes: int) -> StageConfig:
+        """Returns the stage of a network whose weights are given."""
+        mean, std, size, method = self._view(network)
+        inside = models.torch_network(network, num_classes or 2)
+        start = ""
+        if inside is not None and num_classes:
+            from kdjax.models.foreign import weights
+
+            start = "" if source.startswith("variables-") else source
+            there = weights.num_classes(start, inside) if start else inside.num_logits
+            if there != num_classes:
+                network = models.with_new_head(network, self.train == "all")
+                made = builders.stage(self._seen(network, size, method))
+                made["recipe"] = {**NEW_HEAD, "weight_decay": 0.0}
+                if self.train == "all":
+                    made["recipe"] = {**NEW_HEAD, "learning_rate": 1e-4}
+                made |= {"start": start} if start else {}
+                if self.order:
+                    raise UserError(
+                        "class_order is for teachers with the data's classes: "
+                        f"{self.source} has {there}, the data {num_classes}"
+                    )
+                return {**made, **_filled(mean=mean, std=std)}
+        model = self._seen(network, size, method)
+        return {
+            "model": model,
+            "given": source,
+            **_filled(mean=mean, std=std, order=self.order),
+        }
+
+    def _seen(self, network: str, size: Sequence[int], method: str) -> str:
+        """Returns a network with its levels that sees images of its size."""
+        if self.levels:
+            network = models.with_levels(network, tuple(self.levels))
+        if not size:
+            return network
+        sides = tuple(size) * (2 if len(size) == 1 else 1)
+        return models.resized(network, sides, method)
+
+    def _view(self, network: str) -> tuple[Any, Any, Any, str]:
+        """Returns mean, deviation, size and interpolation: what is asked for wins."""
+        reference = names.parse(network) if models.is_own(network) else None
+        view = None
+        if reference and reference.module in names.LIBRARIES:
+            from kdjax.models.foreign import zoo
+
+            view = zoo.view(reference.module, reference.attribute)
+        if view is None:
+            return self.mean, self.std, self.size, "bilinear"
+        return (
+            self.mean or view.mean,
+            self.std or view.std,
+            self.size or view.size,
+            view.interpolation,
+        )
 
     def _is_given(self) -> bool:
         source, _ = self._split()
+        if source == given.PRETRAINED:
+            return True
         suffixes = (*given.TORCH, predictions.SUFFIX)
         if source.lower().endswith(suffixes) or source.startswith("variables-"):
             return True
@@ -110,10 +205,19 @@ class Teacher:
 
     def _split(self) -> tuple[str, str]:
         """Returns the source without the network's name behind it, and that name."""
+        if self.weights:
+            return self.weights, self.source
+        if self.source.partition(":")[0] in names.LIBRARIES and not self.model:
+            return given.PRETRAINED, self.source
         match = _FILE_AND_MODEL.fullmatch(self.source)
         if match:
             return match[1], match[2]
         return self.source, self.model
+
+
+def _filled(**values: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """Returns the values that are not empty, as tuples."""
+    return {key: tuple(value) for key, value in values.items() if value}
 
 
 def check_network(word: str, levels: Sequence[str] = ()) -> str:

@@ -39,6 +39,7 @@ def card(
         "## In Python\n\n```python\n" + "\n".join(_code(about)) + "\n```",
         _others(about),
         "## Figures\n\n" + (_table(table) if table else _accuracy(about)),
+        _held_out(results),
         "## Training\n\n" + "\n".join(_training(about, results, settings)),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -190,6 +191,17 @@ def _accuracy(about: Mapping[str, Any]) -> str:
     if accuracy is None:
         return "The accuracy on test images is not known."
     return f"Accuracy on the run's test images: {100 * accuracy:.2f} %."
+
+
+def _held_out(results: Mapping[str, Any]) -> str:
+    """Returns what the test images are, where they are not the data set's own."""
+    count = results["config"]["data"].get("validation")
+    if not count:
+        return ""
+    return (
+        f"In place of the data set's test images stand {count:,} of its training "
+        "images, held out of training."
+    )
 
 
 def _table(table: dict[str, Any]) -> str:

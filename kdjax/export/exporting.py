@@ -29,6 +29,8 @@ from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import write_json
 
+OWN_NAMES = "module"
+"""The layout of a network of PyTorch: the names of its own state dict."""
 _BATCH = 32  # of calibration
 
 
@@ -160,8 +162,10 @@ class _Export:
             return {"model": found.model}
         name = models.inner(found.model)
         files = self._results["stages"][self._stage].get("given", [])
-        layout = options.layout or tensors.layout_of(
-            name, found.image_shape, found.num_classes, files
+        layout = options.layout or (
+            OWN_NAMES
+            if models.torch_network(found.model, found.num_classes) is not None
+            else tensors.layout_of(name, found.image_shape, found.num_classes, files)
         )
         tensors.write_torch(self._network, name, path, layout)
         return {"layout": layout}
@@ -226,7 +230,12 @@ class _Export:
             prepare(part.images[start : start + _BATCH])
             for start in range(0, len(part.images), _BATCH)
         )
-        quantise(folder / FILES["onnx"], folder / INT8, batches)
+        quantise(
+            folder / FILES["onnx"],
+            folder / INT8,
+            batches,
+            activations=options.activations,
+        )
 
     @property
     def _threads(self) -> int:

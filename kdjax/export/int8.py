@@ -19,6 +19,8 @@ from onnxruntime.quantization import (
 
 from kdjax.export.onnx.builder import IMAGES
 
+_TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+
 
 class _Batches(CalibrationDataReader):
     """Prepared batches, one after the other."""
@@ -37,7 +39,7 @@ def quantise(
     target: Path,
     batches: Iterable[np.ndarray],
     method: CalibrationMethod = CalibrationMethod.MinMax,
-    activations: QuantType = QuantType.QInt8,
+    activations: str = "int8",
     **options: Any,
 ) -> None:
     """Writes a network whose weights and activations have 8 bits.
@@ -51,7 +53,7 @@ def quantise(
         target: the file to write.
         batches: the network's inputs for some training images.
         method: how ranges follow from what activations were.
-        activations: their type.
+        activations: their type, 'int8' or 'uint8'.
         **options: of `quantize_static`.
     """
     with _quiet():
@@ -61,7 +63,7 @@ def quantise(
             _Batches(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=activations,
+            activation_type=_TYPES[activations],
             weight_type=QuantType.QInt8,
             calibrate_method=method,
             **options,

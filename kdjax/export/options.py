@@ -14,6 +14,8 @@ FILES = {
 }
 """The file of each format."""
 INT8 = "model.int8.onnx"
+ACTIVATIONS = ("int8", "uint8")
+"""The types of activations in 8 bits; weights are int8."""
 GRAPHS = ("onnx", "stablehlo")
 """The formats that compute; the others are tensors under names."""
 
@@ -37,6 +39,7 @@ class Options:
         layout: of 'torch': whose names its tensors bear; '': those of the file that
             the network was imported from, otherwise the first of its family.
         calibration: how many training images the ranges of 8 bits come from.
+        activations: of `int8`: their type, of `ACTIVATIONS`.
         data: where the run's images are now, if not where they were.
         threads: of onnxruntime while it is measured; 0: as many as there are.
 
@@ -50,6 +53,7 @@ class Options:
     opset: int = 0
     layout: str = ""
     calibration: int = 256
+    activations: str = "int8"
     data: Path | None = None
     threads: int = 0
 
@@ -67,6 +71,8 @@ class Options:
                 raise UserError(
                     f"{name} is for format {' and '.join(formats)}, not {self.format}"
                 )
+        if self.activations not in ACTIVATIONS:
+            raise unknown("activations", self.activations, ACTIVATIONS)
         if self.calibration < 1:
             raise UserError(f"calibration={self.calibration} must be at least 1")
         if self.threads < 0:

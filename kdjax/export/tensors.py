@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from kdjax import models
 from kdjax.export.deployed import Deployed
 from kdjax.models import Variables, import_torch
 from kdjax.models.import_torch import LAYOUTS
@@ -32,6 +34,31 @@ def write_safetensors(
     _check_equal(tensors, load_file(path), path)
 
 
+def state_dict(network: Deployed, model: str, layout: str) -> dict[str, Any]:
+    """Returns a network as a state dict of PyTorch: tensors by name.
+
+    Args:
+        network: whose variables they are.
+        model: its name without what was wrapped around it.
+        layout: whose names: the name of one of `LAYOUTS`, '' for the first of the
+            network's family. A network of PyTorch has its own.
+
+    Raises:
+        UserError: there is no such layout of the network's family.
+    """
+    import torch
+
+    if (
+        foreign := models.torch_network(network.model, network.num_classes)
+    ) is not None:
+        return foreign.state_dict(network.variables)
+    layout = layout or layout_of(model, network.image_shape, network.num_classes, ())
+    state = import_torch.to_state_dict(
+        network.variables, model, layout, network.image_shape
+    )
+    return {key: torch.tensor(array) for key, array in state.items()}
+
+
 def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
     """Writes a PyTorch state dict, and imports it again to the bit.
 
@@ -39,7 +66,7 @@ def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
         network: whose variables are written.
         model: its name without what was wrapped around it.
         path: of the file.
-        layout: whose names: the name of one of `LAYOUTS`.
+        layout: as for `state_dict`.
 
     Raises:
         UserError: there is no such layout of the network's family, or what was read
@@ -47,11 +74,14 @@ def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
     """
     import torch
 
-    state = import_torch.to_state_dict(
-        network.variables, model, layout, network.image_shape
-    )
-    torch.save({key: torch.tensor(array) for key, array in state.items()}, path)
-    read = import_torch.load(path, model, network.num_classes, network.image_shape)
+    torch.save(state_dict(network, model, layout), path)
+    foreign = models.torch_network(network.model, network.num_classes)
+    if foreign is not None:
+        from kdjax.models.foreign import weights
+
+        read = weights.load(str(path), foreign)
+    else:
+        read = import_torch.load(path, model, network.num_classes, network.image_shape)
     _check_equal(flat(network.variables), flat(read), path)
 
 

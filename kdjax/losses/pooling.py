@@ -33,7 +33,7 @@ def adaptive_pool(features: ArrayLike, size: tuple[int, int]) -> jax.Array:
         size: the height and width of the result, at most those of the maps.
 
     Returns:
-        [batch, *size, channels].
+        `[batch, *size, channels]`.
 
     Raises:
         ValueError: if the rank is not 4, or the size is not between 1 and the maps'.

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from kdjax.models import (
     bottleneck_resnet,
     checks,
+    cifar_resnet,
     construct,
     imagenet_resnet,
     mobilenetv2,
     names,
     own,
+    padded_resnet,
     plain,
     registered,
     resnet,
@@ -31,6 +33,7 @@ from kdjax.models import (
     wrn,
 )
 from kdjax.models.base import Outputs, Variables
+from kdjax.models.foreign.views import resized, with_new_head
 from kdjax.models.function import Function
 from kdjax.models.names import is_own
 from kdjax.models.registered import function_id, is_function, register
@@ -57,16 +60,22 @@ __all__ = [
     "packages",
     "preprocessed",
     "register",
+    "resized",
     "shapes",
+    "torch_network",
+    "torch_variables",
     "version",
     "with_levels",
+    "with_new_head",
     "written",
 ]
 
 _BUILT_IN: dict[str, Any] = {
     "bottleneck_resnet": bottleneck_resnet,
+    "cifar_resnet": cifar_resnet,
     "imagenet_resnet": imagenet_resnet,
     "mobilenetv2": mobilenetv2,
+    "padded_resnet": padded_resnet,
     "plain": plain,
     "resnet": resnet,
     "shufflenetv1": shufflenetv1,
@@ -93,8 +102,10 @@ MODELS: Registry[Any] = Registry("kdjax.models", _BUILT_IN, _problem)
 
 _FORMS = (
     "bottleneck_resnet-DEPTH",
+    "cifar_resnet-DEPTH",
     "imagenet_resnet-DEPTH",
     "mobilenetv2-WIDTH",
+    "padded_resnet-DEPTH",
     "plain-DEPTH",
     "resnet-DEPTH",
     "resnet-DEPTHx4",
@@ -205,6 +216,36 @@ def identity(name: str) -> Hashable:
         return generation
     registered.find(name)  # an object that this process does not have is told
     return _target(name), *parts
+
+
+def torch_network(name: str, num_classes: int) -> Any:
+    """Returns a network of PyTorch, a `foreign.torch.TorchNetwork`, or None for others.
+
+    What `preprocessed`, `with_levels` and others have put around it is left out.
+
+    Args:
+        name: the network's.
+        num_classes: the number of classes.
+    """
+    if not is_own(name):
+        return None
+    network = create(name, num_classes)
+    while isinstance(network, wrapped.Wrapped):
+        network = network.inner
+    return network if construct.is_torch_network(network) else None
+
+
+def torch_variables(module: Any) -> Variables | None:
+    """Returns the variables of a module of PyTorch, or None for anything else.
+
+    Args:
+        module: in question; a class has none.
+    """
+    if isinstance(module, type) or not construct.is_torch(module):
+        return None
+    from kdjax.models.foreign import torch
+
+    return torch.variables_of(module)
 
 
 def needs_key(name: str, num_classes: int, image_shape: tuple[int, ...]) -> bool:

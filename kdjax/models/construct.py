@@ -43,13 +43,36 @@ def called(
     seeded = "rngs" in names.signature(target).parameters
     if seeded or is_nnx(target):
         return _nnx_network(target, reference, kwargs, name, seeded)
-    try:
-        value = target(*reference.args, **kwargs)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _refusal(target, reference, name, error) from error
+
+    def make() -> Any:
+        try:
+            return target(*reference.args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _refusal(target, reference, name, error) from error
+
+    if is_torch(target):
+        return _torch_network(target, name, num_classes, make)
+    value = make()
+    if is_torch(value):
+        return _torch_network(target, name, num_classes, make)
     return wrap(value, name)
+
+
+def _torch_network(
+    target: Callable, name: str, num_classes: int, make: Callable[[], Any]
+) -> own.Network:
+    """Returns a network of PyTorch: made once for all traces, as it takes a while."""
+    from kdjax.models.foreign import torch
+
+    key = target, name, num_classes
+    if key not in _made:
+        _made[key] = torch.TorchNetwork(torch.seeded(make, 0), name, make)
+    return _made[key]
+
+
+_made: dict[Any, own.Network] = {}
 
 
 def wrap(value: Any, name: str) -> own.Network:
@@ -66,9 +89,13 @@ def wrap(value: Any, name: str) -> own.Network:
         from kdjax.models.foreign import nnx
 
         return nnx.NNXNetwork(nnx.from_instance(value), name)
+    if is_torch(value):
+        from kdjax.models.foreign import torch
+
+        return torch.TorchNetwork(value, name)
     raise UserError(
         f"model {name!r} is of type {type(value).__name__}, not a module of flax "
-        "(linen or NNX)"
+        "(linen or NNX) or PyTorch"
     )
 
 
@@ -120,3 +147,19 @@ def is_nnx(value: Any) -> bool:
     nnx = sys.modules.get("flax.nnx")  # not imported: nobody can have made one
     cls = value if isinstance(value, type) else type(value)
     return nnx is not None and issubclass(cls, nnx.Module)
+
+
+def is_torch(value: Any) -> bool:
+    """Returns whether something is a module of PyTorch or its class."""
+    torch = sys.modules.get("torch")  # not imported: nobody can have made one
+    cls = value if isinstance(value, type) else type(value)
+    return torch is not None and issubclass(cls, torch.nn.Module)
+
+
+def is_torch_network(network: own.Network) -> bool:
+    """Returns whether a network of the package is a module of PyTorch inside."""
+    if "torch" not in sys.modules:
+        return False
+    from kdjax.models.foreign import torch
+
+    return isinstance(network, torch.TorchNetwork)

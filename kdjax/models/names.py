@@ -18,6 +18,9 @@ from kdjax.runtime.errors import UserError, unknown
 FORM = "package.module:Class(argument=value)"
 """How one's own networks are named."""
 
+LIBRARIES = ("timm", "torchvision")
+"""Libraries whose networks have names of their own: `timm:resnet18`."""
+
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _NAME = re.compile(rf"({_MODULE}):({_MODULE})(\(.*\))?", re.DOTALL)
 _OBJECT = re.compile(r"\(#[0-9a-f]{8}\)")
@@ -141,6 +144,10 @@ def load(name: str, reference: Reference) -> Any:
         UserError: there is no such module or no such thing in it, or it cannot be
             imported.
     """
+    if reference.module in LIBRARIES:
+        from kdjax.models.foreign import zoo
+
+        return zoo.factory(reference.module, reference.attribute)
     value = _module(name, reference.module)
     for i, part in enumerate(reference.attribute.split(".")):
         if not hasattr(value, part):

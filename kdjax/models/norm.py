@@ -73,15 +73,50 @@ def _affine(
     return (x - mean) * factor + bias
 
 
+def _sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the sums of arrays of one shape over all axes but the last, `[C]` each.
+
+    Together on a backend where the results of one reduction cost fewer kernels.
+    """
+    if backend.joint_sums():
+        return _joint_sums(*arrays)
+    return tuple(jnp.sum(array, _axes(array)) for array in arrays)
+
+
+@jax.custom_vjp
+def _joint_sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns what `_sums` does, as one operation."""
+    zeros = [jnp.zeros((), array.dtype) for array in arrays]
+
+    def add(
+        sums: tuple[jax.Array, ...], values: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
+        return tuple(a + b for a, b in zip(sums, values, strict=True))
+
+    return tuple(jax.lax.reduce(arrays, tuple(zeros), add, _axes(arrays[0])))
+
+
+# JAX has no gradient of a reduction with several results; images that are attacked
+# inside the loss (BSS) need that of the gradient below.
+_joint_sums.defvjp(
+    lambda *arrays: (_joint_sums(*arrays), arrays),
+    lambda arrays, cotangents: tuple(
+        jnp.broadcast_to(cotangent, array.shape)
+        for array, cotangent in zip(arrays, cotangents, strict=True)
+    ),
+)
+
+
 def _normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns `x` normalised by its own statistics, and these: mean and variance."""
-    wide, axes = _to_float32(x), _axes(x)
-    mean = jnp.mean(wide, axes)
+    wide, count = _to_float32(x), x.size // x.shape[-1]
     # E[x^2] - E[x]^2: neither sum depends on the other, so one pass over x serves both.
     # Rounding can make the difference negative.
-    var = jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0)
+    total, squares = _sums(wide, wide * wide)
+    mean = total / count
+    var = jnp.maximum(squares / count - mean * mean, 0)
     return _affine(wide, mean, var, scale, bias).astype(x.dtype), mean, var
 
 
@@ -102,12 +137,12 @@ def _backward(
     x, scale, bias, mean, var = kept
     g, g_mean, g_var = cotangents
     g, wide = _to_float32(g), _to_float32(x)
-    axes, count = _axes(x), x.size // x.shape[-1]
+    count = x.size // x.shape[-1]
     inverse = jax.lax.rsqrt(var + _EPSILON)
     # sum(g * (x - mean)) as a difference of sums: XLA would store x - mean first. The
     # cancellation grows with |mean| / std, in the variance above with its square.
-    total = jnp.sum(g, axes)
-    moment = jnp.sum(g * wide, axes) - mean * total
+    total, product = _sums(g, g * wide)
+    moment = product - mean * total
     # y holds (var + epsilon)^-0.5. The clip at 0 in `_normalise` has no gradient.
     to_var = jnp.where(var > 0, g_var - 0.5 * scale * inverse**3 * moment, 0)
     # Every x enters mean by 1 / count and var by 2 / count * (x - mean).

@@ -60,8 +60,9 @@ def register(module: Any) -> str:
 
     Args:
         module: a linen module, its class, an NNX module or its class, a function that
-            returns one of these, or a `Function`. An NNX module that is given as an
-            object starts from its own values in every replica.
+            returns one of these, a module of PyTorch or its class, or a `Function`. An
+            NNX module or one of PyTorch that is given as an object starts from its own
+            values in every replica.
 
     Raises:
         UserError: it is none of these.
@@ -89,9 +90,14 @@ def register(module: Any) -> str:
         from kdjax.models.foreign import nnx
 
         return _keep(_hashed(type(module), nnx.content(module)), module)
+    if construct.is_torch(module):
+        from kdjax.models.foreign import torch
+
+        return _keep(_hashed(type(module), torch.content(module)), module)
     raise UserError(
         f"a network of type {type(module).__name__} is not known; choices: linen and "
-        "NNX modules of flax, their classes, kdjax.models.Function"
+        "NNX modules of flax and modules of PyTorch, their classes, "
+        "kdjax.models.Function"
     )
 
 

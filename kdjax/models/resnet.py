@@ -2,7 +2,8 @@
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016, as the released code of
 CRD (Tian et al., 2020) builds them and the DGKD paper uses them: where the shape
-changes, the shortcut is a 1x1 convolution with BatchNorm, not He's padded identity.
+changes, the shortcut is a 1x1 convolution with BatchNorm. `padded_resnet` has He's
+padded identity instead.
 """
 
 import re
@@ -19,19 +20,43 @@ VERSION = 1
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with BatchNorm around a shortcut (basic block)."""
+    """Two 3x3 convolutions with BatchNorm around a shortcut (basic block).
+
+    Attributes:
+        features: channels of both convolutions.
+        strides: of the first one.
+        padded_shortcut: whether a shortcut that changes the shape adds channels of
+            zeros instead of being a 1x1 convolution with BatchNorm.
+    """
 
     features: int
     strides: int = 1
+    padded_shortcut: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns the sum, before the ReLU that ends the block."""
         out = ConvBatchNorm(self.features, 3, self.strides, name="layer1")(x, train)
         out = ConvBatchNorm(self.features, name="layer2")(nn.relu(out), train)
-        if out.shape != x.shape:
-            x = ConvBatchNorm(self.features, 1, self.strides, name="shortcut")(x, train)
-        return out + x
+        if out.shape == x.shape:
+            return out + x
+        if self.padded_shortcut:
+            return out + _padded(x, self.features, self.strides)
+        short = ConvBatchNorm(self.features, 1, self.strides, name="shortcut")
+        return out + short(x, train)
+
+
+def _padded(x: jax.Array, features: int, strides: int) -> jax.Array:
+    """Returns every `strides`-th pixel, between as many zero channels on both sides.
+
+    Args:
+        x: maps `[batch, height, width, channels]`.
+        features: channels of the result: `channels` plus an even number.
+        strides: of the pixels that are taken.
+    """
+    x = x[:, ::strides, ::strides]
+    border = (features - x.shape[-1]) // 2
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (border, border)))
 
 
 class Bottleneck(nn.Module):
@@ -69,12 +94,14 @@ class ResNet(nn.Module):
         stem: channels of the first convolution.
         width: channels of the first stage; the others double them.
         num_classes: the number of classes.
+        padded_shortcuts: see `Block`.
     """
 
     blocks: int
     stem: int
     width: int
     num_classes: int
+    padded_shortcuts: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Outputs:
@@ -87,6 +114,7 @@ class ResNet(nn.Module):
                 pre = Block(
                     self.width * 2 ** (stage - 1),
                     strides=2 if stage > 1 and block == 1 else 1,
+                    padded_shortcut=self.padded_shortcuts,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
                 x = nn.relu(pre)
@@ -120,7 +148,7 @@ def create(name: str, num_classes: int) -> ResNet:
     if depth < 8 or (depth - 2) % 6:
         raise UserError(
             f"model {name!r}: depth {depth} is not 6n + 2; choices: 8, 14, 20, 26, "
-            "... (with other depths: bottleneck_resnet-DEPTH and, for large images, "
+            "... (with other depths: cifar_resnet-DEPTH and, for large images, "
             "imagenet_resnet-DEPTH)"
         )
     stem, width = (32, 64) if match[2] else (16, 16)

@@ -18,6 +18,7 @@ from kdjax.experiment.run import rounds
 from kdjax.experiment.stage import Stage
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
+from kdjax.preflight.hlo.kernels import kernels
 from kdjax.preflight.hlo.traffic import traffic
 from kdjax.preflight.target import Target
 from kdjax.runtime import backend, parallel, private_names
@@ -41,6 +42,7 @@ class Compiled:
         flops: of products in one step.
         traffic: bytes that one step reads and writes in memory.
         collectives: of one step.
+        kernels: how many one step has, by kind.
         seconds: of compilation, without tracing.
     """
 
@@ -56,6 +58,7 @@ class Compiled:
     flops: int
     traffic: int
     collectives: tuple[Collective, ...]
+    kernels: Mapping[str, int]
     seconds: float
 
     @property
@@ -154,7 +157,8 @@ def _compile(
     target: Target,
 ) -> Compiled:
     """Compiles a program and returns its figures."""
-    lowered = program.lower_train()
+    # One step: where a run's program makes several, all are alike.
+    lowered = program.lower_train(1)
     # Test images stay on the device during training, but are no argument of the step.
     beside = _bytes(program.feed.test_specs)
     begin = time.perf_counter()
@@ -193,6 +197,7 @@ def _compile(
         flops=flops(text, unknown=1),
         traffic=traffic(text),
         collectives=tuple(collectives(text)),
+        kernels=kernels(text),
         seconds=seconds,
     )
     limit = target.chip.limit

@@ -30,6 +30,7 @@ def figures(compiled: Compiled) -> dict[str, Any]:
         "memory": {**compiled.memory, "needed": compiled.needed, "usable": chip.limit},
         "flops_per_step": compiled.flops,
         "bytes_per_step": compiled.traffic,
+        "kernels_per_step": dict(compiled.kernels),
         "seconds_at_published_peaks": bound,
         "images_per_second_at_most": least and images / least,
         "collectives": [
@@ -76,6 +77,7 @@ def show(compiled: Compiled) -> None:
         table.add_row("teachers from the bank", ", ".join(compiled.banked))
     table.add_row("products in a step", f"{compiled.flops / 1e9:,.3g} GFLOP")
     table.add_row("memory traffic of a step", in_units(compiled.traffic))
+    table.add_row("kernels of a step", f"{sum(compiled.kernels.values()):,}")
     bound = compiled.seconds_at_peak
     for what, seconds in bound.items():
         table.add_row(f"  {what} at the published peak", f"{1e3 * seconds:,.3g} ms")
@@ -99,7 +101,7 @@ def show(compiled: Compiled) -> None:
         )
     if chip.platform in ("tpu", "gpu"):
         console.print(
-            "times are lower bounds (caches aside), not predictions; a call of the "
-            "program makes up to 32 steps",
+            "times are lower bounds (caches aside), not predictions; in a run one call "
+            "of the program makes several steps like this one",
             markup=False,
         )

@@ -155,3 +155,57 @@ def source_line(equation: Any) -> str:
     module = _module("jax._src.source_info_util")
     summarize = getattr(module, "summarize", None)
     return str(summarize(equation.source_info)) if summarize else ""
+
+
+@contextlib.contextmanager
+def torch_answers_for_dropped_overloads() -> Iterator[None]:
+    """Lets PyTorch answer for overloads that it has dropped, while torchax is imported.
+
+    torchax 0.0.13 names 22 overloads of named tensors that torch 2.13.0 does not have
+    any more, and cannot be imported without them. In here such a name leads to the
+    first overload of its operation. Without the class's name (torch up to 2.12 was not
+    tried) or with a torchax that fits, nothing is changed.
+    """
+    torch = importlib.import_module("torch")
+    packet = type(torch.ops.aten.add)
+    answer = packet.__getattr__
+
+    def lenient(self: Any, name: str) -> Any:
+        try:
+            return answer(self, name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            return answer(self, self.overloads()[0])
+
+    packet.__getattr__ = lenient
+    try:
+        yield
+    finally:
+        packet.__getattr__ = answer
+
+
+def import_torchvision() -> types.ModuleType:
+    """Returns torchvision, also where its compiled operations do not load.
+
+    torchvision 0.28.0 from PyPI beside torch 2.13.0 built for CPUs alone: its
+    operations are missing, and its import describes two of them. They are declared
+    here; no classifier uses them.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    torch = importlib.import_module("torch")
+    for name in ("nms", "qnms"):
+        torch.library.define(
+            f"torchvision::{name}",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        )
+    return importlib.import_module("torchvision")

@@ -21,7 +21,7 @@ from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
-from kdjax.train import evaluation, metrics, mixup
+from kdjax.train import evaluation, metrics, mixup, rounding
 from kdjax.train.metrics import Metrics
 from kdjax.train.replica_step import EpochTargets, train_step
 from kdjax.train.step import Step, TrainState
@@ -69,8 +69,9 @@ class Program:
         mixup.check_stored(step.mixup, banked)
         self.step, self.feed = step, feed
         self.banked, self.record = tuple(banked), record
-        self.steps_per_dispatch = min(
-            backend.steps_per_dispatch(), feed.max_steps_per_dispatch
+        self.steps_per_dispatch = evenly(
+            feed.stream.steps,
+            min(backend.steps_per_dispatch(), feed.max_steps_per_dispatch),
         )
         self.teacher_targets = TeacherTargets(step, feed)
         self._compile_seconds = 0.0
@@ -79,7 +80,9 @@ class Program:
             Program(dataclasses.replace(step, phase=phase), feed, banked, record=record)
             for phase in range(1, 0 if step.phase else len(step.optimisers))
         ]
-        self._compiled: tuple[jax.stages.Compiled, jax.stages.Compiled] | None = None
+        # Train programs by their number of steps, which is compiled in.
+        self._train: dict[int, jax.stages.Compiled] = {}
+        self._evaluate: jax.stages.Compiled | None = None
         # Inside jit, so that tracing it for its shapes serves the program as well.
         self._train_step = jax.jit(
             functools.partial(train_step, step, feed), inline=True
@@ -137,7 +140,11 @@ class Program:
             self.feed.dispatch_specs,
             keys,
         )
-        traced = parallel.by_replica(self._train_step, self.mesh, shared=(3,))
+
+        def one_step(state: TrainState, frozen: Any, *rest: Any) -> Any:
+            return self._train_step(state, step.cast_frozen(frozen), *rest)
+
+        traced = parallel.by_replica(one_step, self.mesh, shared=(3,))
         with jax.set_mesh(self.mesh):
             _, measured, _ = jax.eval_shape(traced, self._stacked(state), *self._inputs)
         return state, jax.eval_shape(lambda: self._zeros(measured))
@@ -152,9 +159,10 @@ class Program:
 
     def _epoch_specs(self) -> EpochTargets:
         size, step = self.feed.stream.size, self.step
+        stored = rounding.stored_dtype(step.dtype)
         targets = {
             teacher: jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.float16),
+                lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), stored),
                 step.target_specs[teacher],
             )
             for teacher in self.banked
@@ -227,35 +235,56 @@ class Program:
         ]
 
     def compile(self) -> None:
-        """Compiles train and evaluation programs, once for all replicas."""
-        if self._compiled:
-            return
-        begin = time.perf_counter()
-        self._compiled = (
-            self.lower_train().compile(backend.compiler_options()),
-            evaluation.lower(
+        """Compiles train and evaluation programs, once for all replicas.
+
+        The train program is that of `steps_per_dispatch` steps; one of another number
+        is compiled when it is first needed.
+        """
+        self._train_program(self.steps_per_dispatch)
+        if self._evaluate is None:
+            begin = time.perf_counter()
+            lowered = evaluation.lower(
                 self.step, self.feed, self._stacked(self.specs[0])
-            ).compile(backend.compiler_options()),
-        )
-        self._compile_seconds += time.perf_counter() - begin
+            )
+            self._evaluate = lowered.compile(backend.compiler_options())
+            self._compile_seconds += time.perf_counter() - begin
+
+    def _train_program(self, count: int) -> jax.stages.Compiled:
+        """Returns the program of `count` steps, compiled when it is first needed."""
+        if count not in self._train:
+            begin = time.perf_counter()
+            lowered = self.lower_train(count)
+            self._train[count] = lowered.compile(backend.compiler_options())
+            self._compile_seconds += time.perf_counter() - begin
+        return self._train[count]
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """The shapes of the train program's arguments, but the number of steps."""
+        """The shapes of the train program's arguments."""
         return (*self._stacked(self.specs), *self._inputs)
 
-    def lower_train(self) -> jax.stages.Lowered:
-        """Returns the train program before it is compiled."""
+    def lower_train(self, count: int | None = None) -> jax.stages.Lowered:
+        """Returns a train program before it is compiled.
+
+        Args:
+            count: how many steps it makes; by default `steps_per_dispatch`. It is a
+                constant of the program: with the count as an argument, a GPU waits for
+                the host after every step, to be told whether another one follows (on an
+                H100 in bf16 1.41 ms a supervised step of WRN-16-1 instead of 1.25, 5.62
+                a step of CTKD instead of 5.15).
+        """
+        dispatch = functools.partial(
+            self._dispatch, self.steps_per_dispatch if count is None else count
+        )
         train = jax.jit(
-            parallel.by_replica(self._dispatch, self.mesh, shared=(4, 7)),
+            parallel.by_replica(dispatch, self.mesh, shared=(4,)),
             donate_argnums=(0, 1),  # state and sums: updated in place
             out_shardings=jax.tree.map(
                 lambda leaf: leaf.sharding, self._stacked(self.specs)
             ),
         )
         with jax.set_mesh(self.mesh):
-            # The number of steps is an argument: one program for full and last calls.
-            return train.lower(*self.inputs, 1)
+            return train.lower(*self.inputs)
 
     def train(
         self,
@@ -276,10 +305,9 @@ class Program:
             targets: the other teachers' in this epoch.
             dispatch_inputs: from the feed.
             keys: the replicas'.
-            count: number of steps, `steps_per_dispatch` at the most.
+            count: number of steps; its program is compiled if there is none yet.
         """
-        assert self._compiled
-        state, totals = self._compiled[0](
+        state, totals = self._train_program(count)(
             state,
             totals,
             frozen,
@@ -287,7 +315,6 @@ class Program:
             self.feed.train_arrays,
             dispatch_inputs,
             keys,
-            count,
         )
         # Not state.step itself, which the next call donates.
         return state, totals, state.step + 0
@@ -301,11 +328,12 @@ class Program:
 
         One dictionary for every replica.
         """
-        assert self._compiled
-        return evaluation.run(self._compiled[1], state, self.feed)
+        assert self._evaluate
+        return evaluation.run(self._evaluate, state, self.feed)
 
     def _dispatch(
         self,
+        count: int,
         state: TrainState,
         totals: Totals,
         frozen: Mapping[str, Variables],
@@ -313,9 +341,9 @@ class Program:
         train_arrays: TrainArrays,
         dispatch_inputs: DispatchInputs,
         key: jax.Array,
-        count: jax.Array,
     ) -> tuple[TrainState, Totals]:
         """Returns one replica's state and sums after `count` steps."""
+        frozen = self.step.cast_frozen(frozen)  # once, not in every step
 
         def one(
             _: jax.Array | int, carry: tuple[TrainState, Totals]
@@ -329,6 +357,18 @@ class Program:
                 sums[_RECORDING] = totals[_RECORDING].at[index].set(logits)
             return new, sums
 
-        if self.steps_per_dispatch == 1:
+        if count == 1:
             return one(0, (state, totals))
         return jax.lax.fori_loop(0, count, one, (state, totals))
+
+
+def evenly(steps: int, most: int) -> int:
+    """Returns how many steps of an epoch one dispatch makes, `most` at the most.
+
+    The largest divisor of the epoch's steps, so that one program serves them all; but
+    `most` where only small numbers divide them: a further program then makes the rest.
+    """
+    most = min(most, steps)
+    return next(
+        (count for count in range(most, most // 2, -1) if steps % count == 0), most
+    )

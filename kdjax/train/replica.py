@@ -56,6 +56,7 @@ class Replica:
         )
         self._best: Checkpoints | None = None
         self._writer: metrics.Writer | None = None
+        self._best_score = -1.0
 
     def close(self) -> None:
         """Waits for what is being written, and closes all files."""
@@ -73,7 +74,8 @@ class Replica:
             shapes: of the tree.
 
         Raises:
-            UserError: a checkpoint that is damaged or of another config.
+            UserError: a checkpoint that is damaged or of another config, or damaged
+                records.
         """
         tree, meta = self._checkpoints.restore(shapes, step)
         if meta["fingerprint"] != self.fingerprint:
@@ -82,21 +84,29 @@ class Replica:
                 f"({meta['fingerprint']}, not {self.fingerprint}); choose another "
                 "workdir or delete that folder"
             )
+        if "history" in meta:  # earlier versions saved the records themselves
+            self.history = meta["history"]
+        else:
+            mark = metrics.Mark(**meta["records"])
+            self.history = metrics.read_records(self.folder, mark)
+        self.seconds = meta["seconds"]
         self._checkpoints.drop_after(step)
-        self.history, self.seconds = meta["history"], meta["seconds"]
         return tree
 
     def save(self, step: int, tree: Any, seconds: float) -> None:
-        """Saves a checkpoint."""
+        """Saves a checkpoint; of several processes the first one does."""
+        if self._writer is None:
+            return
         meta = {
             "fingerprint": self.fingerprint,
-            "history": self.history,
+            "records": dataclasses.asdict(self._writer.mark()),
             "seconds": seconds,
         }
         self._checkpoints.save(step, tree, meta)
 
     def begin(self) -> None:
         """Opens the records, with those of `history`."""
+        self._best_score = best_score(self.history)
         if self.keep_best:
             best = Checkpoints(self.folder / "best")
             self._best = self._open.enter_context(best)
@@ -114,9 +124,11 @@ class Replica:
             step: the stage's.
             state: returns the replica's state, on the host.
         """
-        if self._best and record.get(_SCORE, -1) > best_score(self.history):
+        score = record.get(_SCORE, -1.0)
+        if self._best and score > self._best_score:
             networks = step.networks(state())
             self._best.save(int(record["step"]), networks, {"epoch": record["epoch"]})
+        self._best_score = max(score, self._best_score)
         self.history.append(record)
         if self._writer:
             self._writer.write(record)

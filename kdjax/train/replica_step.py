@@ -15,6 +15,7 @@ from kdjax.data.stream import Batch, Stream, normalise
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.rng import fold
+from kdjax.train import rounding
 from kdjax.train.metrics import Metrics
 from kdjax.train.mixup import mix
 from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
@@ -24,7 +25,8 @@ class EpochTargets(NamedTuple):
     """What a stage has of its teachers for one epoch, for every training image.
 
     Attributes:
-        targets: by banked teacher, its targets, float16 `[N, ...]`.
+        targets: by banked teacher, its targets as they are stored,
+            `[N, ...]`.
         recorded: by replayed teacher, its logits when it learned, `[N, classes]`.
     """
 
@@ -88,7 +90,9 @@ def _step_inputs(
     batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
     batch = step.with_views(batch)
     batch_targets = step.targets(frozen, batch.images)
-    # Banked targets are rows of the epoch's table. They are float16 also in the pass
+    if not rounding.needs_teachers(step.method, step.mixup):
+        batch_targets = rounding.as_stored(batch_targets, step.dtype)
+    # Banked targets are rows of the epoch's table. They are rounded also in the pass
     # that computes them, so that a resumed run reads the same numbers.
     batch_targets |= jax.tree.map(
         lambda leaf: leaf[batch.index].astype(step.dtype), dict(targets.targets)

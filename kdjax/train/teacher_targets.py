@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data.feed import ExampleInputs, Feed, TrainArrays
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
+from kdjax.train import rounding
 from kdjax.train.networks import Networks
 
 _CHUNK = 1024  # images in one call
@@ -64,7 +64,8 @@ class TeacherTargets:
                 computation.
 
         Returns:
-            The leaves of the targets, float16 `[N, ...]`, on the host.
+            The leaves of the targets, `[N, ...]`, on the host, in the dtype that is
+            stored.
         """
         size, chunks = self._feed.stream.size, []
         variables = parallel.place(variables, parallel.replicated(self._feed.mesh))
@@ -93,6 +94,8 @@ class TeacherTargets:
 
     def _targets_of(self, teacher: str) -> Callable[..., list[jax.Array]]:
         over_devices = parallel.over_devices(self._feed.mesh)
+        dtype = self._networks.dtype
+        stored = rounding.stored_dtype(dtype)
 
         def targets(
             variables: Variables,
@@ -102,6 +105,7 @@ class TeacherTargets:
             batch = self._feed.gather_examples(train_arrays, example_inputs)
             images = jax.lax.with_sharding_constraint(batch.images, over_devices)
             by_teacher = self._networks.targets({teacher: variables}, images)
-            return [leaf.astype(jnp.float16) for leaf in jax.tree.leaves(by_teacher)]
+            rounded = rounding.as_stored(by_teacher, dtype)
+            return [leaf.astype(stored) for leaf in jax.tree.leaves(rounded)]
 
         return targets

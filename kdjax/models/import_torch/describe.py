@@ -44,6 +44,6 @@ def _residual(shapes: Shapes) -> str:
     if "bn1.weight" not in shapes:
         traits.append("BatchNorm before the convolutions (pre-activation)")
     if not any(".shortcut." in key or ".downsample." in key for key in shapes):
-        traits.append("shortcuts without parameters, where those of kdjax are 1x1")
+        traits.append("shortcuts without parameters")
     depth = sum(blocks) * (3 if bottlenecks else 2) + 2
     return f"a ResNet-{depth} ({', '.join(traits)})"

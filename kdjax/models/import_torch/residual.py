@@ -5,7 +5,7 @@ mdistiller, TAKD's code and chenyaofo/pytorch-cifar-models; its names of the WRN
 of mdistiller and xternalz/WideResNet-pytorch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kdjax.models import imagenet_resnet
 from kdjax.models.import_torch.layout import (
@@ -18,6 +18,14 @@ from kdjax.models.import_torch.layout import (
     in_sequence,
 )
 from kdjax.models.import_torch.mapping import Prefix
+
+# The depths that shapes tell. ResNet-50 for images of 32x32 is told by one of its two
+# names, that of the configs of the CIFAR-100 benchmark.
+_TOLD = {
+    "imagenet_resnet": tuple(imagenet_resnet.BLOCKS),
+    "bottleneck_resnet": (50,),
+    "cifar_resnet": (18, 34),
+}
 
 
 def _names(shortcut: str, head: str) -> Prefix:
@@ -35,7 +43,7 @@ def _names(shortcut: str, head: str) -> Prefix:
     )
 
 
-def _small(name: str, shortcut: str, head: str) -> Layout:
+def _small(name: str, shortcut: str, head: str, family: str = "resnet") -> Layout:
     """Returns the layout of networks of three stages of basic blocks."""
 
     def tell(shapes: Shapes) -> Guess | None:
@@ -45,14 +53,15 @@ def _small(name: str, shortcut: str, head: str) -> Layout:
         if first is None or others & shapes.keys():
             return None
         depth = 6 * count(shapes, "layer1.{}.conv1.weight") + 2
-        model = f"resnet-{depth}{'x4' if first[0] == 64 else ''}"
+        model = f"{family}-{depth}{'x4' if first[0] == 64 else ''}"
         return guess(shapes, model, "conv1", head)
 
-    return Layout(name, "resnet", _names(shortcut, head), tell)
+    return Layout(name, family, _names(shortcut, head), tell)
 
 
 def _four_stages(
     family: str,
+    depths: Iterable[int],
     size: int,
     stem: str,
     head: str,
@@ -63,6 +72,7 @@ def _four_stages(
 
     Args:
         family: a key of `models.MODELS`.
+        depths: of its networks that are told.
         size: of the first kernel.
         stem: the first convolution.
         head: the classifier.
@@ -78,7 +88,8 @@ def _four_stages(
             for stage in (1, 2, 3, 4)
         )
         bottlenecks = f"{block(1, 0)}.{layer(3)}.weight" in shapes
-        for depth, known in imagenet_resnet.BLOCKS.items():
+        for depth in depths:
+            known = imagenet_resnet.BLOCKS[depth]
             if blocks == known and bottlenecks == (depth > 34):
                 side = 224 if size == 7 else 32
                 return guess(shapes, f"{family}-{depth}", stem, head, side)
@@ -90,6 +101,7 @@ def _four_stages(
 def _large(family: str, size: int, name: str, shortcut: str, head: str) -> Layout:
     tell = _four_stages(
         family,
+        _TOLD[family],
         size,
         "conv1",
         head,
@@ -99,35 +111,35 @@ def _large(family: str, size: int, name: str, shortcut: str, head: str) -> Layou
     return Layout(name, family, _names(shortcut, head), tell)
 
 
-_WEIAICUNZAI = Layout(
-    "weiaicunzai",
-    "bottleneck_resnet",
-    # The paper's conv2_x is the first stage.
-    by_rules(
-        {
-            r"stem/(conv|bn)": lambda kind: f"conv1.{in_sequence(1, kind)}",
-            r"stage(\d)_block(\d+)/layer(\d)/(conv|bn)": (
-                lambda s, b, i, kind: (
-                    f"conv{s + 1}_x.{b - 1}.residual_function.{in_sequence(i, kind)}"
-                )
-            ),
-            r"stage(\d)_block(\d+)/shortcut/(conv|bn)": (
-                lambda s, b, kind: (
-                    f"conv{s + 1}_x.{b - 1}.shortcut.{in_sequence(1, kind)}"
-                )
-            ),
-            "head": "fc",
-        }
-    ),
-    _four_stages(
-        "bottleneck_resnet",
+# The paper's conv2_x is the first stage.
+_IN_SEQUENCES = by_rules(
+    {
+        r"stem/(conv|bn)": lambda kind: f"conv1.{in_sequence(1, kind)}",
+        r"stage(\d)_block(\d+)/layer(\d)/(conv|bn)": (
+            lambda s, b, i, kind: (
+                f"conv{s + 1}_x.{b - 1}.residual_function.{in_sequence(i, kind)}"
+            )
+        ),
+        r"stage(\d)_block(\d+)/shortcut/(conv|bn)": (
+            lambda s, b, kind: f"conv{s + 1}_x.{b - 1}.shortcut.{in_sequence(1, kind)}"
+        ),
+        "head": "fc",
+    }
+)
+
+
+def _weiaicunzai(family: str) -> Layout:
+    tell = _four_stages(
+        family,
+        _TOLD[family],
         3,
         "conv1.0",
         "fc",
         lambda stage, number: f"conv{stage + 1}_x.{number}",
         lambda number: f"residual_function.{in_sequence(number, 'conv')}",
-    ),
-)
+    )
+    return Layout("weiaicunzai", family, _IN_SEQUENCES, tell)
+
 
 _WRN = by_rules(
     {
@@ -155,9 +167,13 @@ def _tell_wrn(shapes: Shapes) -> Guess | None:
 LAYOUTS = (
     _small("RepDistiller", "downsample", "fc"),
     _small("akamaster with option B", "shortcut", "linear"),
+    _small("akamaster", "shortcut", "linear", "padded_resnet"),
     _large("imagenet_resnet", 7, "torchvision", "downsample", "fc"),
     _large("bottleneck_resnet", 3, "RepDistiller", "shortcut", "linear"),
     _large("bottleneck_resnet", 3, "torchvision", "downsample", "fc"),
-    _WEIAICUNZAI,
+    _weiaicunzai("bottleneck_resnet"),
+    _large("cifar_resnet", 3, "kuangliu", "shortcut", "linear"),
+    _large("cifar_resnet", 3, "torchvision", "downsample", "fc"),
+    _weiaicunzai("cifar_resnet"),
     Layout("RepDistiller", "wrn", _WRN, _tell_wrn),
 )

@@ -43,12 +43,12 @@ def traffic(text: str, *, unknown: int = 1) -> int:
     runs = module.runs(unknown)
     return sum(
         runs[name] * _moved(module, name, instruction)
-        for name in _kernels(module)
+        for name in kernel_computations(module)
         for instruction in module.computations[name].values()
     )
 
 
-def _kernels(module: Module) -> set[str]:
+def kernel_computations(module: Module) -> set[str]:
     """Returns the computations whose instructions are kernels."""
     reached, waiting = set(), [module.entry]
     while waiting:
@@ -61,10 +61,17 @@ def _kernels(module: Module) -> set[str]:
     return reached
 
 
+def moves_data(instruction: Instruction) -> bool:
+    """Returns whether an instruction outside of fusions is a kernel."""
+    kind = instruction.kind
+    harmless = kind in _FREE or kind in _CALLS or kind in _ASYNC
+    return not harmless and not kind.endswith("-done")
+
+
 def _moved(module: Module, computation: str, instruction: Instruction) -> int:
     """Returns the bytes that one instruction reads and writes."""
     kind = instruction.kind
-    if kind in _FREE or kind in _CALLS or kind in _ASYNC or kind.endswith("-done"):
+    if not moves_data(instruction):
         return 0
     around = module.computations[computation]
     if kind != "fusion":

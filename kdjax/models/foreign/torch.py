@@ -1,0 +1,423 @@
+"""Networks of PyTorch, traced by torchax: their arrays and their program are JAX's.
+
+`params` holds a module's parameters and `batch_stats` its floating buffers, both under
+the names of its state dict and in PyTorch's layouts. Images and levels are NHWC, what
+the module sees is NCHW.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.errors import InvalidRngError
+
+from kdjax.models import capture, own
+from kdjax.models.foreign import functional
+from kdjax.runtime import private_names
+from kdjax.runtime.errors import UserError
+from kdjax.runtime.files import digest
+
+Make = Callable[[], torch.nn.Module]
+"""Returns a new module, with PyTorch's random numbers as they are seeded."""
+Arrays = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TorchNetwork(own.Network):
+    """A module of PyTorch's.
+
+    Attributes:
+        module: its structure; whatever its values are, those of `params` and
+            `batch_stats` take their place.
+        name: for errors.
+        make: makes a module for every seed; None: the values of `module` are the start.
+    """
+
+    module: torch.nn.Module
+    name: str
+    make: Make | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the module can be called with images alone.
+
+        Raises:
+            UserError: it wants more.
+        """
+        parameters = list(inspect.signature(self.module.forward).parameters.values())
+        if parameters and parameters[0].kind == inspect.Parameter.VAR_POSITIONAL:
+            return
+        for parameter in parameters[1:]:
+            variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+            if parameter.default is parameter.empty and parameter.kind not in variable:
+                raise UserError(
+                    f"model {self.name!r}: {type(self.module).__name__}.forward wants "
+                    f"{parameter.name!r} besides images"
+                )
+
+    @property
+    def given(self) -> bool:
+        """Whether its initial variables are given: they depend on no key."""
+        return self.make is None
+
+    def init(
+        self, key: jax.Array, images: jax.Array, train: bool = False
+    ) -> dict[str, Any]:
+        """Returns what PyTorch initialises the module with, seeded by the key."""
+        del images, train
+        if self.make is None:
+            return jax.tree.map(jnp.asarray, variables_of(self.module))
+        specs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            variables_of(self.module),
+        )
+        seed = jax.random.bits(key, (), jnp.uint32)
+        return jax.pure_callback(self._start, specs, seed)
+
+    def _start(self, seed: Any) -> dict[str, Arrays]:
+        assert self.make is not None
+        return variables_of(seeded(self.make, int(seed)))
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: jax.Array,
+        train: bool = False,
+        mutable: Sequence[str] | bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """Returns the module's outputs."""
+        stats = variables.get("batch_stats", {})
+        arrays = {**variables.get("params", {}), **stats}
+        key = (rngs or {}).get("dropout")
+        result, after = self._run(arrays, images, train, key)
+        outputs = own.as_outputs(result, self.name)
+        if mutable is False:
+            return outputs
+        new = {name: after[name].astype(leaf.dtype) for name, leaf in stats.items()}
+        return outputs, {"batch_stats": new} if new else {}
+
+    def _run(
+        self, arrays: Arrays, images: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[Any, Arrays]:
+        """Returns what the module returns, and its arrays after that."""
+        env = environment()
+        start = jax.random.key(0) if key is None else key
+        tensors = env.j2t_iso({**_constants(self.module), **arrays})
+        image = env.j2t_iso(jnp.transpose(images, (0, 3, 1, 2)))
+        states = _generators()
+        with (
+            _mode(self.module, train),
+            _recording(self.module, env),
+            env.override_property(prng=start),
+            jax.numpy_rank_promotion("allow"),  # as PyTorch itself
+        ):
+            try:
+                with env:
+                    result = torch.func.functional_call(self.module, tensors, (image,))
+            except Exception as error:
+                if told := _reason(error):
+                    raise UserError(f"model {self.name!r} {told}") from error
+                raise
+            asked = env.param.prng is not start
+        if _generators() != states:
+            raise UserError(
+                f"model {self.name!r} draws numbers from a generator of Python, NumPy "
+                "or PyTorch that the step cannot seed; choices: torch.nn.Dropout, "
+                "torch.rand and other functions of torch without generator="
+            )
+        if asked and key is None:
+            raise InvalidRngError(f"{self.name} asks for random numbers")
+        return self._logits(env, result), env.t2j_iso(tensors)
+
+    def _logits(self, env: Any, result: Any) -> Any:
+        if isinstance(result, torch.Tensor):
+            return env.t2j_iso(result)
+        raise UserError(
+            f"model {self.name!r} returns {_parts(result)}; it must return logits "
+            "[batch, classes]"
+        )
+
+    @property
+    def head(self) -> str:
+        """The path of the classifier: the last layer of weights; '' if there is none.
+
+        timm's networks name it themselves.
+        """
+        layers = {
+            path: part
+            for path, part in self.module.named_modules()
+            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+        }
+        if hasattr(self.module, "get_classifier"):
+            classifier = self.module.get_classifier()
+            for path, part in layers.items():
+                if part is classifier:
+                    return path
+        return list(layers)[-1] if layers else ""
+
+    @property
+    def num_logits(self) -> int:
+        """How many classes the classifier has."""
+        return len(self.module.get_submodule(self.head).weight) if self.head else 0
+
+    def with_head(self, num_classes: int) -> "TorchNetwork":
+        """Returns the network with another classifier where it has other classes.
+
+        The new one is initialised by PyTorch, seeded; all else starts as it does.
+        """
+        if self.num_logits == num_classes or not self.head:
+            return self
+        return _with_head(self, num_classes)
+
+    def state_dict(self, variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Returns variables as the module's own state dict.
+
+        Buffers of whole numbers, such as BatchNorm's counters, are the module's.
+        """
+        arrays = {**variables.get("params", {}), **variables.get("batch_stats", {})}
+        owners = _owners(self.module)
+        state = {}
+        for name, tensor in self.module.state_dict().items():
+            name_there = owners.get(name, name)
+            if name_there in arrays:
+                array = np.array(arrays[name_there], np.float32)
+                state[name] = torch.from_numpy(array)
+            else:
+                state[name] = tensor.detach().clone()
+        return state
+
+
+@functools.cache
+def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
+    def make() -> torch.nn.Module:
+        module = network.make() if network.make else copy.deepcopy(network.module)
+        old = module.get_submodule(network.head)
+        bias = old.bias is not None
+        if isinstance(old, torch.nn.Linear):
+            new: Any = torch.nn.Linear(old.in_features, num_classes, bias)
+        else:
+            new = torch.nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
+        module.set_submodule(network.head, new)
+        return module
+
+    return TorchNetwork(seeded(make, 0), network.name, make)
+
+
+@functools.cache
+def environment() -> Any:
+    """Returns torchax's environment in which modules are traced.
+
+    Raises:
+        UserError: torchax is not installed.
+    """
+    if importlib.util.find_spec("torchax") is None:
+        raise UserError(
+            "a network of PyTorch is traced by torchax, which is not installed: pip "
+            "install 'kdjax[torchax]'"
+        )
+    with private_names.torch_answers_for_dropped_overloads():
+        from torchax import tensor
+
+        class Environment(tensor.Environment):
+            """Torchax's, which draws all random numbers from the step's key."""
+
+            def get_and_rotate_prng_key(self, generator: Any = None) -> jax.Array:
+                if generator is not None:
+                    raise UserError(
+                        "a generator of one's own cannot be seeded by the step: "
+                        "leave generator= out"
+                    )
+                return self.param.get_and_rotate_prng_key()
+
+        env = Environment()
+    for operation, own_form in (
+        (torch.nn.functional.batch_norm, _batch_norm),
+        (torch.ops.aten.unbind, _unbind),  # of attention; torchax 0.0.13 has none
+    ):
+        env.override_op_definition(operation, functools.partial(own_form, env))
+    return env
+
+
+def _unbind(env: Any, input: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Is `torch.unbind`."""
+    return env.j2t_iso(tuple(jnp.moveaxis(env.t2j_iso(input), dim, 0)))
+
+
+def _batch_norm(
+    env: Any,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """Is `torch.nn.functional.batch_norm`; torchax's moves no running statistics."""
+    x, scale, shift = env.t2j_iso((input, weight, bias))
+    running = running_mean, running_var
+    statistics = None if training else env.t2j_iso(running)
+    y, *batch = functional.batch_norm(x, scale, shift, statistics, eps)
+    if training and running_mean is not None:
+        for tensor, new in zip(running, batch, strict=True):
+
+            def moved(old: jax.Array, new: jax.Array = new) -> jax.Array:
+                return (1 - momentum) * old + momentum * jax.lax.stop_gradient(new)
+
+            tensor.apply_jax_(moved)  # type: ignore[union-attr]
+    return env.j2t_iso(y)
+
+
+@contextlib.contextmanager
+def _mode(module: torch.nn.Module, train: bool) -> Iterator[None]:
+    module.train(train)
+    try:
+        yield
+    finally:
+        module.eval()
+
+
+@contextlib.contextmanager
+def _recording(module: torch.nn.Module, env: Any) -> Iterator[None]:
+    """Records what the parts of a module return, where somebody asks for it."""
+    captured = capture.current()
+    if captured is None:
+        yield
+        return
+    last = getattr(module, "output_fmt", "") == "NHWC"  # of timm's
+    extra = getattr(module, "num_prefix_tokens", None)
+
+    def hook(path: str, part: Any, args: Any, output: Any) -> None:
+        if not captured.sees((path,)):
+            return
+        value = output
+        if isinstance(output, torch.Tensor):
+            value = functional.as_level(env.t2j_iso(output), last, extra)
+        captured.add((path,), value)
+
+    handles = [
+        part.register_forward_hook(functools.partial(hook, path))
+        for path, part in module.named_modules()
+        if path
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def seeded(make: Make, seed: int) -> torch.nn.Module:
+    """Returns a new module; PyTorch's random numbers stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def variables_of(module: torch.nn.Module) -> dict[str, Arrays]:
+    """Returns a module's parameters and floating buffers as NumPy arrays, float32.
+
+    Frozen parameters are kept as buffers are, unless all are frozen.
+    """
+    parameters = dict(module.named_parameters())
+    frozen = {name for name, value in parameters.items() if not value.requires_grad}
+    frozen = set() if len(frozen) == len(parameters) else frozen
+    kept = {name: value for name, value in parameters.items() if name in frozen}
+    trained = {name: value for name, value in parameters.items() if name not in frozen}
+    saved = module.state_dict()
+    buffers = {
+        name: value
+        for name, value in module.named_buffers()
+        if name in saved and value.is_floating_point()
+    }
+    return {"params": _arrays(trained), "batch_stats": _arrays({**kept, **buffers})}
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
+    return {
+        # A copy: the module's memory is its own.
+        name: np.array(tensor.detach().cpu().float().numpy())
+        for name, tensor in tensors.items()
+    }
+
+
+def _constants(module: torch.nn.Module) -> Arrays:
+    """Returns the buffers that are no variables: the trace's constants."""
+    known = variables_of(module)["batch_stats"]
+    return {
+        name: jnp.asarray(value.detach().cpu().numpy())
+        for name, value in module.named_buffers()
+        if name not in known
+    }
+
+
+def _owners(module: torch.nn.Module) -> dict[str, str]:
+    """Returns, for the further names of a shared parameter, its first name."""
+    first: dict[int, str] = {}
+    owners = {}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        owners[name] = first.setdefault(id(value), name)
+    return owners
+
+
+def content(module: torch.nn.Module) -> str:
+    """Returns a hash of a module's structure and of its values."""
+    return digest({**variables_of(module), repr(module): np.zeros(0)})
+
+
+def is_module(value: Any) -> bool:
+    """Returns whether something is a module of PyTorch."""
+    return isinstance(value, torch.nn.Module)
+
+
+def _generators() -> tuple[Any, ...]:
+    """Returns the state of the generators of random numbers that no key seeds."""
+    numpy = np.random.get_state()
+    return (
+        random.getstate(),
+        numpy[1].tobytes(),  # type: ignore[union-attr]
+        numpy[2],
+        torch.random.get_rng_state().numpy().tobytes(),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what a module does that cannot be traced, or '' for other errors."""
+    text = str(error)
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.JAXTypeError):
+        return (
+            "branches on values of its images, or makes a number of them: a traced "
+            "network cannot; choices: torch.where, or sizes instead of values"
+        )
+    if missing := re.search(r"Operator with name (\S+) has no lowering", text):
+        version = importlib.metadata.version("torchax")
+        return f"uses an operation that torchax {version} has no form of: {missing[1]}"
+    if "cuda" in text.lower():
+        return "moves tensors to CUDA: leave that to JAX, which places all arrays"
+    return ""
+
+
+def _parts(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return f"a dict of {', '.join(map(repr, result))}"
+    if isinstance(result, tuple | list):
+        kinds = [getattr(one, "shape", None) for one in result]
+        shapes = [
+            str(list(shape)) if shape is not None else type(one).__name__
+            for shape, one in zip(kinds, result, strict=True)
+        ]
+        return f"a {type(result).__name__} of {', '.join(shapes)}"
+    return f"an object of type {type(result).__name__}"

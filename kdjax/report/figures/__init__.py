@@ -1,0 +1,1 @@
+"""The report's pictures: what they show, and how they look."""

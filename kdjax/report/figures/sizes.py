@@ -1,0 +1,38 @@
+"""Parameters against accuracy: what each network costs and gives."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kdjax.report.figures.style import MARKERS, Theme
+from kdjax.report.figures.style import legend_below as _legend
+from kdjax.report.runs import Run
+
+
+def sizes(run: Run, theme: Theme) -> Figure:
+    """Draws every stage's student: parameters against test accuracy.
+
+    Dots are seeds, symbols medians; one colour and symbol for each way of teaching.
+    """
+    figure = Figure(figsize=(6.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    kinds = dict.fromkeys(stage.label for stage in run.stages.values())
+    for (number, label), look in zip(enumerate(kinds), theme.lines(), strict=False):
+        stages = [stage for stage in run.stages.values() if stage.label == label]
+        for stage in stages:
+            values = [100 * value for value in stage.student.accuracy]
+            size = [stage.student.parameters] * len(values)
+            axes.plot(size, values, ".", color=look["color"], alpha=0.6, ms=5)
+        axes.plot(
+            [stage.student.parameters for stage in stages],
+            [100 * float(np.median(stage.student.accuracy)) for stage in stages],
+            linestyle="",
+            marker=MARKERS[number % len(MARKERS)],
+            color=look["color"],
+            markeredgecolor=theme.paper,
+            ms=9,
+            label=label,
+        )
+    axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
+    axes.grid()
+    _legend(figure, *axes.get_legend_handles_labels())
+    return figure

@@ -1,0 +1,113 @@
+"""The kinds of run, and what must be equal however often one was stopped."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from own_images import splits, write
+
+from tests.campaign.commands import Commands
+from tests.campaign.shim import Fault
+
+CONFIG = "tests/campaign/config.py"
+KINDS = ("supervised", "ctkd", "chain", "replicas", "own")
+READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000"}
+"""For runs that are killed, maybe while they write a compiled program."""
+_TIMES = ("seconds", "images_per_second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of run, and what it is when nothing stops it.
+
+    Attributes:
+        name: one of `KINDS`.
+        args: of the command, without the folder.
+        commands: starts it.
+        whole: the working folder of a run that nothing stopped.
+        result: what is equal in every run: `result_of`.
+        changes: how often that run changed its folder.
+        reads: how often it opened a file there for reading.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    commands: Commands
+    whole: Path
+    result: Any
+    changes: int
+    reads: int
+
+    def to(self, workdir: Path) -> list[str]:
+        """Returns the arguments for a working folder."""
+        return [*self.args, f"--workdir={workdir}"]
+
+
+def make(name: str, folder: Path) -> Kind:
+    """Runs a kind once, so that others can be compared with it.
+
+    Args:
+        name: one of `KINDS`.
+        folder: of the campaign.
+    """
+    args = [f"--config={CONFIG}:{name}"]
+    if name == "own":
+        images = folder / "images"
+        if not images.exists():
+            write(images, splits(12, 4), size=(16, 16))
+        arg = f"data={images},teacher=plain-4,student=plain-2,image_size=16"
+        args = [
+            f"--config=configs/own.py:{arg},epochs=2,batch_size=12",
+            "--config.saving.every_s=0",
+        ]
+    commands = Commands(folder / "cache", devices=2 if name == "replicas" else 1)
+    whole = folder / "whole" / name
+    shutil.rmtree(whole, ignore_errors=True)
+    command = [*args, f"--workdir={whole}"]
+    ended = commands.run(command, (whole, Fault.COUNT, 0))
+    assert ended.code == 0, ended.err
+    return Kind(
+        name,
+        tuple(args),
+        commands,
+        whole,
+        result_of(whole),
+        ended.changes,
+        ended.reads,
+    )
+
+
+def make_all(names: Iterable[str], folder: Path) -> list[Kind]:
+    """Returns the kinds of some names."""
+    return [make(name, folder) for name in names]
+
+
+def result_of(workdir: Path) -> Any:
+    """Returns digests, figures and histories of a finished run, without times."""
+    results = json.loads((workdir / "results.json").read_text())
+    stages = {}
+    for name, stage in results["stages"].items():
+        replicas = []
+        for fingerprint in stage["fingerprint"]:
+            (folder,) = (workdir / "stages").glob(f"*-{fingerprint}")
+            result = json.loads((folder / "result.json").read_text())
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            replicas.append(
+                {
+                    "history": [_timeless(record) for record in result["history"]],
+                    "lines": [_timeless(json.loads(line)) for line in lines],
+                }
+            )
+        stages[name] = {
+            "digest": stage["digest"],
+            "test_accuracy": stage["test_accuracy"],
+            "replicas": replicas,
+        }
+    return stages
+
+
+def _timeless(record: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if name not in _TIMES}

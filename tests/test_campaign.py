@@ -1,0 +1,102 @@
+"""The campaign's short form: a few trials of every part end as they should."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.campaign import damage, disks, fuzz, kills, kinds, rivals, shim
+from tests.campaign.outcome import Outcome, Trials, judge
+
+pytestmark = pytest.mark.skipif(
+    shim.library() is None, reason="there is no C compiler for the faults"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("campaign")
+
+
+@pytest.fixture(scope="module")
+def supervised(folder):
+    kind = kinds.make("supervised", folder)
+    yield kind
+    kind.commands.close()
+
+
+def found(trials, number, kind, folder):
+    """The trials of a part that ended neither equal nor told, and how many all are."""
+    trials_so_far = Trials(folder / "trials.json")
+    trials([kind], number, random.Random(1), folder, trials_so_far)
+    return trials_so_far
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trials", "number"),
+    [
+        (kills.trials, 2),
+        (damage.trials, 3),
+        (disks.trials, 2),
+        (rivals.trials, 1),
+    ],
+)
+def test_a_few_trials_of_each_part(supervised, folder, trials, number):
+    tried = found(trials, number, supervised, folder)
+    assert not tried.bad
+    assert tried.table().splitlines()[2:]
+
+
+@pytest.mark.slow
+def test_what_is_not_as_it_should_be_is_seen(supervised, folder, monkeypatch):
+    """The judge itself: another result, an error that is no line, a dead end."""
+    whole = supervised.commands.run(supervised.to(supervised.whole))
+    assert judge(supervised, supervised.whole, whole) == (Outcome.EQUAL, "")
+    records = next(supervised.whole.glob("stages/*/metrics.jsonl"))
+    lines = records.read_text()
+    records.write_text(lines.replace('"epoch": 2', '"epoch": 3'))
+    assert judge(supervised, supervised.whole, whole)[0] is Outcome.WRONG
+    records.write_text(lines)
+    for code, err, outcome in (
+        (1, "Traceback\n", Outcome.TRACEBACK),
+        (2, "kdjax: two\nlines\n", Outcome.TRACEBACK),
+        (2, "kdjax: no advice\n", Outcome.LOST),
+        (0, "a warning\n", Outcome.TRACEBACK),
+    ):
+        ended = whole.__class__(code, "", err)
+        assert judge(supervised, supervised.whole, ended)[0] is outcome
+
+
+def test_a_few_mistyped_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs", "tests"):
+        (tmp_path / name).symlink_to(fuzz.ROOT / name)
+    for trial in range(25):
+        ended = fuzz.one(fuzz.mutated(random.Random(f"short {trial}")))
+        assert fuzz.outcome_of(ended) in (Outcome.EQUAL, Outcome.TOLD), ended
+
+
+def test_every_damage_changes_the_file(tmp_path):
+    rng = random.Random(0)
+    for name, change in damage.DAMAGES.items():
+        file = tmp_path / name
+        content = np.arange(1, 200, dtype=np.uint8).tobytes()
+        file.write_bytes(content)
+        change(file, rng)
+        assert not file.is_file() or file.read_bytes() != content
+
+
+def test_the_table_has_a_row_for_every_part(tmp_path):
+    trials = Trials(tmp_path / "trials.json")
+    trials.add("killed", Outcome.EQUAL, at=1)
+    trials.add("killed", Outcome.TOLD, at=2)
+    trials.add("full", Outcome.WRONG, at=3)
+    assert trials.table().splitlines() == [
+        "|  | tried | equal | told | lost | wrong | traceback |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| killed | 2 | 1 | 1 | 0 | 0 | 0 |",
+        "| full | 1 | 0 | 0 | 0 | 1 | 0 |",
+    ]
+    assert [trial["at"] for trial in trials.bad] == [3]
+    assert "WRONG".lower() in (tmp_path / "trials.json").read_text()

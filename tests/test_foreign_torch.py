@@ -1,0 +1,299 @@
+"""Networks of PyTorch, traced by torchax: what PyTorch itself computes."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("torch", reason="torch, of the torchax extra, is not installed")
+
+import torch
+import torch_own
+
+from kdjax import losses, models
+from kdjax.models.foreign import functional
+from kdjax.models.foreign import torch as foreign
+from kdjax.runtime.errors import UserError
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
+)
+CLASSES, BATCH = 7, 8
+KEY = jax.random.key(3)
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="timm is not installed"
+)
+DEIT = "timm:deit_tiny_patch16_224(img_size=16, patch_size=8, depth=2)"
+NETWORKS = [
+    ("torch_own:Net(width=3)", 8, 1e-12),
+    ("torch_own:Padded", 8, 1e-12),
+    pytest.param(DEIT, 16, 1e-12, marks=needs_timm),
+    pytest.param("timm:resnet18", 16, 1e-11, marks=[needs_timm, pytest.mark.slow]),
+    pytest.param(
+        # Its third step is of values that the second step's rounding has moved.
+        *("timm:mobilenetv3_small_050", 32, 1e-6),
+        marks=[needs_timm, pytest.mark.slow],
+    ),
+]
+
+
+def batch(size):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCH, size, size, 3))
+    return images, np.arange(BATCH) % CLASSES
+
+
+def start(name, size):
+    """A network, its first variables in float64, and the module with the same."""
+    network = models.create(name, CLASSES)
+    variables = models.init(KEY, name, CLASSES, (size, size, 3), 0, jnp.float32)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+    return network, variables, module(network, variables)
+
+
+def module(network, variables):
+    made = network.make().double()
+    state = network.state_dict(variables)
+    made.load_state_dict(
+        {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+    )
+    return made
+
+
+def nchw(images):
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def apart(network, variables, made):
+    """The largest difference of a tensor, over the largest value in it."""
+    state = {k: v.numpy() for k, v in made.state_dict().items()}
+    arrays = {**variables["params"], **variables["batch_stats"]}
+    assert {k for k, v in state.items() if v.dtype == np.float64} == arrays.keys()
+    return max(
+        float(np.abs(state[k] - arrays[k]).max() / max(np.abs(state[k]).max(), 1e-9))
+        for k in arrays
+    )
+
+
+@pytest.fixture
+def exact_hardswish(monkeypatch):
+    """PyTorch's kernels take 1 / 6 in float32, also for float64."""
+
+    def hardsigmoid(x, inplace=False):
+        return torch.nn.functional.relu6(x + 3) / 6
+
+    def hardswish(x, inplace=False):
+        return x * hardsigmoid(x)
+
+    monkeypatch.setattr(torch.nn.functional, "hardsigmoid", hardsigmoid)
+    monkeypatch.setattr(torch.nn.functional, "hardswish", hardswish)
+
+
+@pytest.mark.usefixtures("x64", "exact_hardswish")
+@pytest.mark.parametrize(("name", "size", "limit"), NETWORKS)
+def test_three_steps_are_those_of_pytorch(name, size, limit):
+    network, variables, made = start(name, size)
+    images, labels = batch(size)
+    made.eval()
+    theirs = made(nchw(images)).detach().numpy()
+    ours = jax.jit(network.apply)(variables, images).logits
+    np.testing.assert_allclose(ours, theirs, atol=1e-12 * np.abs(theirs).max())
+
+    rate, momentum = 1e-3, 0.9
+    optimiser = torch.optim.SGD(made.parameters(), rate, momentum)
+    tx = optax.sgd(rate, momentum)
+
+    @jax.jit
+    def step(params, stats, state):
+        def loss(params):
+            variables = {"params": params, "batch_stats": stats}
+            key = {"dropout": KEY}
+            out, new = network.apply(variables, images, True, ["batch_stats"], key)
+            losses_ = losses.cross_entropy(out.logits, labels)
+            return jnp.mean(losses_), new.get("batch_stats", {})
+
+        grads, stats_ = jax.grad(loss, has_aux=True)(params)
+        updates, state = tx.update(grads, state)
+        return optax.apply_updates(params, updates), stats_, state
+
+    made.train()
+    params, stats = variables["params"], variables["batch_stats"]
+    state = tx.init(params)
+    for _ in range(3):
+        params, stats, state = step(params, stats, state)
+        optimiser.zero_grad()
+        logits = made(nchw(images))
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+        optimiser.step()
+    after = {"params": params, "batch_stats": stats}
+    assert apart(network, after, made) < limit
+    assert apart(network, variables, made) > 1e-5  # it has moved at all
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_of_kd_is_that_of_pytorch():
+    name, size = "torch_own:Net(width=3)", 8
+    network, variables, made = start(name, size)
+    expert = models.create("torch_own:Padded", CLASSES)
+    theirs = models.init(KEY, "torch_own:Padded", CLASSES, (8, 8, 3))
+    frozen = module(expert, theirs).eval()
+    images, labels = batch(size)
+
+    def loss(params):
+        given = {"params": params, "batch_stats": variables["batch_stats"]}
+        out, new = network.apply(given, images, True, ["batch_stats"])
+        target = expert.apply(jax.tree.map(jnp.float64, theirs), images).logits
+        kd = losses.kd(out.logits, target, temperature=4.0)
+        return jnp.mean(losses.cross_entropy(out.logits, labels) + kd), new
+
+    grads, new = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    made.train()
+    logits = made(nchw(images))
+    with torch.no_grad():
+        target = frozen(nchw(images))
+    functions = torch.nn.functional
+    kd = 16 * functions.kl_div(
+        functions.log_softmax(logits / 4, 1),
+        functions.log_softmax(target / 4, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    (functions.cross_entropy(logits, torch.from_numpy(labels)) + kd).backward()
+    for key, value in made.named_parameters():
+        np.testing.assert_allclose(grads[key], value.grad, rtol=1e-9, atol=1e-13)
+    running = new["batch_stats"]["bn.running_var"]
+    np.testing.assert_allclose(running, made.bn.running_var, rtol=1e-12)
+
+
+def test_the_start_is_pytorchs_by_the_seed():
+    name = "torch_own:Net"
+    first, again, other = (
+        models.init(jax.random.key(seed), name, 5, (8, 8, 3)) for seed in (0, 0, 1)
+    )
+    before = torch.random.get_rng_state()
+    assert torch.equal(before, torch.random.get_rng_state())
+    weight = "conv.weight"
+    np.testing.assert_array_equal(first["params"][weight], again["params"][weight])
+    assert np.all(first["params"][weight] != other["params"][weight])
+    bound = 1 / np.sqrt(27)  # PyTorch's, of 3 x 3 x 3 inputs
+    assert 0.8 * bound < np.abs(first["params"][weight]).max() <= bound
+    assert set(first["batch_stats"]) == {"bn.running_mean", "bn.running_var"}
+
+
+def test_a_module_as_an_object_starts_from_its_values():
+    module = torch_own.Net(2, 5)
+    name = models.register(module)
+    assert name == models.register(module)
+    assert name != models.register(torch_own.Net(2, 5))
+    for seed in (0, 1):
+        found = models.init(jax.random.key(seed), name, 5, (8, 8, 3))["params"]
+        theirs = module.conv.weight.detach().numpy()
+        np.testing.assert_array_equal(found["conv.weight"], theirs)
+
+
+def test_dropout_draws_by_the_steps_key():
+    name = "torch_own:Net(rate=0.5)"
+    network, images = models.create(name, CLASSES), jnp.ones((4, 8, 8, 3))
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    assert models.needs_key(name, CLASSES, (8, 8, 3))
+    assert not models.needs_key("torch_own:Net", CLASSES, (8, 8, 3))
+
+    @jax.jit
+    def train(number):
+        key = {"dropout": jax.random.fold_in(KEY, number)}
+        return network.apply(variables, images, True, ["batch_stats"], key)[0].logits
+
+    one, again, other = train(1), train(1), train(2)
+    np.testing.assert_array_equal(one, again)
+    assert np.any(one != other)
+
+
+def test_bf16_is_computed_in_bf16():
+    name = "torch_own:Padded"
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
+    images = jnp.ones((4, 8, 8, 3), jnp.bfloat16)
+    outputs, new = models.create(name, CLASSES).apply(
+        {**variables, "params": params}, images, True, ["batch_stats"]
+    )
+    assert outputs.logits.dtype == jnp.bfloat16
+    assert new["batch_stats"]["bn1.running_var"].dtype == jnp.float32
+
+
+# Levels
+
+
+def test_levels_are_maps_by_module_path():
+    name = models.with_levels("torch_own:Padded", ("stem", "bn2"))
+    network = models.create(name, CLASSES)
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    outputs = network.apply(variables, images)
+    made = models.torch_network(name, CLASSES).make()
+    made.load_state_dict(models.torch_network(name, CLASSES).state_dict(variables))
+    theirs = made.stem(nchw(images)).detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(outputs.features["stage1"], theirs, atol=1e-5)
+    assert outputs.features["stage2"].shape == (2, 4, 4, 8)
+    wrong = models.with_levels("torch_own:Padded", ("conv9",))
+    with pytest.raises(UserError, match="choices: stem, conv1, bn1, conv2, bn2, fc"):
+        models.shapes(wrong, CLASSES, (8, 8, 3))
+
+
+def test_tokens_become_a_map_besides_the_first():
+    tokens = jnp.arange(2 * 10 * 3.0).reshape(2, 10, 3)
+    found = functional.as_level(tokens, False, None)
+    np.testing.assert_array_equal(found, tokens[:, 1:].reshape(2, 3, 3, 3))
+    assert functional.as_level(tokens[:, :9], False, 0).shape == (2, 3, 3, 3)
+    assert functional.as_level(tokens[:, :7], False, 0).shape == (2, 7, 3)
+    maps = jnp.zeros((2, 3, 4, 5))
+    assert functional.as_level(maps, False, None).shape == (2, 4, 5, 3)
+    assert functional.as_level(maps, True, None).shape == (2, 3, 4, 5)
+
+
+# Out, and what is refused
+
+
+def test_a_state_dict_and_back():
+    name = "torch_own:Net(width=2)"
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    state = models.create(name, CLASSES).state_dict(variables)
+    made = torch_own.Net(2, CLASSES)
+    made.load_state_dict(state, strict=True)
+    for part in ("params", "batch_stats"):
+        for key, value in foreign.variables_of(made)[part].items():
+            np.testing.assert_array_equal(value, variables[part][key])
+
+
+MISTAKES = [
+    ("torch_own:Asks", "forward wants 'mask' besides images"),
+    ("torch_own:Bad('dict')", "returns a dict of 'logits', 'aux'"),
+    ("torch_own:Bad('tuple')", r"returns a tuple of \[2, 7\], \[2, 3\]"),
+    ("torch_own:Bad('branch')", "branches on values"),
+    ("torch_own:Bad('cuda')", "moves tensors to CUDA"),
+    ("torch_own:Bad('random')", "draws numbers .* cannot seed"),
+    ("torch_own:Bad('generator')", "generator"),
+    ("torch_own:Bad('operation')", "torchax .* has no form of: .*airy_ai"),
+    ("torch_own:Net(depth=3)", "refuses its arguments"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), MISTAKES)
+def test_mistakes_are_told_in_a_line(name, message):
+    with pytest.raises(UserError, match=message) as caught:
+        models.shapes(name, CLASSES, (8, 8, 3))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    found = importlib.util.find_spec
+    foreign.environment.cache_clear()
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "torchax" else found(name, *rest),
+    )
+    with pytest.raises(UserError, match=r"pip install 'kdjax\[torchax\]'"):
+        models.shapes("torch_own:Net(width=5)", CLASSES, (8, 8, 3))

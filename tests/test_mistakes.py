@@ -155,7 +155,6 @@ def test_fingerprints_are_computed_once(monkeypatch, tmp_path):
     arg = f"configs/dgkd.py:digits,path={path}"
     flags = parse_flags(["kdjax", f"--config={arg}", "--workdir=w"])
     experiment = parse_config(flags.config)
-    monkeypatch.setattr(Store, "_method", lambda self, name: self.stage(name))
     asked = []
 
     def settings(self, name, seed):

@@ -38,21 +38,15 @@ sys.exit(command.run(work))
 FOREVER = 10**8
 
 
-def default_signals() -> None:
-    """Where the tests run by nohup or in the background, these are ignored."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
 def started(*args: str, **streams: int) -> Iterator[subprocess.Popen]:
     """A process that is killed at the end if it still runs."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     with subprocess.Popen(
-        [sys.executable, *args],
+        # Where the tests run by nohup or in the background, these are ignored.
+        ["env", "--default-signal=INT,TERM,HUP", sys.executable, *args],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=default_signals,
         text=True,
         **streams,
     ) as process:

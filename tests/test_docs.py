@@ -51,6 +51,7 @@ RUN_ELSEWHERE = {
     "README.md": "test_readme.py",
     "docs/losses.md": "test_readme.py",
     "docs/extend.md": "test_readme.py",
+    "docs/pytorch.md": "test_foreign_runs.py",
 }
 
 

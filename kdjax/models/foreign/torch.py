@@ -235,7 +235,7 @@ def environment() -> Any:
     if importlib.util.find_spec("torchax") is None:
         raise UserError(
             "a network of PyTorch is traced by torchax, which is not installed: pip "
-            "install 'kdjax[torchax]'"
+            "install 'kdjax[torch]'"
         )
     with private_names.torch_answers_for_dropped_overloads():
         from torchax import tensor

@@ -35,9 +35,10 @@ def load(library: str) -> Any:
     """
     for package in ("torch", "torchvision", library):
         if importlib.util.find_spec(package) is None:
+            wanted = "'kdjax[torch]'" if package == "torch" else package
             raise UserError(
                 f"networks of {library} need {package}, which is not installed: pip "
-                "install 'kdjax[torchax]'"
+                f"install {wanted}"
             )
     torchvision = private_names.import_torchvision()
     if library == "torchvision":

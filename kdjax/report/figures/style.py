@@ -103,7 +103,7 @@ def save(
             path = folder / f"{name}{ending}.png"
             figure.savefig(path, dpi=_DPI)
         width, height = figure.get_size_inches()
-        size = round(width * _DPI), round(height * _DPI)
+        size = int(width * _DPI), int(height * _DPI)  # as matplotlib cuts it
         files.append(f"pictures/{path.name}")
     return Picture(title, caption, alt, files[0], files[1], *size)
 

@@ -156,7 +156,8 @@ addEventListener("load", () => {
 # A browser's own window is never as narrow as a phone.
 FRAME = """<body><script>
 addEventListener("message", (e) => { document.body.dataset.found = e.data; });
-</script><iframe src="probe.html" width="{}" height="900" style="border: 0"></iframe>"""
+</script><iframe src="probe.html" width="WIDTH" height="900" style="border: 0">
+</iframe>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -165,7 +166,7 @@ def test_the_page_in_a_browser(reported, tmp_path, width, dark):
     out = shutil.copytree(reported[1], tmp_path / "report")
     text = (out / "index.html").read_text()
     (out / "probe.html").write_text(text.replace("<head>", f"<head>{PROBE}", 1))
-    (out / "frame.html").write_text(FRAME.format(width))
+    (out / "frame.html").write_text(FRAME.replace("WIDTH", f"{width}"))
     command = [
         *(CHROMIUM, "--headless", "--disable-gpu", "--no-sandbox", "--no-first-run"),
         *("--proxy-server=127.0.0.1:9", f"--user-data-dir={tmp_path / 'user'}"),

@@ -8,7 +8,7 @@ import pytest
 
 from configs import ctkd_tables, dgkd_tables
 from kdjax.report import __main__ as command
-from kdjax.report import lineage, papers, reading, tables
+from kdjax.report import lineage, papers, reading, statistics, tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -175,3 +175,30 @@ def test_the_page_of_the_committed_results(tmp_path):
     anchors = set(re.findall(r'href="#([^"]+)"', text))
     assert anchors
     assert anchors <= set(re.findall(r'id="([^"]+)"', text))
+
+
+def test_the_documentations_figures_are_those_of_the_files(runs):
+    """Each median with its seeds in `docs/reproduction.md` is that of a stage."""
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    known = set()
+    for run in runs.values():
+        for stage in run.stages.values():
+            values = [100 * value for value in stage.student.accuracy]
+            each = " ".join(f"{value:.2f}" for value in values)
+            known.add(f"{statistics.spread(values).median:.2f} ({each})")
+    written = re.findall(r"\d\d\.\d\d \(\d\d\.\d\d [^)]*\)", text)
+    assert len(written) == 15
+    assert set(written) <= known
+    found = {
+        (pair.first, pair.second): f"{pair.mean:.2f} ± {pair.margin:.2f}"
+        for name in ("h100/ctkd", "h100/dgkd")
+        for pairs in statistics.differences(runs[name]).values()
+        for pair in pairs
+    }
+    for pair in (
+        ("ctkd", "kd"),
+        ("ctkd", "at"),
+        ("ctkd", "baseline"),
+        ("stochastic75-10-8-6-4-2", "takd-10-8-6-4-2"),
+    ):
+        assert found[pair] in text, (pair, found[pair])

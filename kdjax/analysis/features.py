@@ -107,13 +107,18 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_tsne(panels: Sequence[Panel]) -> "Figure":
-    """Draws one panel for every network: images coloured by class, errors crossed."""
+def draw_tsne(panels: Sequence[Panel], most: int = 5) -> "Figure":
+    """Draws one panel for every network: images coloured by class, errors crossed.
+
+    Args:
+        panels: the networks.
+        most: panels in a row; of more, every row has one less.
+    """
     from matplotlib import rcParams
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = len(panels) if len(panels) <= 5 else 4
+    columns = len(panels) if len(panels) <= most else most - 1
     rows = math.ceil(len(panels) / columns)
     figure = Figure(
         figsize=(max(3.2 * columns, 6), 3.6 * rows + 1), layout="constrained"

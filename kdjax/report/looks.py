@@ -124,7 +124,7 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
         return
 
     def plot(theme: Theme) -> Figure:
-        return features.draw_tsne(panels)
+        return features.draw_tsne(panels, most=3)
 
     gallery.add(
         "tsne",

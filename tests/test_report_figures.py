@@ -17,8 +17,10 @@ LOGS = np.log(np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
 def test_agreement_and_divergence_by_hand():
     other = np.log(np.array([[0.25, 0.5, 0.25], [0.25, 0.5, 0.25]]))
     assert fidelity.agreement(LOGS, other) == 0.5
-    # KL of the first: 0.25 log(1/2) + 0.5 log 2; of the second 0.
-    assert fidelity.divergence(LOGS, other) == pytest.approx(0.125 * np.log(2))
+    # The teacher's probabilities weigh: 0.5 log(0.5/0.8) + 2 x 0.25 log(0.25/0.1).
+    student = np.log(np.array([[0.8, 0.1, 0.1]]))
+    expected = 0.5 * np.log(0.625) + 0.5 * np.log(2.5)
+    assert fidelity.divergence(student, LOGS[:1]) == pytest.approx(expected)
     assert fidelity.divergence(LOGS + 7, LOGS) == pytest.approx(0, abs=1e-12)
 
 

@@ -15,6 +15,7 @@ from kdjax import main as training
 from kdjax.compare import __main__ as compare
 from kdjax.report import __main__ as command
 from kdjax.report import history, reading
+from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt
 from kdjax.watch import __main__ as watch
 from kdjax.watch import frame, state
@@ -198,6 +199,22 @@ def test_without_networks(trained, tmp_path):
     text = (tmp_path / "o" / "index.html").read_text()
     assert "CTKD Fig. 5(b)" in text
     assert "CTKD Fig. 3" not in text
+    assert read(workdir) == read(trained)
+
+
+def test_without_the_images_the_rest_is_there(trained, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+
+    def missing(run, data_dir):
+        raise UserError(f"'digits' not found in {data_dir}")
+
+    monkeypatch.setattr("kdjax.report.outputs._load", missing)
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    out = tmp_path / "o"
+    assert command.main([str(workdir), f"--out={out}", "--data-dir=nowhere"]) == 0
+    text = (out / "index.html").read_text()
+    assert "is left out: 'digits' not found in nowhere" in text.replace("&#39;", "'")
+    assert "CTKD Fig. 5(b)" in text
     assert read(workdir) == read(trained)
 
 

@@ -155,7 +155,7 @@ def draw_tsne(panels: Sequence[Panel], most: int = 5) -> "Figure":
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=len(handles) if columns > 2 else math.ceil(len(handles) / 2),
         frameon=False,
         columnspacing=1,
         handletextpad=0.1,

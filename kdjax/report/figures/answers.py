@@ -26,7 +26,7 @@ def reliability(found: Mapping[str, Reliability], theme: Theme) -> Figure:
     figure = Figure(
         figsize=(max(5.0, 2.3 * columns), 2.6 * rows + 0.4), layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     colour = theme.cycle[0]
     for axis, (label, bins) in zip(axes.flat, found.items(), strict=False):
         width = 1 / len(bins.count)

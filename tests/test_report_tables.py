@@ -2,13 +2,15 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from configs import ctkd_tables, dgkd_tables
 from kdjax.report import __main__ as command
-from kdjax.report import lineage, papers, reading, statistics, tables
+from kdjax.report import history, lineage, papers, reading, statistics, tables
+from kdjax.watch import state
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -138,6 +140,23 @@ def _with(stage, **changes):
     import dataclasses
 
     return dataclasses.replace(stage, **changes)
+
+
+def test_an_old_folder_is_read(tmp_path):
+    with tarfile.open(ROOT / "tests" / "data" / "old-workdir.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    ((run,), _) = reading.read([tmp_path])
+    assert [stage.name for stage in run.stages.values()] == [
+        "expert",
+        "assistant",
+        "replay",
+    ]
+    assert run.stages["assistant"].teachers == ("expert",)
+    assert run.stages["replay"].kind == "ctkd"
+    assert all(history.read(s.folders[0]) for s in run.stages.values())
+    watched = {stage.name: stage for stage in state.read(tmp_path)}
+    assert watched["expert"].replicas[0].state == "finished"
+    assert watched["student"].replicas[0].done == 1
 
 
 def error(capsys, *args):

@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
+    from rich.console import RenderableType
+
     from kdjax.runtime.console import console
     from kdjax.watch import state
     from kdjax.watch.frame import frame
 
-    def now() -> object:
-        return frame(options.workdir, state.read(options.workdir))
+    def now() -> RenderableType:
+        return frame(options.workdir, state.read(options.workdir), console.width)
 
     if options.once:
         console.print(now())
@@ -61,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> None:
         Live(console=console, auto_refresh=False) as live,
     ):
         while True:
-            live.update(now(), refresh=True)  # type: ignore[arg-type]
+            live.update(now(), refresh=True)
             time.sleep(options.every)
 
 

@@ -1,6 +1,7 @@
 """One frame of the view: a table of stages with bars and curves in characters."""
 
 import datetime
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from kdjax.report import lineage
 from kdjax.watch.state import Replica, Stage
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_WIDTH = 16
 _ACCURACY = "test/accuracy/student"
 _STYLES = {
     "finished": "green",
@@ -22,13 +22,17 @@ _STYLES = {
 }
 
 
-def frame(workdir: Path, stages: Sequence[Stage]) -> RenderableType:
+def frame(workdir: Path, stages: Sequence[Stage], columns: int = 110) -> RenderableType:
     """Returns what is shown of an experiment at one moment.
+
+    A stage whose seeds are all finished takes one line, others one for every seed.
 
     Args:
         workdir: where it runs.
         stages: from `state.read`.
+        columns: of the terminal; on narrow ones bars and curves are shorter.
     """
+    width = 16 if columns >= 100 else 6
     table = Table(title=f"{workdir}", expand=False)
     table.add_column("stage", overflow="fold")
     table.add_column("learns from", overflow="fold")
@@ -38,16 +42,23 @@ def frame(workdir: Path, stages: Sequence[Stage]) -> RenderableType:
     table.add_column("test accuracy", no_wrap=True)
     for stage in stages:
         teachers = ", ".join(stage.teachers) or "labels"
-        for seed, replica in enumerate(stage.replicas):
-            first = seed == 0
+        names = (
+            f"{stage.name}\n{lineage.plain(stage.model)}",
+            f"{teachers}\n({stage.method})",
+        )
+        rows = {str(seed): replica for seed, replica in enumerate(stage.replicas)}
+        if all(replica.state == "finished" for replica in stage.replicas):
+            last = len(stage.replicas) - 1
+            rows = {f"0-{last}" if last else "0": stage.replicas[0]}
+        for seed, replica in rows.items():
             table.add_row(
-                f"{stage.name} ({lineage.plain(stage.model)})" if first else "",
-                f"{teachers} ({stage.method})" if first else "",
-                str(seed),
+                *names,
+                seed,
                 Text(_state(replica), style=_STYLES[replica.state]),
-                _bar(replica),
-                _curve(replica),
+                _bar(replica, width),
+                _curve([replica] if len(rows) > 1 else stage.replicas, width),
             )
+            names = "", ""
     return Group(table, Text(_left(stages)))
 
 
@@ -57,20 +68,22 @@ def _state(replica: Replica) -> str:
     return replica.state
 
 
-def _bar(replica: Replica) -> str:
+def _bar(replica: Replica, width: int) -> str:
     done, total = replica.done, replica.epochs
-    filled = round(_WIDTH * done / total) if total else _WIDTH
-    return f"{'█' * filled}{'░' * (_WIDTH - filled)} {done}/{total}"
+    filled = round(width * done / total) if total else width
+    return f"{'█' * filled}{'░' * (width - filled)} {done}/{total}"
 
 
-def _curve(replica: Replica) -> str:
-    values = replica.curve(_ACCURACY)
-    if not values:
+def _curve(replicas: Sequence[Replica], width: int) -> str:
+    """Returns the first replica's curve, and the median of the last accuracies."""
+    curves = [replica.curve(_ACCURACY) for replica in replicas]
+    last = [curve[-1] for curve in curves if curve]
+    if not last:
         return ""
-    return f"{sparkline(values)} {100 * values[-1]:.2f} %"
+    return f"{sparkline(curves[0], width)} {100 * statistics.median(last):.2f} %"
 
 
-def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
+def sparkline(values: Sequence[float], width: int) -> str:
     """Returns a curve as blocks, from its lowest to its highest value.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kdjax.report import history
 from kdjax.report.figures.style import Theme, legend_below
@@ -129,6 +130,7 @@ def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
     entries: dict = {}
     for axis in axes:
         axis.grid()
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     legend_below(figure, entries.values(), entries.keys())

@@ -187,7 +187,7 @@ class Networks:
         """Returns teachers' variables with parameters as they are computed with.
 
         `outputs` does so as well. Before a loop of steps it is done once: compiled for
-        an H100, a bf16 step of CTKD has 39 kernels less.
+        an H100, a bf16 step of CTKD has 39 kernels fewer.
 
         Args:
             frozen: by stage.

@@ -156,7 +156,7 @@ class Program:
         """Returns the parameters that a loop of steps hands on beside the state.
 
         The update that makes a parameter then makes its bfloat16 as well: compiled for
-        an H100, a bf16 step of CTKD has 55 kernels less. A single step casts them.
+        an H100, a bf16 step of CTKD has 815 kernels instead of 871. One step casts.
         """
         if self.steps_per_dispatch == 1:
             return None

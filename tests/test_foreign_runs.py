@@ -78,6 +78,11 @@ def test_module_teaches_module_and_the_student_goes_back(data, tmp_path):
     assert about["layout"] == "module"
     for key, value in result.torch().items():
         assert torch.equal(state[key], value)
+    safetensors = pytest.importorskip("safetensors.torch")
+    result.export(tmp_path / "safe", format="safetensors")
+    found = safetensors.load_file(tmp_path / "safe" / "model.safetensors")
+    student.load_state_dict(found, strict=True)
+    assert torch.equal(found["conv.weight"], state["conv.weight"])
 
 
 def test_weights_in_a_file_and_methods_on_features(data, tmp_path):

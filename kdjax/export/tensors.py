@@ -19,6 +19,8 @@ def write_safetensors(
 ) -> None:
     """Writes 'params/stem/conv/kernel' and so on, and reads them back to the bit.
 
+    A network of PyTorch has the names of its state dict.
+
     Args:
         network: whose variables are written.
         path: of the file.
@@ -29,7 +31,12 @@ def write_safetensors(
     """
     from safetensors.numpy import load_file, save_file
 
-    tensors = flat(network.variables)
+    foreign = models.torch_network(network.model, network.num_classes)
+    if foreign is None:
+        tensors = flat(network.variables)
+    else:
+        state = foreign.state_dict(network.variables)
+        tensors = {name: tensor.numpy() for name, tensor in state.items()}
     save_file(tensors, path, dict(about or {}))
     _check_equal(tensors, load_file(path), path)
 

@@ -85,6 +85,7 @@ def trials(
             shutil.copytree(folders[name], workdir)
             DAMAGES[damage](workdir / file, rng)
             ended = kind.commands.run(kind.to(workdir))
-            outcome, said = judge(kind, workdir, ended)
+            lines = not file.endswith("metrics.jsonl")
+            outcome, said = judge(kind, workdir, ended, lines)
             about = {"file": file, "damage": damage, "said": said}
             found.add(f"damaged, {name}: {kind.name}", outcome, **about)

@@ -28,7 +28,6 @@ class Kind:
         args: of the command, without the folder.
         commands: starts it.
         whole: the working folder of a run that nothing stopped.
-        result: what is equal in every run: `result_of`.
         changes: how often that run changed its folder.
         reads: how often it opened a file there for reading.
     """
@@ -37,7 +36,6 @@ class Kind:
     args: tuple[str, ...]
     commands: Commands
     whole: Path
-    result: Any
     changes: int
     reads: int
 
@@ -74,7 +72,6 @@ def make(name: str, folder: Path) -> Kind:
         tuple(args),
         commands,
         whole,
-        result_of(whole),
         ended.changes,
         ended.reads,
     )
@@ -85,8 +82,13 @@ def make_all(names: Iterable[str], folder: Path) -> list[Kind]:
     return [make(name, folder) for name in names]
 
 
-def result_of(workdir: Path) -> Any:
-    """Returns digests, figures and histories of a finished run, without times."""
+def result_of(workdir: Path, lines: bool = True) -> Any:
+    """Returns digests, figures and histories of a finished run, without times.
+
+    Args:
+        workdir: of the run.
+        lines: whether with `metrics.jsonl`, which a finished stage does not read.
+    """
     results = json.loads((workdir / "results.json").read_text())
     stages = {}
     for name, stage in results["stages"].items():
@@ -94,13 +96,11 @@ def result_of(workdir: Path) -> Any:
         for fingerprint in stage["fingerprint"]:
             (folder,) = (workdir / "stages").glob(f"*-{fingerprint}")
             result = json.loads((folder / "result.json").read_text())
-            lines = (folder / "metrics.jsonl").read_text().splitlines()
-            replicas.append(
-                {
-                    "history": [_timeless(record) for record in result["history"]],
-                    "lines": [_timeless(json.loads(line)) for line in lines],
-                }
-            )
+            found = [[_timeless(record) for record in result["history"]]]
+            if lines:
+                text = (folder / "metrics.jsonl").read_text().splitlines()
+                found.append([_timeless(json.loads(line)) for line in text])
+            replicas.append(found)
         stages[name] = {
             "digest": stage["digest"],
             "test_accuracy": stage["test_accuracy"],

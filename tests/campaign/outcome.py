@@ -65,7 +65,9 @@ class Trials:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def judge(kind: Kind, workdir: Path, first: Ended) -> tuple[Outcome, str]:
+def judge(
+    kind: Kind, workdir: Path, first: Ended, lines: bool = True
+) -> tuple[Outcome, str]:
     """Returns how a run in a working folder comes to an end, and what it said.
 
     What a line tells to delete is deleted, and the command started again.
@@ -74,6 +76,7 @@ def judge(kind: Kind, workdir: Path, first: Ended) -> tuple[Outcome, str]:
         kind: of the run.
         workdir: its folder.
         first: how the command ended there.
+        lines: whether `metrics.jsonl` must be equal, too.
     """
     ended, said = first, ""
     for _ in range(4):
@@ -89,7 +92,7 @@ def judge(kind: Kind, workdir: Path, first: Ended) -> tuple[Outcome, str]:
         return Outcome.LOST, said
     if ended.err:
         return Outcome.TRACEBACK, ended.err[-2000:]
-    if result_of(workdir) != kind.result:
+    if result_of(workdir, lines) != result_of(kind.whole, lines):
         return Outcome.WRONG, said
     return (Outcome.TOLD if said else Outcome.EQUAL), said
 

@@ -127,7 +127,8 @@ _FORMS = (
 def _family(name: str) -> Any:
     family = name.split("-")[0]
     if family not in MODELS:
-        raise unknown("model", name, (*_FORMS, *MODELS.outside()))
+        # First what the user has added: a long list is cut.
+        raise unknown("model", name, (*MODELS.outside(), *_FORMS))
     return MODELS[family]
 
 

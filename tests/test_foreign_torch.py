@@ -326,3 +326,11 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_what_can_be_a_level_is_listed():
     found = models.parts("torch_own:Padded", CLASSES, (8, 8, 3))
     assert found == ["stem", "conv1", "bn1", "conv2", "bn2", "fc"]
+
+
+@needs_timm
+def test_of_many_levels_near_ones_are_told():
+    name = models.with_levels(DEIT, ("blocks.1.atn",))
+    with pytest.raises(UserError, match=r"blocks\.1\.attn.* more, which") as caught:
+        models.shapes(name, CLASSES, (16, 16, 3))
+    assert len(str(caught.value)) <= 300

@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="torch, of the torchax extra, is not install
 import torch
 import torch_own
 
-from kdjax.models.foreign import weights
+from kdjax.models.foreign import weights, zoo
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
@@ -188,6 +188,17 @@ def test_a_hub_that_is_not_reached_is_told(monkeypatch):
         weights.load("pretrained", network)
 
 
+@pytest.mark.parametrize("missing", ["timm", "torchvision"])
+def test_a_library_that_is_missing_is_named(monkeypatch, missing):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == missing else found(name, *rest),
+    )
+    with pytest.raises(UserError, match=rf"{missing}, .* pip install 'kdjax\[torchax"):
+        zoo.load("timm")
+
+
 @needs_timm
 def test_unknown_networks_are_told_with_near_ones():
     with pytest.raises(UserError, match="choices: resnet18, "):
@@ -257,3 +268,20 @@ def test_a_student_is_exported_as_onnx_and_in_8_bits(data, tmp_path):
     assert set(about["files"]) == {"float32", "int8"}
     logits = Model(tmp_path / "out").logits(list(data[0]))
     np.testing.assert_allclose(logits, result.student.logits(data[0]), atol=1e-4)
+
+
+def test_another_forward_is_another_stage(data, tmp_path, monkeypatch):
+    def fingerprint():
+        result = distill(
+            data,
+            tmp_path / "run",
+            student="torch_own:Net(width=2)",
+            method="supervised",
+            epochs=1,
+        )
+        return result.summary["stages"]["student"]["fingerprint"]
+
+    first, forward = fingerprint(), torch_own.Net.forward
+    assert fingerprint() == first
+    monkeypatch.setattr(torch_own.Net, "forward", lambda self, x: 2 * forward(self, x))
+    assert fingerprint() != first

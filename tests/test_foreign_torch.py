@@ -168,6 +168,30 @@ def test_a_step_of_kd_is_that_of_pytorch():
     np.testing.assert_allclose(running, made.bn.running_var, rtol=1e-12)
 
 
+LAYERS = {
+    "same": torch.nn.Conv2d(4, 6, (3, 4), padding="same", dilation=2, groups=2),
+    "strided": torch.nn.Conv2d(4, 4, 3, stride=(2, 1), padding=1, groups=4, bias=False),
+    "max": torch.nn.MaxPool2d(3, 2, 1),
+    "max up": torch.nn.MaxPool2d(2, 2, ceil_mode=True),
+    "average": torch.nn.AvgPool2d(3, 2, 1),
+    "average inside": torch.nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "parts": torch.nn.AdaptiveAvgPool2d((3, 2)),
+    "overlapping parts": torch.nn.AdaptiveAvgPool2d((4, None)),
+    "norm": torch.nn.BatchNorm2d(4, eps=0.1, affine=False),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_are_pytorchs(layer):
+    part = torch.nn.Sequential(LAYERS[layer], torch.nn.ReLU()).eval()
+    images = np.random.default_rng(0).normal(size=(2, 9, 10, 4)).astype(np.float32)
+    theirs = part(nchw(images)).detach().numpy().mean((2, 3))
+    whole = torch.nn.Sequential(part, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    network = foreign.TorchNetwork(whole, layer)
+    outputs = network.apply(network.init(KEY, images), images)
+    np.testing.assert_allclose(outputs.logits, theirs, atol=1e-6)
+
+
 def test_the_start_is_pytorchs_by_the_seed():
     name = "torch_own:Net"
     first, again, other = (
@@ -302,3 +326,11 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_what_can_be_a_level_is_listed():
     found = models.parts("torch_own:Padded", CLASSES, (8, 8, 3))
     assert found == ["stem", "conv1", "bn1", "conv2", "bn2", "fc"]
+
+
+@needs_timm
+def test_of_many_levels_near_ones_are_told():
+    name = models.with_levels(DEIT, ("blocks.1.atn",))
+    with pytest.raises(UserError, match=r"blocks\.1\.attn.* more, which") as caught:
+        models.shapes(name, CLASSES, (16, 16, 3))
+    assert len(str(caught.value)) <= 300

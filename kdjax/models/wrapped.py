@@ -4,6 +4,7 @@ Their variables are those of the network inside, at the same paths.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from kdjax.models import capture, construct, names, own
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
+_SHOWN = 120  # characters of an error's choices
 _MAX_LEVELS = 9  # 'stage1' to 'stage9': names sort as their numbers
 
 
@@ -208,7 +210,7 @@ class Levels(Wrapped):
         number = 0
         for level in self.levels:
             if level not in captured.seen:
-                raise unknown(f"level of {self.network!r}:", level, captured.seen)
+                raise self._unknown(level, captured.seen)
             if level not in captured.values:
                 raise UserError(
                     f"model {self.network!r}: what {level!r} returns cannot be seen, "
@@ -228,6 +230,17 @@ class Levels(Wrapped):
                 )
             features[key] = value
         return features
+
+    def _unknown(self, level: str, paths: list[str]) -> UserError:
+        """Returns the error for a path that no part has; of many paths near ones."""
+        kind = f"level of {self.network!r}:"
+        if len(", ".join(paths)) <= _SHOWN:
+            return unknown(kind, level, paths)
+        near = difflib.get_close_matches(level, paths, 5, 0.3)
+        outer = [path for path in paths if "." not in path and "/" not in path]
+        some = list(dict.fromkeys((*near, *outer)))[:_MAX_LEVELS]
+        more = f"and {len(paths) - len(some)} more, which --dry-run lists"
+        return unknown(kind, level, (*some, more))
 
 
 def with_levels(name: str, levels: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from kdjax.models import grouped
@@ -110,6 +111,36 @@ def avg_pool2d(
     pads = ((0, 0), *padding, (0, 0))
     total = lax.reduce_window(_last(x), 0.0, lax.add, sides, steps, pads)
     return _first(total / (window[0] * window[1]))
+
+
+def adaptive_avg_pool2d(x: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """Returns the means of equal parts of `[batch, channels, height, width]`.
+
+    Where the parts cannot be equal they overlap, as PyTorch's do.
+
+    Args:
+        x: maps.
+        sides: how many parts in each direction.
+    """
+    if not any(size % side for size, side in zip(x.shape[2:], sides, strict=True)):
+        height, width = (
+            size // side for size, side in zip(x.shape[2:], sides, strict=True)
+        )
+        return avg_pool2d(x, (height, width), (height, width))
+    rows, columns = (
+        _shares(size, side, x.dtype)
+        for size, side in zip(x.shape[2:], sides, strict=True)
+    )
+    return _first(jnp.einsum("bhwc,ih,jw->bijc", _last(x), rows, columns))
+
+
+def _shares(size: int, side: int, dtype: jnp.dtype) -> jax.Array:
+    """Returns every position's share in every part's mean, `[side, size]`."""
+    shares = np.zeros((side, size))
+    for i in range(side):
+        first, last = i * size // side, -(-(i + 1) * size // side)
+        shares[i, first:last] = 1 / (last - first)
+    return jnp.asarray(shares, dtype)
 
 
 def batch_norm(

@@ -127,11 +127,10 @@ def _adaptive_avg_pool2d(forms: "Forms", input: Any, output_size: Any) -> Any:
     """Is `torch.nn.functional.adaptive_avg_pool2d`."""
     x = forms.env.t2j_iso(input)
     wanted = (output_size,) * 2 if isinstance(output_size, int) else output_size
-    sides = [w or s for w, s in zip(wanted, x.shape[-2:], strict=True)]
-    if x.ndim != 4 or any(s % w for w, s in zip(sides, x.shape[2:], strict=True)):
-        return forms.aten._adaptive_avg_pool2d(input, sides)
-    height, width = (s // w for w, s in zip(sides, x.shape[2:], strict=True))
-    return forms.env.j2t_iso(functional.avg_pool2d(x, (height, width), (height, width)))
+    height, width = (w or s for w, s in zip(wanted, x.shape[-2:], strict=True))
+    batched = x if x.ndim == 4 else x[None]
+    y = functional.adaptive_avg_pool2d(batched, (height, width))
+    return forms.env.j2t_iso(y if x.ndim == 4 else y[0])
 
 
 def _batch_norm(

@@ -1,6 +1,6 @@
 """Networks of PyTorch inside kdjax's compiled step, against kdjax's own and PyTorch.
 
-    pip install -e '.[benchmark,torchax]' && python -m benchmarks.foreign
+    pip install -e '.[benchmark,torch]' && python -m benchmarks.foreign
 
 In one run and interleaved: the forward pass of a frozen WRN-40-1 that is lifted from
 PyTorch over the built-in one's; a training step of a lifted WRN-16-1 over the built-in

@@ -291,6 +291,32 @@ def test_a_state_dict_and_back():
             np.testing.assert_array_equal(value, variables[part][key])
 
 
+def test_a_shared_weight_is_one_parameter():
+    name = "torch_own:Tied"
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    again = models.init(KEY, name, CLASSES, (8, 8, 3))
+    np.testing.assert_array_equal(
+        variables["params"]["scale"], again["params"]["scale"]
+    )
+    assert "second.weight" not in variables["params"]
+    network = models.create(name, CLASSES)
+    made = torch_own.Tied(CLASSES)
+    made.load_state_dict(network.state_dict(variables), strict=True)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    ours = network.apply(variables, images).logits
+    theirs = made(nchw(images)).detach().numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_module_keeps_its_mode():
+    module = torch_own.Net(2, CLASSES).train()
+    module.bn.eval()
+    network = foreign.TorchNetwork(module, "net")
+    network.apply(network.init(KEY, None), jnp.zeros((2, 8, 8, 3)))
+    assert module.training
+    assert not module.bn.training
+
+
 MISTAKES = [
     ("torch_own:Asks", "forward wants 'mask' besides images"),
     ("torch_own:Bad('dict')", "returns a dict of 'logits', 'aux'"),

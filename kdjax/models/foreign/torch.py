@@ -260,11 +260,13 @@ def environment() -> Any:
 
 @contextlib.contextmanager
 def _mode(module: torch.nn.Module, train: bool) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
     module.train(train)
     try:
         yield
     finally:
-        module.eval()
+        for part, training in modes:
+            part.training = training
 
 
 @contextlib.contextmanager
@@ -298,10 +300,17 @@ def _recording(module: torch.nn.Module, env: Any) -> Iterator[None]:
 
 
 def seeded(make: Make, seed: int) -> torch.nn.Module:
-    """Returns a new module; PyTorch's random numbers stay as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+    """Returns a new module; the process's random numbers stay as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            return make()
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def variables_of(module: torch.nn.Module) -> dict[str, Arrays]:

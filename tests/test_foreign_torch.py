@@ -345,7 +345,7 @@ def test_a_missing_package_is_named(monkeypatch):
         "importlib.util.find_spec",
         lambda name, *rest: None if name == "torchax" else found(name, *rest),
     )
-    with pytest.raises(UserError, match=r"pip install 'kdjax\[torchax\]'"):
+    with pytest.raises(UserError, match=r"pip install 'kdjax\[torch\]'"):
         models.shapes("torch_own:Net(width=5)", CLASSES, (8, 8, 3))
 
 

@@ -12,7 +12,6 @@ import pytest
 from kdjax.runtime import disk
 from kdjax.runtime.files import replace_whole, write_json
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.metrics import Writer
 
 FOLDER = Path("runs/x")
 
@@ -93,17 +92,3 @@ def test_texts_of_libraries():
     assert disk.number_in(text) == errno.ENOSPC
     assert disk.number_in("an input/output error in lower case") == errno.EIO
     assert disk.number_in("Event loop is closed") is None
-
-
-def test_records_fail_in_the_thread_that_writes(tmp_path, monkeypatch):
-    """Not in one of TensorBoard's, whose queue would then block for ever."""
-    writer = Writer(tmp_path, [])
-
-    def full(self, event):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    name = "tensorboardX.event_file_writer.EventsWriter.write_event"
-    monkeypatch.setattr(name, full)
-    with pytest.raises(OSError, match="No space"):
-        writer.write({"epoch": 1, **{f"figure{i}": 0.0 for i in range(100)}})
-    writer.close()

@@ -6,7 +6,7 @@
 #   launch/tpu_pod.sh install    # this code, its libraries and the share on every host
 #   launch/tpu_pod.sh prepare cifar100                    # data onto the share, once
 #   launch/tpu_pod.sh run --config configs/dgkd.py --workdir share/runs/dgkd
-#   launch/tpu_pod.sh stop       # the run saves and ends; the same `run` goes on
+#   launch/tpu_pod.sh stop       # the run saves and ends; the same `run` continues
 #   launch/tpu_pod.sh fetch share/runs/dgkd               # into ./dgkd
 #   launch/tpu_pod.sh delete
 #

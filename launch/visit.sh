@@ -2,7 +2,7 @@
 # A working folder that travels: a run on machines that are lent for a short time.
 #
 #   launch/visit.sh pack WORKDIR PACKED      after the run has ended, or was stopped
-#   launch/visit.sh unpack PACKED WORKDIR    on the next machine, where the run goes on
+#   launch/visit.sh unpack PACKED WORKDIR    on the next machine, where the run continues
 #
 # A run that is sent SIGTERM saves a checkpoint and ends, with exit code 143; then pack
 # it. PACKED gets files of at most 15 MB each (BYTES changes that) and SHA256SUMS,

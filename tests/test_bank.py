@@ -199,7 +199,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert {name.split("/")[1] for name in files(tmp_path / "other")} == {
         "epoch-0000.npz"
     }
-    # The same command again goes on from the end of the first epoch.
+    # The same command again continues from the end of the first epoch.
     resumed = tiny.training(prog, tmp_path / "cut", load_targets=reader(fresh))
     assert resumed.training._step == prog.feed.stream.steps
     assert resumed.run()["digest"] == whole["digest"]

@@ -30,7 +30,7 @@ def failing(error):
         (BROKEN, 2, "Input/output error; see to the disk and run the same command"),
         (MemoryError("allocate 5 GiB"), 2, "there is not enough memory: allocate"),
         (UserError("a" * 5000 + "b"), 2, "aaa"),
-        (Interrupted(15), 143, "stopped by SIGTERM; the same command goes on from"),
+        (Interrupted(15), 143, "stopped by SIGTERM; the same command continues from"),
     ],
 )
 def test_what_a_user_can_correct_is_one_line(capsys, error, code, line):

@@ -197,6 +197,13 @@ def test_each_size_is_overridden_alone(split):
     assert config["data"][f"{other}_size"] is None
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_overrides_may_come_before_the_config(separate):
+    name = ["--config", DIGITS.removeprefix("--config=")] if separate else [DIGITS]
+    flags = ["--config.recipe.epochs=3", "--workdir=w", *name]
+    assert parse_flags(["kdjax", *flags]).config["recipe"]["epochs"] == 3
+
+
 @pytest.mark.parametrize("args", [["--help"], [DIGITS, "--help"], ["-h"]])
 def test_help(capsys, args):
     assert command.main(["kdjax", *args]) == 0

@@ -189,7 +189,7 @@ class TestBroken:
         np.testing.assert_array_equal(data.train.labels, labels[kept])
 
     def test_or_stops(self, torn):
-        with pytest.raises(UserError, match=r"train/ant/002.png: .*broken=skip goes"):
+        with pytest.raises(UserError, match=r"train/ant/002.png: .*broken=skip leaves"):
             opened(torn, broken="stop")
         shutil.copy(torn / "train/bee/000.png", torn / "train/ant/002.png")
         with pytest.raises(UserError, match=r"train/bee/005.png: image file is trunc"):

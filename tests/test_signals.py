@@ -85,7 +85,7 @@ def test_one_signal_waits_for_what_is_being_done():
         told, last = process.stderr.read().splitlines()
         assert process.wait(timeout=60) == 129
     assert told.startswith("kdjax: SIGHUP is heard")
-    assert last == "kdjax: stopped by SIGHUP; the same command goes on from here"
+    assert last == "kdjax: stopped by SIGHUP; the same command continues from here"
 
 
 def test_a_closed_terminal_is_no_error():

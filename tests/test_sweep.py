@@ -324,7 +324,7 @@ def test_stopped_trial_goes_on(fake, whole, tmp_path, capsys, stop, epoch):
     run = fake(before)
     if isinstance(stop, Interrupted):
         assert command(tmp_path, "--trials=9") == 143
-        assert "SIGTERM; the same command goes on" in capsys.readouterr().err
+        assert "SIGTERM; the same command continues" in capsys.readouterr().err
     else:
         with pytest.raises(SystemExit):
             command(tmp_path, "--trials=9")

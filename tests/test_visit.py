@@ -1,4 +1,4 @@
-"""visit.sh: a run that is stopped on one machine and goes on on the next."""
+"""visit.sh: a run that is stopped on one machine and continues on the next."""
 
 import shutil
 import signal

@@ -59,7 +59,7 @@ def distill(
     """Trains a student, with all that teaches it, and returns the result.
 
     It builds the graph of stages that `configs/own.py` does and runs it in the same
-    way: what `workdir` holds already is not repeated, a stopped run goes on from its
+    way: what `workdir` holds already is not repeated, a stopped run continues from its
     last checkpoint, and `results.json` is written.
 
     Args:

@@ -123,21 +123,26 @@ def _with_flag_files(argv: Sequence[str]) -> list[str]:
 
 
 def _find_config(argv: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Returns the arguments with the file that `--config` means, and this file."""
-    found = None
-    words = list(argv)
-    for number, word in enumerate(words):
+    """Returns the arguments with the file that `--config` means, and this file.
+
+    `--config` comes first: config flags want it before all `--config.KEY=VALUE`.
+    """
+    found, first, rest = None, list(argv[:1]), []
+    words = iter(argv[1:])
+    for word in words:
         flag, equals, value = word.partition("=")
         if flag not in ("--config", "-config"):
+            rest.append(word)
             continue
         if not equals:  # the value is a word of its own
-            number += 1
-            value = words[number] if number < len(words) else ""
+            value = next(words, "")
         name, colon, arg = value.partition(":")
         if name:
             found = published.find(name)
-            words[number] = f"{flag}{equals}" * bool(equals) + f"{found}{colon}{arg}"
-    return words, found
+            first.append(f"{flag}={found}{colon}{arg}")
+        else:
+            rest.append(f"{flag}={value}" if value or equals else flag)
+    return [*first, *rest], found
 
 
 def _no_config(path: Path, value: Any) -> UserError:

@@ -14,7 +14,7 @@ FAULTS = (
 """Numbers of the system's errors that no program can mend."""
 
 _FULL = FAULTS[:3]
-_AGAIN = "run the same command again: it goes on from what is saved"
+_AGAIN = "run the same command again: it continues from what is saved"
 
 
 def is_fault(error: OSError) -> bool:

@@ -20,7 +20,7 @@ from kdjax.runtime.errors import UserError
 
 LOST = (
     "another process of this run ended; "
-    "start the same command again in all of them to go on"
+    "start the same command again in all of them to continue"
 )
 # A process is given up after this many seconds without a sign of life.
 _HEARTBEAT = 30

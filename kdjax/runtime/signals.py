@@ -22,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
     def __init__(self, number: int):
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; the same command goes on from here")
+        super().__init__(f"stopped by {name}; the same command continues from here")
         self.exit_code = 128 + number
 
 
@@ -106,8 +106,8 @@ class Interrupt:
             self._heard, self.number = now, self.number or number
             _say(
                 f"{name} is heard: the run saves and stops after this step, or when "
-                "what is being compiled is ready; once more stops at once, and goes on "
-                "from the last checkpoint"
+                "what is being compiled is ready; a second signal stops at once, and "
+                "the next start continues from the last checkpoint"
             )
         elif now - self._heard > _SAME:
             os._exit(128 + number)

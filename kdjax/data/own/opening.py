@@ -202,8 +202,7 @@ def _tell(own: OwnData, lines: Sequence[str]) -> None:
     """Names what cannot be read, or stops."""
     if lines and own.broken == "stop":
         raise UserError(
-            f"{own.label}: {lines[0]} (cannot be read); data.broken=skip goes on "
-            "without it"
+            f"{own.label}: {lines[0]} (cannot be read); data.broken=skip leaves it out"
         )
     for line in lines[:_LINES]:
         console.print(f"{own.label}: skipped {line}", markup=False)

@@ -34,7 +34,7 @@ class OwnData:
         label_column: column or feature of the labels ('parquet', 'tfds').
         memory_share: of the machine's memory that decoded images may take; a larger
             data set is read while it is used.
-        broken: 'skip' names a file that cannot be read and goes on without it, 'stop'
+        broken: 'skip' names a file that cannot be read and continues without it, 'stop'
             ends the run.
         workers: processes that read a data set beyond memory; 0 takes threads.
         train_size: take that many training images; None takes all.

@@ -237,7 +237,7 @@ class Streamed(Closing):
         for record, reason in broken:
             line = f"{self.name}: {record} cannot be read: {reason}"
             if self._broken == "stop":
-                raise UserError(f"{line}; broken='skip' goes on without it")
+                raise UserError(f"{line}; broken='skip' continues without it")
             if record not in self._told:
                 self._told.add(record)
                 console.print(f"{line}; skipped", markup=False)

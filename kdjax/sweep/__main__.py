@@ -27,7 +27,7 @@ usage: python -m kdjax.sweep --config CONFIG.py[:ARG] --workdir DIR [--trials N]
            [--validation K] [--search NAME=LOW:HIGH,...] [--seed S] [--config.KEY=VALUE]
 
   --config      an experiment that takes the searched arguments: configs/dgkd.py:digits
-  --workdir     the folder for stages and sweep.db; the same command continues from there
+  --workdir     the folder for stages and sweep.db; the same command continues there
   --trials      how many there shall be in all (20)
   --validation  images held out of training, to judge by (a tenth of the data set's)
   --search      arguments and their ranges; else what the config leaves open of

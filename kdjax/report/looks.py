@@ -177,15 +177,15 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
     if not teachers:
         return
     teacher, dataset = teachers[0], looker.dataset
-    said = {
+    outputs = {
         teacher: looker.outputs(teacher).logits,
         stage.name: looker.outputs(stage.name).logits,
     }
-    gaps = fidelity.distances(said[stage.name], said[teacher])
+    gaps = fidelity.distances(outputs[stage.name], outputs[teacher])
     most = np.argsort(-gaps, kind="stable")[:_DIFFERING]
     probabilities = {
         name: np.exp(fidelity.log_softmax(logits[most]))
-        for name, logits in said.items()
+        for name, logits in outputs.items()
     }
 
     def plot(theme: Theme) -> Figure:

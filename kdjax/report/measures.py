@@ -81,12 +81,12 @@ def measure(run: Run, looker: Looker) -> Measured:
             ]
         for replica in range(len(stage.seeds)):
             own = looker.outputs(name, replica).logits
-            for teacher, said in _teachers(run, looker, stage, replica).items():
+            for teacher, theirs in _teachers(run, looker, stage, replica).items():
                 agreement.setdefault(name, {}).setdefault(teacher, []).append(
-                    fidelity.agreement(own, said)
+                    fidelity.agreement(own, theirs)
                 )
                 kl.setdefault(name, {}).setdefault(teacher, []).append(
-                    fidelity.divergence(own, said)
+                    fidelity.divergence(own, theirs)
                 )
         guides = [guide for guide in run.ancestors(name) if guide in looker.stages]
         for guide in reversed(guides):  # the nearest first
@@ -98,13 +98,13 @@ def _teachers(
     run: Run, looker: Looker, stage: Stage, replica: int
 ) -> dict[str, np.ndarray]:
     """Returns the logits of all that taught a replica directly, by name."""
-    said = {
+    logits = {
         teacher: looker.outputs(teacher, looker.stages[teacher].replica(replica)).logits
         for teacher in stage.teachers
         if teacher in looker.stages
     }
     beside = [role for role in stage.networks if role != STUDENT]
-    return said | {
+    return logits | {
         role: looker.outputs(stage.name, replica, role).logits for role in beside
     }
 

@@ -19,7 +19,7 @@ _PATIENCE = 5.0  # seconds for threads that may wait for what will not come
 def finish(code: int) -> int:
     """Returns a command's exit code, and sees to it that the process ends with it.
 
-    After an error the line is said. A storage library may then still have threads that
+    After an error the line is printed. A storage library may then still have threads that
     wait for a failed write, or complain of it: they are neither waited for nor heard.
 
     Args:

@@ -117,7 +117,7 @@ def _mistakes(
 def differing(
     images: np.ndarray,
     labels: np.ndarray,
-    said: Mapping[str, np.ndarray],
+    answers: Mapping[str, np.ndarray],
     classes: Sequence[str],
 ) -> Figure:
     """Draws images with what each network says of them.
@@ -125,7 +125,7 @@ def differing(
     Args:
         images: [N, H, W, C], those on which the networks differ most.
         labels: [N] true classes.
-        said: by the network's label, [N, classes] probabilities.
+        answers: by the network's label, [N, classes] probabilities.
         classes: names by label.
     """
     columns = 4
@@ -137,7 +137,7 @@ def differing(
     for i, axis in zip(range(len(images)), axes.flat, strict=False):
         show(axis, images[i])
         lines = [f"true: {classes[labels[i]]}"]
-        for label, probabilities in said.items():
+        for label, probabilities in answers.items():
             named = int(probabilities[i].argmax())
             lines.append(
                 f"{label}: {classes[named]} ({100 * probabilities[i, named]:.0f} %)"

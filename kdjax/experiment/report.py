@@ -1,6 +1,7 @@
 """What a run reports: `results.json`, the table and the curves of its networks."""
 
 import datetime
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from kdjax import models
 from kdjax.experiment.config import Experiment
 from kdjax.experiment.stage import Stage
 from kdjax.runtime.console import console
+
+MEASURED = ("agreement", "kl", "ece", "error_overlap")
+"""What `kdjax.report` and `kdjax.analysis` add to a stage of `results.json`."""
 
 
 def summarise(
@@ -47,6 +51,24 @@ def summarise(
         "devices": [str(device.device_kind) for device in jax.devices()],
         "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     }
+
+
+def keep_measured(summary: dict[str, Any], path: Path) -> None:
+    """Adds to results what further commands have measured of the same networks.
+
+    Args:
+        summary: as `summarise` returns it.
+        path: the earlier `results.json`, if there is one.
+    """
+    try:
+        before = json.loads(path.read_text())["stages"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no longer whole
+        return
+    for name, stage in summary["stages"].items():
+        earlier = before.get(name, {})
+        # The fingerprint is of the stage and of all that teach it.
+        if earlier.get("fingerprint") == stage["fingerprint"]:
+            stage |= {key: earlier[key] for key in MEASURED if key in earlier}
 
 
 def _summarise(stage: Stage, replicas: list[dict[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kdjax.experiment.given import with_start
 from kdjax.experiment.given_stages import check_given, with_images
 from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.predictions import is_table
-from kdjax.experiment.report import plot_curves, print_table, summarise
+from kdjax.experiment.report import keep_measured, plot_curves, print_table, summarise
 from kdjax.experiment.stage import Stage
 from kdjax.experiment.stage_programs import StagePrograms
 from kdjax.experiment.store import Store
@@ -121,6 +121,7 @@ class Run:
         sizes = {key: self._store.data[key] for key in ("train_size", "test_size")}
         summary = summarise(self._experiment, results, self._classes, sizes)
         if parallel.is_first():
+            keep_measured(summary, self._workdir / "results.json")
             write_json(self._workdir / "results.json", summary)
             plot_curves(results, self._workdir / "curves.png")
         validation = bool(self._experiment.data.get("validation"))

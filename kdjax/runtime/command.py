@@ -19,8 +19,9 @@ _PATIENCE = 5.0  # seconds for threads that may wait for what will not come
 def finish(code: int) -> int:
     """Returns a command's exit code, and sees to it that the process ends with it.
 
-    After an error the line is printed. A storage library may then still have threads that
-    wait for a failed write, or complain of it: they are neither waited for nor heard.
+    After an error the line is printed. A storage library may then still have threads
+    that wait for a failed write, or complain of it: they are neither waited for nor
+    heard.
 
     Args:
         code: as `run` returns it.

@@ -166,6 +166,25 @@ def test_another_run_finds_what_is_whole_and_repeats_what_is_not(tmp_path):
     assert bank.passes == 1
 
 
+@pytest.mark.parametrize("name", ["epoch-0000.npz", "epoch-0001.npz", "bank.json"])
+def test_a_folder_in_place_of_a_file_is_computed_again(tmp_path, name):
+    read = reader(make(tmp_path))
+    stored = [read(0), read(1)]
+    place = next(tmp_path.iterdir()) / name
+    place.unlink()
+    (place / "inside").mkdir(parents=True)
+    read = reader(make(tmp_path))
+    equal([read(0), read(1)], stored)
+    assert place.is_file()
+    # The last reader removes what it has read.
+    place.unlink()
+    place.mkdir()
+    bank = make(tmp_path)
+    bank.finished("first", 0)
+    last = reader(bank, "second")
+    equal([last(0), last(1)], stored)
+
+
 def test_a_bank_of_other_data_is_refused(tmp_path):
     reader(make(tmp_path))(0)
     store = FakeStore()

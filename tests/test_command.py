@@ -12,6 +12,7 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupted
 
 BROKEN = OSError(errno.EIO, "Input/output error")
+FOLDER = OSError(errno.EISDIR, "Is a directory", "runs/x.tmp", None, "runs/x.json")
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/x")
 
 
@@ -28,6 +29,11 @@ def failing(error):
         (UserError("epochs=0"), 2, "epochs=0"),
         (FULL, 2, "No space left on device: runs/x; free some space"),
         (BROKEN, 2, "Input/output error; see to the disk and run the same command"),
+        (
+            FOLDER,
+            2,
+            "runs/x.json is a folder where a file belongs; delete runs/x.json ",
+        ),
         (MemoryError("allocate 5 GiB"), 2, "there is not enough memory: allocate"),
         (UserError("a" * 5000 + "b"), 2, "aaa"),
         (Interrupted(15), 143, "stopped by SIGTERM; the same command continues from"),

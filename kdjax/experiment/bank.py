@@ -89,7 +89,7 @@ class Bank:
         if last and parallel.is_first():
             for earlier in sorted(path.parent.glob("epoch-*.npz")):
                 if earlier < path:
-                    earlier.unlink(missing_ok=True)
+                    _discard(earlier)
         return leaves
 
     def finished(self, stage: str, seed: int) -> None:
@@ -128,6 +128,8 @@ class Bank:
             about = json.loads((path.parent / "bank.json").read_text())
         except (OSError, ValueError):
             return None
+        if not isinstance(about, dict):
+            return None
         for name, value in json.loads(json.dumps(self._about(entry))).items():
             if about.get(name) != value:
                 raise UserError(
@@ -149,7 +151,11 @@ class Bank:
         """Writes an entry's epoch: whole, or not at all."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path.parent / "bank.json", self._about(entry))
+            about = path.parent / "bank.json"
+            for file in (about, path):
+                if file.is_dir():
+                    _discard(file)
+            write_json(about, self._about(entry))
             with replace_whole(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, *leaves)
         except OSError as error:
@@ -158,3 +164,11 @@ class Bank:
                 f"the bank cannot write {path}: {error.strerror}; "
                 + ("free some space, or lower bank.max_gb" if full else "make it so")
             ) from error
+
+
+def _discard(path: Path) -> None:
+    """Removes a file of the bank, or the folder that stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

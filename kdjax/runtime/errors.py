@@ -16,7 +16,7 @@ DEPENDENCIES = (
 LONGEST = 290
 """Characters of a command's message, which stays within 300 with what is before it."""
 
-_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 _CUT = " ... "
 _LIST = 220  # characters of a list of choices
 
@@ -91,6 +91,13 @@ def _line(error: BaseException) -> str | None:
         return f"there is not enough memory: {str(error) or 'allocation failed'}"
     if isinstance(error, OSError) and disk.is_fault(error):
         return disk.describe(error)
+    if isinstance(error, IsADirectoryError):
+        # Of two names the second is the target; the first is a temporary file.
+        path = error.filename2 or error.filename
+        return (
+            f"{path} is a folder where a file belongs; delete {path} and run the same "
+            "command again"
+        )
     if isinstance(error, OSError) and error.errno in _PATHS:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, RuntimeError | AssertionError):

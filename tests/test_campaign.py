@@ -96,3 +96,18 @@ def test_the_table_has_a_row_for_every_part(tmp_path):
     ]
     assert [trial["at"] for trial in trials.bad] == [3]
     assert "WRONG".lower() in (tmp_path / "trials.json").read_text()
+
+
+def test_only_seeds_side_by_side_may_differ_by_rounding(tmp_path, monkeypatch):
+    whole = {"student": {"digest": ["a"], "replicas": [[{"loss": 2.0, "epoch": 1}]]}}
+    rounded = {
+        "student": {"digest": ["b"], "replicas": [[{"loss": 2.00001, "epoch": 1}]]}
+    }
+    other = {"student": {"digest": ["b"], "replicas": [[{"loss": 2.1, "epoch": 1}]]}}
+    found = {"whole": whole, "rounded": rounded, "other": other}
+    monkeypatch.setattr(kinds, "result_of", lambda folder, lines: found[folder])
+    for name, close in (("supervised", False), ("replicas", True)):
+        kind = kinds.Kind(name, (), None, "whole", 0, 0)
+        assert kinds.same(kind, "whole")
+        assert kinds.same(kind, "rounded") == close
+        assert not kinds.same(kind, "other")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -107,6 +108,36 @@ def result_of(workdir: Path, lines: bool = True) -> Any:
             "replicas": replicas,
         }
     return stages
+
+
+def same(kind: Kind, workdir: Path, lines: bool = True) -> bool:
+    """Returns whether a run has ended as the one that nothing stopped.
+
+    To the bit; but a seed that is trained again alone, where two were trained side by
+    side, is another compiled program: it rounds otherwise.
+
+    Args:
+        kind: of the run.
+        workdir: its folder.
+        lines: see `result_of`.
+    """
+    found, whole = result_of(workdir, lines), result_of(kind.whole, lines)
+    return found == whole or (kind.name == "replicas" and _close(found, whole))
+
+
+def _close(one: Any, other: Any, key: str = "") -> bool:
+    """Returns whether two results differ by the rounding of float32 alone."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _close(one[key], other[key], key) for key in one
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(
+            _close(left, right, key) for left, right in zip(one, other, strict=True)
+        )
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4)
+    return key == "digest" or one == other
 
 
 def _timeless(record: dict[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaign.commands import Ended
-from tests.campaign.kinds import Kind, result_of
+from tests.campaign.kinds import Kind, same
 
 
 class Outcome(enum.StrEnum):
@@ -92,7 +92,7 @@ def judge(
         return Outcome.LOST, said
     if ended.err:
         return Outcome.TRACEBACK, ended.err[-2000:]
-    if result_of(workdir, lines) != result_of(kind.whole, lines):
+    if not same(kind, workdir, lines):
         return Outcome.WRONG, said
     return (Outcome.TOLD if said else Outcome.EQUAL), said
 

@@ -152,9 +152,9 @@ class Bank:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             about = path.parent / "bank.json"
-            for file in (about, path):
-                if file.is_dir():
-                    _discard(file)
+            for place in (about, path):
+                if place.is_dir():
+                    _discard(place)
             write_json(about, self._about(entry))
             with replace_whole(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, *leaves)

@@ -93,7 +93,7 @@ class Looker:
         return self._known[key]
 
     def at_start(self, name: str) -> Outputs:
-        """Returns what the first replica's student said before it was trained."""
+        """Returns the outputs of the first replica's student before it was trained."""
         stage = self.stages[name]
         start = models.init(
             jax.random.key(stage.seeds[0]),

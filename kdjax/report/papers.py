@@ -39,7 +39,7 @@ class Table:
         dataset: the data set's name.
         epochs: of training.
         train_images: how many there are.
-        seeds: the number of runs of which it reports the median; 0: not said.
+        seeds: the number of runs of which it reports the median; 0: not stated.
         rows: the numbers, in the paper's order.
         metric: which of a network's figures it reports.
         note: what a reader must know of it.

@@ -172,7 +172,7 @@ class TestBroken:
         assert out.count("; skipped\n") == 3
 
     def test_stop(self, data_dir):
-        message = r"train record \d+ \(t\d\d\) cannot be read: .*; broken='skip' goes"
+        message = r"train record \d+ \(t\d\d\) cannot be read: .*; broken='skip' cont"
         with open_small(data_dir, broken="stop") as data:
             with pytest.raises(UserError, match=message):
                 list(data.train(ORDER, 0, 0, 13))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaign.commands import Ended
-from tests.campaign.kinds import Kind, same
+from tests.campaign.kinds import Kind, same, same_but_rounding
 
 
 class Outcome(enum.StrEnum):
@@ -92,9 +92,12 @@ def judge(
         return Outcome.LOST, said
     if ended.err:
         return Outcome.TRACEBACK, ended.err[-2000:]
-    if not same(kind, workdir, lines):
-        return Outcome.WRONG, said
-    return (Outcome.TOLD if said else Outcome.EQUAL), said
+    outcome = Outcome.TOLD if said else Outcome.EQUAL
+    if same(kind, workdir, lines):
+        return outcome, said
+    if same_but_rounding(kind, workdir, lines):
+        return outcome, f"{said} (but for rounding)".strip()
+    return Outcome.WRONG, said
 
 
 _PATH = r"(/[^\s;,()']+)"

@@ -219,3 +219,15 @@ class TestTfds:
         (folder / "features.json").write_text("{}")
         with pytest.raises(UserError, match=r"is damaged \(features.json"):
             own.open_own(self.options(tmp_path / "copy"))
+
+
+def test_levels_are_listed_from_outside_in():
+    inside = [f"blocks.{number}.conv" for number in range(4)]
+    paths = ["stem"]
+    for path in inside:
+        paths += [path, path.rpartition(".")[0]]
+    listed = dry_run._outline([*paths, "pair.0", "pair.1", "fc"])
+    assert listed == (
+        "stem, blocks.0 to blocks.3, pair.0, pair.1, fc; 4 inside them, such as "
+        "blocks.0.conv"
+    )

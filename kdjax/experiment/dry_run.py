@@ -1,7 +1,8 @@
 """What a command would do, without training: `--dry-run`."""
 
 import contextlib
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,4 +109,30 @@ def _show_levels(stages: Mapping[str, Stage], images: Images | Source) -> None:
         if models.torch_network(name, images.num_classes) is None:
             continue
         paths = models.parts(name, images.num_classes, images.image_shape)
-        console.print(f"levels of {name}: {' '.join(paths)}", markup=False)
+        console.print(f"levels of {name}: {_outline(paths)}", markup=False)
+
+
+def _outline(paths: Sequence[str]) -> str:
+    """Returns the outermost of a network's parts, and how many are inside of them."""
+    known = set(paths)
+    outer = [p for p in paths if not any(a in known for a in _ancestors(p))]
+    words = []
+    # Numbered neighbours, such as blocks.0 to blocks.15, take one word.
+    for parent, group in itertools.groupby(outer, key=_parent_of_numbered):
+        members = list(group)
+        if parent and len(members) > 2:
+            members = [f"{members[0]} to {members[-1]}"]
+        words += members
+    inner = [path for path in paths if path not in set(outer)]
+    more = f"; {len(inner)} inside them, such as {inner[0]}" if inner else ""
+    return ", ".join(words) + more
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _parent_of_numbered(path: str) -> str:
+    parent, _, last = path.rpartition(".")
+    return parent if last.isdigit() else ""

@@ -129,6 +129,16 @@ def test_a_teacher_of_other_classes_gets_a_new_head(data, tmp_path, how):
     row = result.summary["stages"]["teacher"]
     assert row["method"] == "supervised"
     assert len(row["test_accuracy"]["final"]) == 1
+    # It teaches in other working folders as it is.
+    other = distill(
+        data,
+        tmp_path / "other",
+        teacher=f"{tmp_path / 'run'}:teacher",
+        student="resnet-8",
+        epochs=1,
+    )
+    again = other.network("teacher").torch()
+    assert all(torch.equal(again[key], value) for key, value in learned.items())
 
 
 def test_an_object_of_other_classes_gets_a_new_head_too():

@@ -139,7 +139,8 @@ class Teacher:
         mean, std, size, method = self._view(network)
         inside = models.torch_network(network, num_classes or 2)
         start = ""
-        if inside is not None and num_classes:
+        # Another workdir's stage has learned its own data's classes: none is replaced.
+        if inside is not None and num_classes and given.other_stage(source) is None:
             from kdjax.models.foreign import weights
 
             start = "" if source.startswith("variables-") else source

@@ -222,12 +222,11 @@ class TestTfds:
 
 
 def test_levels_are_listed_from_outside_in():
-    inside = [f"blocks.{number}.conv" for number in range(4)]
-    paths = ["stem"]
-    for path in inside:
-        paths += [path, path.rpartition(".")[0]]
-    listed = dry_run._outline([*paths, "pair.0", "pair.1", "fc"])
+    paths = ["stem", "stem.drop"]
+    for number in range(4):
+        paths += [f"blocks.{number}.conv", f"blocks.{number}"]
+    listed = dry_run._outline([*paths, "pair.0", "pair.1", "pair", "fc"])
     assert listed == (
-        "stem, blocks.0 to blocks.3, pair.0, pair.1, fc; 4 inside them, such as "
-        "blocks.0.conv"
+        "stem, blocks.0 to blocks.3, pair.0, pair.1, pair, fc; 5 inside them, such as "
+        "blocks.1.conv"
     )

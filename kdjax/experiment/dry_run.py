@@ -113,9 +113,13 @@ def _show_levels(stages: Mapping[str, Stage], images: Images | Source) -> None:
 
 
 def _outline(paths: Sequence[str]) -> str:
-    """Returns the outermost of a network's parts, and how many are inside of them."""
+    """Returns the outermost of a network's parts, and how many are inside of them.
+
+    Of a sequence, such as blocks, its numbered parts are listed too.
+    """
     known = set(paths)
-    outer = [p for p in paths if not any(a in known for a in _ancestors(p))]
+    outermost = {p for p in paths if not any(a in known for a in _ancestors(p))}
+    outer = [p for p in paths if {p, _parent_of_numbered(p)} & outermost]
     words = []
     # Numbered neighbours, such as blocks.0 to blocks.15, take one word.
     for parent, group in itertools.groupby(outer, key=_parent_of_numbered):
@@ -124,7 +128,8 @@ def _outline(paths: Sequence[str]) -> str:
             members = [f"{members[0]} to {members[-1]}"]
         words += members
     inner = [path for path in paths if path not in set(outer)]
-    more = f"; {len(inner)} inside them, such as {inner[0]}" if inner else ""
+    middle = inner[len(inner) // 2] if inner else ""
+    more = f"; {len(inner)} inside them, such as {middle}" if inner else ""
     return ", ".join(words) + more
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from kdjax.models import names
 from kdjax.models.base import Variables
-from kdjax.models.foreign.torch import TorchNetwork, variables_of
+from kdjax.models.foreign.torch import TorchNetwork
+from kdjax.models.foreign.variables import variables_of
 from kdjax.models.import_torch import files
 from kdjax.runtime.errors import UserError
 

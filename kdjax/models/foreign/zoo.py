@@ -5,7 +5,7 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdjax.runtime import private_names
@@ -120,12 +120,14 @@ class View:
     interpolation: str
 
 
-def view(library: str, network: str) -> View | None:
+def view(library: str, network: str, options: Mapping[str, Any]) -> View | None:
     """Returns how a library's network learned to see images, where that is known.
 
     Args:
         library: one of `names.LIBRARIES`.
         network: its name there.
+        options: further arguments: a transformer of timm's that is made with `img_size`
+            takes no other size.
     """
     if library == "timm":
         config = load("timm").get_pretrained_cfg(network)
@@ -133,6 +135,8 @@ def view(library: str, network: str) -> View | None:
             return None
         method = "bicubic" if config.interpolation == "bicubic" else "bilinear"
         size = tuple(config.input_size[1:])
+        if side := options.get("img_size"):
+            size = (side, side) if isinstance(side, int) else tuple(side)
         return View(size, tuple(config.mean), tuple(config.std), method)
     weights = load("torchvision").models.get_model_weights(network)
     if not len(weights):

@@ -184,14 +184,6 @@ def test_weights_of_another_network_are_told(tmp_path):
         weights.load(str(tmp_path / "wide.pth"), network)
 
 
-@needs_timm
-def test_a_hub_that_is_not_reached_is_told(monkeypatch):
-    monkeypatch.setattr(weights, "_is_reached", lambda hub: False)
-    network = models.create("timm:resnet18", 3)
-    with pytest.raises(UserError, match="teacher_weights= names a file"):
-        weights.load("pretrained", network)
-
-
 @pytest.mark.parametrize("missing", ["timm", "torchvision"])
 def test_a_library_that_is_missing_is_named(monkeypatch, missing):
     found = importlib.util.find_spec

@@ -94,6 +94,19 @@ class Makes(nn.Module):
         return self.head(x)
 
 
+class Sized(nn.Module):
+    """Takes images of 16x16 alone, as a transformer of one size does."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 16)
+        self.head = nn.Linear(2, num_classes)
+
+    def forward(self, x):
+        assert x.shape[2:] == (16, 16), f"images of 16x16, not {tuple(x.shape[2:])}"
+        return self.head(self.conv(x).flatten(1))
+
+
 class Asks(nn.Module):
     """Wants an argument that nobody has."""
 

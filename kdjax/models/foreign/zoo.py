@@ -77,12 +77,20 @@ def _torchvision(network: str) -> Callable[..., Any]:
     return create
 
 
+_LISTS = {
+    "timm": "timm.list_models()",
+    "torchvision": "torchvision.models.list_models()",
+}
+
+
 def _unknown(library: str, network: str, known: list[str]) -> UserError:
     close = difflib.get_close_matches(network, known, 5, 0.5)
     if not close:
         family = re.split(r"[\d_]", network)[0]
         close = [name for name in known if family and name.startswith(family)][:5]
-    return unknown(f"network of {library}", network, close or known[:5])
+    close = close or known[:5]
+    rest = f"and {len(known) - len(close)} more, which {_LISTS[library]} lists"
+    return unknown(f"network of {library}", network, (*close, rest))
 
 
 def pretrained(
@@ -101,6 +109,16 @@ def pretrained(
         return lambda: timm.create_model(network, pretrained=True, **options)
     models = load("torchvision").models
     return lambda: models.get_model(network, weights="DEFAULT", **options)
+
+
+def weights_url(network: str) -> str:
+    """Returns from where torchvision downloads a network's weights; '' if it has none.
+
+    Args:
+        network: its name there.
+    """
+    weights = load("torchvision").models.get_model_weights(network)
+    return str(weights.DEFAULT.url) if len(weights) else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ import torch
 import torch_own
 
 from kdjax import losses, models
-from kdjax.models.foreign import functional
+from kdjax.models.foreign import functional, tracing
 from kdjax.models.foreign import torch as foreign
+from kdjax.models.foreign.variables import variables_of
 from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.skipif(
@@ -235,6 +236,20 @@ def test_dropout_draws_by_the_steps_key():
     assert np.any(one != other)
 
 
+def test_tensors_that_a_module_makes_are_among_its_images():
+    name = "torch_own:Makes"
+    network = models.create(name, CLASSES)
+    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
+    made = torch_own.Makes(CLASSES).eval()
+    made.load_state_dict(network.state_dict(variables))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    ours = jax.jit(network.apply)(variables, images).logits
+    theirs = made(nchw(images)).detach().numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    # Those that are drawn in training come from the step's key.
+    assert models.needs_key(name, CLASSES, (8, 8, 3))
+
+
 def test_bf16_is_computed_in_bf16():
     name = "torch_own:Padded"
     variables = models.init(KEY, name, CLASSES, (8, 8, 3))
@@ -287,7 +302,7 @@ def test_a_state_dict_and_back():
     made = torch_own.Net(2, CLASSES)
     made.load_state_dict(state, strict=True)
     for part in ("params", "batch_stats"):
-        for key, value in foreign.variables_of(made)[part].items():
+        for key, value in variables_of(made)[part].items():
             np.testing.assert_array_equal(value, variables[part][key])
 
 
@@ -324,7 +339,10 @@ MISTAKES = [
     ("torch_own:Bad('branch')", "branches on values"),
     ("torch_own:Bad('cuda')", "moves tensors to CUDA"),
     ("torch_own:Bad('random')", "draws numbers .* cannot seed"),
-    ("torch_own:Bad('generator')", "generator"),
+    ("torch_own:Bad('generator')", "draws numbers from a torch.Generator of its own"),
+    ("torch_own:Bad('to cuda')", "moves tensors to CUDA"),
+    ("torch_own:Bad('attribute')", "choices: register_buffer"),
+    ("torch_own:Bad('noise')", "random numbers in evaluation mode"),
     ("torch_own:Bad('operation')", "torchax .* has no form of: .*airy_ai"),
     ("torch_own:Net(depth=3)", "refuses its arguments"),
 ]
@@ -340,7 +358,7 @@ def test_mistakes_are_told_in_a_line(name, message):
 
 def test_a_missing_package_is_named(monkeypatch):
     found = importlib.util.find_spec
-    foreign.environment.cache_clear()
+    tracing.environment.cache_clear()
     monkeypatch.setattr(
         "importlib.util.find_spec",
         lambda name, *rest: None if name == "torchax" else found(name, *rest),

@@ -49,6 +49,7 @@ class Bad(nn.Module):
     def __init__(self, what, num_classes=10):
         super().__init__()
         self.what = what
+        self.plain = torch.ones(3)  # neither a parameter nor a buffer
         self.head = nn.Linear(3, num_classes)
 
     def forward(self, x):
@@ -57,6 +58,12 @@ class Bad(nn.Module):
             x = -x
         if self.what == "cuda":
             x = x.cuda()
+        if self.what == "to cuda":
+            x = x.to("cuda")
+        if self.what == "attribute":
+            x = x * self.plain
+        if self.what == "noise":
+            x = x * torch.rand(3)
         if self.what == "random":
             x = x * random.random()
         if self.what == "generator":
@@ -69,6 +76,35 @@ class Bad(nn.Module):
         if self.what == "tuple":
             return logits, x
         return logits
+
+
+class Makes(nn.Module):
+    """Makes tensors as it runs, without saying on which device."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        order = torch.tensor([2, 0, 1])
+        x = x.mean((2, 3))[:, order] * torch.tensor([1.0, 2.0, 3.0])
+        x = x + torch.arange(3) - torch.zeros(len(x), 3)
+        if self.training:
+            x = x * torch.rand(3)
+        return self.head(x)
+
+
+class Sized(nn.Module):
+    """Takes images of 16x16 alone, as a transformer of one size does."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 16)
+        self.head = nn.Linear(2, num_classes)
+
+    def forward(self, x):
+        assert x.shape[2:] == (16, 16), f"images of 16x16, not {tuple(x.shape[2:])}"
+        return self.head(self.conv(x).flatten(1))
 
 
 class Asks(nn.Module):

@@ -100,15 +100,16 @@ def show(experiment: Experiment, workdir: Path, only: Collection[str] = ()) -> N
 
 def _show_levels(stages: Mapping[str, Stage], images: Images | Source) -> None:
     """Prints which parts of PyTorch's networks can be levels, by module path."""
-    names = dict.fromkeys(
-        models.inner(model)
+    names = {
+        models.inner(model): model
         for stage in stages.values()
         for model in stage.method.roles(stage.model).values()
-    )
-    for name in names:
+    }
+    for name, model in names.items():
         if models.torch_network(name, images.num_classes) is None:
             continue
-        paths = models.parts(name, images.num_classes, images.image_shape)
+        # As it sees the images: in a size of its own, perhaps.
+        paths = models.parts(model, images.num_classes, images.image_shape)
         console.print(f"levels of {name}: {_outline(paths)}", markup=False)
 
 

@@ -105,8 +105,9 @@ def config(request: Request) -> ConfigDict:
         f"batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g} "
         f"({recipe.schedule}); images varied by {_words(augment)}"
     )
+    told = request.teacher.description(image_shape) if "teacher" in stages else ""
     config = {
-        "note": note,
+        "note": f"{note}\n{told}" if told else note,
         "data": {**dataclasses.asdict(own_data.parse(data)), "augment": augment},
         "recipe": dataclasses.asdict(recipe),
         "seeds": request.seeds,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdjax import models
-from kdjax.experiment import builders, given, predictions
+from kdjax.experiment import builders, given, predictions, teacher_view
 from kdjax.experiment.builders import StageConfig
+from kdjax.experiment.teacher_view import TeacherView
 from kdjax.models import names, table
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.files import expand
@@ -136,7 +137,7 @@ class Teacher:
 
     def _with_weights(self, network: str, source: str, num_classes: int) -> StageConfig:
         """Returns the stage of a network whose weights are given."""
-        mean, std, size, method = self._view(network)
+        view = self._view(network)
         inside = models.torch_network(network, num_classes or 2)
         start = ""
         # Another workdir's stage has learned its own data's classes: none is replaced.
@@ -147,7 +148,7 @@ class Teacher:
             there = weights.num_classes(start, inside) if start else inside.num_logits
             if there != num_classes:
                 network = models.with_new_head(network, self.train == "all")
-                made = builders.stage(self._seen(network, size, method))
+                made = builders.stage(self._seen(network, view))
                 made["recipe"] = {**NEW_HEAD, "weight_decay": 0.0}
                 if self.train == "all":
                     made["recipe"] = {**NEW_HEAD, "learning_rate": 1e-4}
@@ -157,39 +158,40 @@ class Teacher:
                         "class_order is for teachers with the data's classes: "
                         f"{self.source} has {there}, the data {num_classes}"
                     )
-                return {**made, **_filled(mean=mean, std=std)}
-        model = self._seen(network, size, method)
+                return {**made, **_filled(mean=view.mean, std=view.std)}
+        model = self._seen(network, view)
         return {
             "model": model,
             "given": source,
-            **_filled(mean=mean, std=std, order=self.order),
+            **_filled(mean=view.mean, std=view.std, order=self.order),
         }
 
-    def _seen(self, network: str, size: Sequence[int], method: str) -> str:
+    def _seen(self, network: str, view: TeacherView) -> str:
         """Returns a network with its levels that sees images of its size."""
         if self.levels:
             network = models.with_levels(network, tuple(self.levels))
-        if not size:
+        if not view.size:
             return network
-        sides = tuple(size) * (2 if len(size) == 1 else 1)
-        return models.resized(network, sides, method)
+        return models.resized(network, view.size, view.interpolation)
 
-    def _view(self, network: str) -> tuple[Any, Any, Any, str]:
-        """Returns mean, deviation, size and interpolation: what is asked for wins."""
-        view = None
-        if network.partition(":")[0] in names.LIBRARIES:
-            from kdjax.models.foreign import zoo
+    def _view(self, network: str) -> TeacherView:
+        return teacher_view.of(network, self.size, self.mean, self.std)
 
-            reference = names.parse(network)
-            view = zoo.view(reference.module, reference.attribute)
-        if view is None:
-            return self.mean, self.std, self.size, "bilinear"
-        return (
-            self.mean or view.mean,
-            self.std or view.std,
-            self.size or view.size,
-            view.interpolation,
-        )
+    def description(self, image_shape: tuple[int, int, int]) -> str:
+        """Returns a line about how a given network sees images; '' for all others.
+
+        Of a finished stage it is known: it sees images as it learned to.
+
+        Args:
+            image_shape: height, width and channels of what the student sees.
+        """
+        if not (self.source or self.model) or not self._is_given():
+            return ""
+        source, model = self._split()
+        if source.endswith(predictions.SUFFIX) or given.other_stage(source):
+            return ""
+        network = check_network(model or given.network_in(source))
+        return self._view(network).described(network, image_shape)
 
     def _is_given(self) -> bool:
         source, _ = self._split()

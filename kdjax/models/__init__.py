@@ -259,9 +259,9 @@ def torch_variables(module: Any) -> Variables | None:
     """
     if isinstance(module, type) or not construct.is_torch(module):
         return None
-    from kdjax.models.foreign import torch
+    from kdjax.models.foreign.variables import variables_of
 
-    return torch.variables_of(module)
+    return variables_of(module)
 
 
 def parts(name: str, num_classes: int, image_shape: tuple[int, ...]) -> list[str]:

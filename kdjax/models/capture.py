@@ -53,12 +53,16 @@ def current() -> Captured | None:
 def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
     """Keeps the outputs of some parts of the network that runs inside.
 
+    Where two are open the outer one lists the parts that run in the inner one as well.
+
     Args:
         wanted: the parts' paths, such as 'block2/conv'.
     """
-    captured = Captured(wanted)
+    captured, outer = Captured(wanted), _captured.get()
     token = _captured.set(captured)
     try:
         yield captured
     finally:
         _captured.reset(token)
+        if outer is not None:
+            outer.seen += [path for path in captured.seen if path not in outer.seen]

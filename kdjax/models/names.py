@@ -192,9 +192,10 @@ def _module(name: str, module: str) -> Any:
                 f"model {name!r}: there is no module {missing!r} in the current "
                 "directory or among the installed packages"
             ) from error
+        extra = ": pip install 'kdjax[torch]'" if missing == "torch" else ""
         raise UserError(
             f"model {name!r}: module {module!r} cannot be imported: it wants "
-            f"{missing!r}, which is not there"
+            f"{missing!r}, which is not there{extra}"
         ) from error
     except Exception as error:
         raise UserError(

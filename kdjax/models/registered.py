@@ -91,9 +91,9 @@ def register(module: Any) -> str:
 
         return _keep(_hashed(type(module), nnx.content(module)), module)
     if construct.is_torch(module):
-        from kdjax.models.foreign import torch
+        from kdjax.models.foreign import variables
 
-        return _keep(_hashed(type(module), torch.content(module)), module)
+        return _keep(_hashed(type(module), variables.content(module)), module)
     raise UserError(
         f"a network of type {type(module).__name__} is not known; choices: linen and "
         "NNX modules of flax and modules of PyTorch, their classes, "

@@ -5,16 +5,12 @@ the names of its state dict and in PyTorch's layouts. Images and levels are NHWC
 the module sees is NCHW.
 """
 
-import contextlib
 import copy
 import dataclasses
 import functools
-import importlib.metadata
-import importlib.util
 import inspect
 import random
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,15 +19,18 @@ import numpy as np
 import torch
 from flax.errors import InvalidRngError
 
-from kdjax.models import capture, own
-from kdjax.models.foreign import functional, operations
-from kdjax.runtime import private_names
+from kdjax.models import own
+from kdjax.models.foreign import functional, refusals, tracing
+from kdjax.models.foreign.variables import (
+    Arrays,
+    constants_of,
+    owners_of,
+    variables_of,
+)
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.files import digest
 
 Make = Callable[[], torch.nn.Module]
 """Returns a new module, with PyTorch's random numbers as they are seeded."""
-Arrays = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,14 +111,14 @@ class TorchNetwork(own.Network):
         self, arrays: Arrays, images: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[Any, Arrays]:
         """Returns what the module returns, and its arrays after that."""
-        env = environment()
+        env = tracing.environment(torch)
         start = _fixed_key() if key is None else key
-        tensors = env.j2t_iso({**_constants(self.module), **arrays})
+        tensors = env.j2t_iso({**constants_of(self.module), **arrays})
         image = env.j2t_iso(jnp.transpose(images, (0, 3, 1, 2)))
         states = _generators()
         with (
-            _mode(self.module, train),
-            _recording(self.module, env),
+            tracing.mode(self.module, train),
+            tracing.recording(self.module, env, torch.is_tensor),
             env.override_property(prng=start),
             jax.numpy_rank_promotion("allow"),  # as PyTorch itself
             functional.remembering(),
@@ -128,7 +127,7 @@ class TorchNetwork(own.Network):
                 with env:
                     result = torch.func.functional_call(self.module, tensors, (image,))
             except Exception as error:
-                if told := _reason(error):
+                if told := refusals.reason(error):
                     raise UserError(f"model {self.name!r} {told}") from error
                 raise
             asked = env.param.prng is not start
@@ -138,6 +137,11 @@ class TorchNetwork(own.Network):
                 "or PyTorch that the step cannot seed; choices: torch.nn.Dropout, "
                 "torch.rand and other functions of torch without generator="
             )
+        if asked and not train:
+            raise UserError(
+                f"model {self.name!r} draws random numbers in evaluation mode as well; "
+                "choices: torch.nn.Dropout, or numbers drawn only where self.training"
+            )
         if asked and key is None:
             raise InvalidRngError(f"{self.name} asks for random numbers")
         return self._logits(env, result), env.t2j_iso(tensors)
@@ -146,8 +150,8 @@ class TorchNetwork(own.Network):
         if isinstance(result, torch.Tensor):
             return env.t2j_iso(result)
         raise UserError(
-            f"model {self.name!r} returns {_parts(result)}; it must return logits "
-            "[batch, classes]"
+            f"model {self.name!r} returns {refusals.parts(result)}; it must return "
+            "logits [batch, classes]"
         )
 
     @property
@@ -190,7 +194,7 @@ class TorchNetwork(own.Network):
         Buffers of whole numbers, such as BatchNorm's counters, are the module's.
         """
         arrays = {**variables.get("params", {}), **variables.get("batch_stats", {})}
-        owners = _owners(self.module)
+        owners = owners_of(self.module)
         state = {}
         for name, tensor in self.module.state_dict().items():
             name_there = owners.get(name, name)
@@ -225,80 +229,6 @@ def _with_head(network: TorchNetwork, num_classes: int) -> TorchNetwork:
     return TorchNetwork(seeded(make, 0), network.name, make)
 
 
-@functools.cache
-def environment() -> Any:
-    """Returns torchax's environment in which modules are traced.
-
-    Raises:
-        UserError: torchax is not installed.
-    """
-    if importlib.util.find_spec("torchax") is None:
-        raise UserError(
-            "a network of PyTorch is traced by torchax, which is not installed: pip "
-            "install 'kdjax[torch]'"
-        )
-    with private_names.torch_answers_for_dropped_overloads():
-        from torchax import tensor
-
-        class Environment(tensor.Environment):
-            """Torchax's, which draws all random numbers from the step's key."""
-
-            def get_and_rotate_prng_key(self, generator: Any = None) -> jax.Array:
-                if generator is not None:
-                    raise UserError(
-                        "a generator of one's own cannot be seeded by the step: "
-                        "leave generator= out"
-                    )
-                return self.param.get_and_rotate_prng_key()
-
-        # Keys that are made while something is traced would be part of its program.
-        with jax.ensure_compile_time_eval():
-            env = Environment()
-    operations.install(env, torch)
-    return env
-
-
-@contextlib.contextmanager
-def _mode(module: torch.nn.Module, train: bool) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-@contextlib.contextmanager
-def _recording(module: torch.nn.Module, env: Any) -> Iterator[None]:
-    """Records what the parts of a module return, where somebody asks for it."""
-    captured = capture.current()
-    if captured is None:
-        yield
-        return
-    last = getattr(module, "output_fmt", "") == "NHWC"  # of timm's
-    extra = getattr(module, "num_prefix_tokens", None)
-
-    def hook(path: str, part: Any, args: Any, output: Any) -> None:
-        if not captured.sees((path,)):
-            return
-        value = output
-        if isinstance(output, torch.Tensor):
-            value = functional.as_level(env.t2j_iso(output), last, extra)
-        captured.add((path,), value)
-
-    handles = [
-        part.register_forward_hook(functools.partial(hook, path))
-        for path, part in module.named_modules()
-        if path
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def seeded(make: Make, seed: int) -> torch.nn.Module:
     """Returns a new module; the process's random numbers stay as they were."""
     python, numpy = random.getstate(), np.random.get_state()
@@ -311,62 +241,6 @@ def seeded(make: Make, seed: int) -> torch.nn.Module:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def variables_of(module: torch.nn.Module) -> dict[str, Arrays]:
-    """Returns a module's parameters and floating buffers as NumPy arrays, float32.
-
-    Frozen parameters are kept as buffers are, unless all are frozen.
-    """
-    parameters = dict(module.named_parameters())
-    frozen = {name for name, value in parameters.items() if not value.requires_grad}
-    frozen = set() if len(frozen) == len(parameters) else frozen
-    kept = {name: value for name, value in parameters.items() if name in frozen}
-    trained = {name: value for name, value in parameters.items() if name not in frozen}
-    fixed = {**kept, **_statistics(module)}
-    return {"params": _arrays(trained), "batch_stats": _arrays(fixed)}
-
-
-def _statistics(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the floating buffers that a state dict has."""
-    saved = module.state_dict()
-    return {
-        name: value
-        for name, value in module.named_buffers()
-        if name in saved and value.is_floating_point()
-    }
-
-
-def _arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
-    return {
-        # A copy: the module's memory is its own.
-        name: np.array(tensor.detach().cpu().float().numpy())
-        for name, tensor in tensors.items()
-    }
-
-
-def _constants(module: torch.nn.Module) -> Arrays:
-    """Returns the buffers that are no variables: the trace's constants."""
-    known = _statistics(module)
-    return {
-        name: jnp.asarray(value.detach().cpu().numpy())
-        for name, value in module.named_buffers()
-        if name not in known
-    }
-
-
-def _owners(module: torch.nn.Module) -> dict[str, str]:
-    """Returns, for the further names of a shared parameter, its first name."""
-    first: dict[int, str] = {}
-    owners = {}
-    for name, value in module.named_parameters(remove_duplicate=False):
-        owners[name] = first.setdefault(id(value), name)
-    return owners
-
-
-def content(module: torch.nn.Module) -> str:
-    """Returns a hash of a module's structure and of its values."""
-    return digest({**variables_of(module), repr(module): np.zeros(0)})
 
 
 def is_module(value: Any) -> bool:
@@ -383,34 +257,3 @@ def _generators() -> tuple[Any, ...]:
         numpy[2],
         torch.random.get_rng_state().numpy().tobytes(),
     )
-
-
-def _reason(error: Exception) -> str:
-    """Returns what a module does that cannot be traced, or '' for other errors."""
-    text = str(error)
-    if isinstance(error, jax.errors.UnexpectedTracerError):
-        return "keeps a tensor of an earlier call, which a traced network cannot"
-    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.JAXTypeError):
-        return (
-            "branches on values of its images, or makes a number of them: a traced "
-            "network cannot; choices: torch.where, or sizes instead of values"
-        )
-    if missing := re.search(r"Operator with name (\S+) has no lowering", text):
-        version = importlib.metadata.version("torchax")
-        return f"uses an operation that torchax {version} has no form of: {missing[1]}"
-    if "cuda" in text.lower():
-        return "moves tensors to CUDA: leave that to JAX, which places all arrays"
-    return ""
-
-
-def _parts(result: Any) -> str:
-    if isinstance(result, Mapping):
-        return f"a dict of {', '.join(map(repr, result))}"
-    if isinstance(result, tuple | list):
-        kinds = [getattr(one, "shape", None) for one in result]
-        shapes = [
-            str(list(shape)) if shape is not None else type(one).__name__
-            for shape, one in zip(kinds, result, strict=True)
-        ]
-        return f"a {type(result).__name__} of {', '.join(shapes)}"
-    return f"an object of type {type(result).__name__}"

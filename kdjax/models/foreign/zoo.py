@@ -5,7 +5,7 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdjax.runtime import private_names
@@ -77,12 +77,20 @@ def _torchvision(network: str) -> Callable[..., Any]:
     return create
 
 
+_LISTS = {
+    "timm": "timm.list_models()",
+    "torchvision": "torchvision.models.list_models()",
+}
+
+
 def _unknown(library: str, network: str, known: list[str]) -> UserError:
     close = difflib.get_close_matches(network, known, 5, 0.5)
     if not close:
         family = re.split(r"[\d_]", network)[0]
         close = [name for name in known if family and name.startswith(family)][:5]
-    return unknown(f"network of {library}", network, close or known[:5])
+    close = close or known[:5]
+    rest = f"and {len(known) - len(close)} more, which {_LISTS[library]} lists"
+    return unknown(f"network of {library}", network, (*close, rest))
 
 
 def pretrained(
@@ -103,6 +111,16 @@ def pretrained(
     return lambda: models.get_model(network, weights="DEFAULT", **options)
 
 
+def weights_url(network: str) -> str:
+    """Returns from where torchvision downloads a network's weights; '' if it has none.
+
+    Args:
+        network: its name there.
+    """
+    weights = load("torchvision").models.get_model_weights(network)
+    return str(weights.DEFAULT.url) if len(weights) else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """How a library's network learned to see images.
@@ -120,12 +138,14 @@ class View:
     interpolation: str
 
 
-def view(library: str, network: str) -> View | None:
+def view(library: str, network: str, options: Mapping[str, Any]) -> View | None:
     """Returns how a library's network learned to see images, where that is known.
 
     Args:
         library: one of `names.LIBRARIES`.
         network: its name there.
+        options: further arguments: a transformer of timm's that is made with `img_size`
+            takes no other size.
     """
     if library == "timm":
         config = load("timm").get_pretrained_cfg(network)
@@ -133,6 +153,8 @@ def view(library: str, network: str) -> View | None:
             return None
         method = "bicubic" if config.interpolation == "bicubic" else "bilinear"
         size = tuple(config.input_size[1:])
+        if side := options.get("img_size"):
+            size = (side, side) if isinstance(side, int) else tuple(side)
         return View(size, tuple(config.mean), tuple(config.std), method)
     weights = load("torchvision").models.get_model_weights(network)
     if not len(weights):

@@ -45,16 +45,11 @@ def _students(run: Run, looker: Looker) -> list[Stage]:
     return [s for s in last if s.teachers or len(s.networks) > 1] or last
 
 
-def _classes(looker: Looker) -> tuple[str, ...]:
-    dataset = looker.dataset
-    return dataset.classes or tuple(map(str, range(dataset.num_classes)))
-
-
 def _attention(
     run: Run, looker: Looker, gallery: Gallery, students: list[Stage]
 ) -> None:
     """Adds CTKD's Figure 3: where student and teachers look."""
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     chosen = np.array(
         [np.flatnonzero(labels == label)[0] for label in np.unique(labels)[:_IMAGES]]
     )
@@ -92,26 +87,24 @@ def _attention(
             return
         gallery.add(
             "attention",
-            f"Attention maps ({gallery.figure_of('CTKD', '3', looker.dataset.name)})",
+            f"Attention maps ({gallery.figure_of('CTKD', '3', looker.test.name)})",
             "The last level's mean squared activations, each map scaled to its own "
             "largest value, over the first test image of each class. Left of the "
             "distilled student: the same network "
             + ("trained from labels alone." if alone else "before it was trained."),
             f"{len(chosen)} test images, a row each, with the attention maps of "
             f"{', '.join(name.replace(chr(10), ' ') for name in maps)}.",
-            functools.partial(
-                answers.attention, looker.dataset.test.images[chosen], maps
-            ),
+            functools.partial(answers.attention, looker.test.images[chosen], maps),
         )
 
 
 def _tsne(looker: Looker, gallery: Gallery) -> None:
-    dataset = looker.dataset
+    test = looker.test
     try:
-        shown = features.choose(dataset.test.labels, _TSNE)
+        shown = features.choose(test.labels, _TSNE)
     except UserError:
         return  # too few test images
-    labels, panels = dataset.test.labels[shown], []
+    labels, panels = test.labels[shown], []
     for name, stage in list(looker.stages.items())[:_PANELS]:
         outputs = looker.outputs(name)
         if outputs.pooled is None:
@@ -128,7 +121,7 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
 
     gallery.add(
         "tsne",
-        f"t-SNE of pooled features ({gallery.figure_of('DGKD', '5', dataset.name)})",
+        f"t-SNE of pooled features ({gallery.figure_of('DGKD', '5', test.name)})",
         f"{len(shown):,} test images, coloured by class; crosses are errors.",
         "Pooled features of "
         + ", ".join(f"{p.title} with {int(p.wrong.sum())} errors" for p in panels)
@@ -139,9 +132,7 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
 
 def _reliability(looker: Looker, gallery: Gallery) -> None:
     found = {
-        name: calibration.reliability(
-            looker.outputs(name).logits, looker.dataset.test.labels
-        )
+        name: calibration.reliability(looker.outputs(name).logits, looker.test.labels)
         for name in list(looker.stages)[:_PANELS]
     }
     gallery.add(
@@ -157,7 +148,7 @@ def _reliability(looker: Looker, gallery: Gallery) -> None:
 
 
 def _confusion(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> None:
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     predicted = looker.outputs(stage.name).logits.argmax(1)
     wrong = int(np.sum(predicted != labels))
     gallery.add(
@@ -167,7 +158,7 @@ def _confusion(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
         f"Confusion matrix of {stage.name}: {wrong} of {len(labels)} test images are "
         "named wrongly.",
         functools.partial(
-            answers.confusion, stage.name, predicted, labels, _classes(looker)
+            answers.confusion, stage.name, predicted, labels, looker.test.classes
         ),
     )
 
@@ -176,7 +167,7 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
     teachers = [name for name in stage.teachers if name in looker.stages]
     if not teachers:
         return
-    teacher, dataset = teachers[0], looker.dataset
+    teacher, test = teachers[0], looker.test
     outputs = {
         teacher: looker.outputs(teacher).logits,
         stage.name: looker.outputs(stage.name).logits,
@@ -190,10 +181,10 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
 
     def plot(theme: Theme) -> Figure:
         return answers.differing(
-            dataset.test.images[most],
-            dataset.test.labels[most],
+            test.images[most],
+            test.labels[most],
             probabilities,
-            _classes(looker),
+            looker.test.classes,
         )
 
     gallery.add(

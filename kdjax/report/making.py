@@ -67,6 +67,12 @@ def _section(
             console.print(f"{run.name}  {notes[-1]}", markup=False)
         else:
             columns, overlaps = measured.columns(), list(measured.overlaps)
+            if not looker.test.whole:
+                notes.append(
+                    "Figures that need the test images, and agreement, KL and ECE, are "
+                    f"of {len(looker.test.labels):,} of the {looker.test.total:,} test "
+                    "images."
+                )
             if measures.store(run, measured):
                 console.print(
                     f"{run.path / 'results.json'}  agreement, kl and ece added",

@@ -31,12 +31,14 @@ class Measured:
         kl: likewise.
         ece: by network's label, of every replica.
         overlaps: of the errors of every stage and of all that taught it.
+        images: how many test images these are of; None means all.
     """
 
     agreement: Mapping[str, Mapping[str, list[float]]]
     kl: Mapping[str, Mapping[str, list[float]]]
     ece: Mapping[str, list[float]]
     overlaps: tuple[Overlap, ...]
+    images: int | None = None
 
     def columns(self) -> dict[str, dict[str, Any]]:
         """Returns the columns of the page's table of networks, see `page.section`."""
@@ -66,7 +68,7 @@ def _lines(
 
 def measure(run: Run, looker: Looker) -> Measured:
     """Measures all of a run's networks whose test images are at hand."""
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     agreement: dict[str, dict[str, list[float]]] = {}
     kl: dict[str, dict[str, list[float]]] = {}
     ece: dict[str, list[float]] = {}
@@ -91,7 +93,8 @@ def measure(run: Run, looker: Looker) -> Measured:
         guides = [guide for guide in run.ancestors(name) if guide in looker.stages]
         for guide in reversed(guides):  # the nearest first
             overlaps.append(_overlap(run, looker, name, guide))
-    return Measured(agreement, kl, ece, tuple(overlaps))
+    images = None if looker.test.whole else len(labels)
+    return Measured(agreement, kl, ece, tuple(overlaps), images)
 
 
 def _teachers(
@@ -120,7 +123,7 @@ def _overlap(run: Run, looker: Looker, taught: str, guide: str) -> Overlap:
             looker.outputs(name, replicas[name]).logits.argmax(1) for name in pair
         )
         predicted.append((small, large))
-    each, by_chance = by_seed(predicted, looker.dataset.test.labels)
+    each, by_chance = by_seed(predicted, looker.test.labels)
     return Overlap(
         taught, guide, pair[0], are_neighbours(run, taught, guide), each, by_chance
     )
@@ -167,11 +170,17 @@ def store(run: Run, measured: Measured) -> bool:
             _fingerprint(stage, i) for i in range(len(stage.seeds))
         ]:
             continue  # of another command's stage of that name
-        entry["ece"] = {**_summary(measured.ece[name]), "bins": calibration.BINS}
+        sample = {} if measured.images is None else {"images": measured.images}
+        entry["ece"] = {
+            **_summary(measured.ece[name]),
+            "bins": calibration.BINS,
+            **sample,
+        }
         for key, found in (("agreement", measured.agreement), ("kl", measured.kl)):
             if name in found:
                 entry[key] = {
-                    teacher: _summary(each) for teacher, each in found[name].items()
+                    teacher: {**_summary(each), **sample}
+                    for teacher, each in found[name].items()
                 }
     write_json(path, run.results)
     return True

@@ -220,6 +220,8 @@ class Gallery:
 
     def _sizes(self) -> None:
         stages = list(self._run.stages.values())
+        if all(stage.student.parameters is None for stage in stages):
+            return
         self.add(
             "sizes",
             f"Parameters against accuracy, {self._data}",

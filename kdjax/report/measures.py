@@ -115,7 +115,9 @@ def _teachers(
 def _overlap(run: Run, looker: Looker, taught: str, guide: str) -> Overlap:
     """Returns the overlap of two networks' errors."""
     # Of two equal networks the taught one counts as the smaller: sorting is stable.
-    pair = sorted((taught, guide), key=lambda name: run.stages[name].student.parameters)
+    pair = sorted(
+        (taught, guide), key=lambda name: run.stages[name].student.parameters or 0
+    )
     predicted = []
     for replica in range(len(run.stages[taught].seeds)):
         replicas = {taught: replica, guide: run.seed_of(guide, taught, replica)}

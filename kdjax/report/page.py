@@ -153,7 +153,7 @@ def row(
         "parameters": network.parameters,
         "cell": tables.accuracy(run, stage, network, out),
         "top5": 100 * float(np.median(network.top5)),
-        "loss": float(np.median(network.loss)),
+        "loss": float(np.median(network.loss)) if network.loss else None,
         "measures": [column.get(name) for column in measures.values()],
         "epochs": stage.epochs,
     }

@@ -16,14 +16,14 @@ class Network:
 
     Attributes:
         model: its name.
-        parameters: how many it has.
+        parameters: how many it has; None where that is not at hand.
         accuracy: on test images after the last epoch, by replica, from 0 to 1.
         top5: likewise.
-        loss: the test loss by replica.
+        loss: the test loss by replica; empty where it is not at hand.
     """
 
     model: str
-    parameters: int
+    parameters: int | None
     accuracy: tuple[float, ...]
     top5: tuple[float, ...]
     loss: tuple[float, ...]

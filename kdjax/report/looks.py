@@ -15,7 +15,7 @@ from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime.errors import UserError
 
 _IMAGES = 6
-_DIFFERING = 8
+_DIFFERING = 9
 _PANELS = 12
 _TSNE = 1000
 
@@ -63,10 +63,10 @@ def _attention(
         ]
         before = looker.outputs(alone[0].name) if alone else looker.at_start(stage.name)
         columns = {
-            "student alone" if alone else "student\nbefore training": before,
-            f"student,\n{stage.label}": looker.outputs(stage.name),
+            "student alone" if alone else "student before training": before,
+            f"student, {stage.label}": looker.outputs(stage.name),
             **{
-                role.replace("scratch", "scratch\nteacher"): looker.outputs(
+                role.replace("scratch", "scratch teacher"): looker.outputs(
                     stage.name, 0, role
                 )
                 for role in stage.networks
@@ -88,12 +88,12 @@ def _attention(
         gallery.add(
             "attention",
             f"Attention maps ({gallery.figure_of('CTKD', '3', looker.test.name)})",
-            "The last level's mean squared activations, each map scaled to its own "
-            "largest value, over the first test image of each class. Left of the "
-            "distilled student: the same network "
+            "Mean squared activations of the last level, each map scaled by its own "
+            f"largest value, over one test image of each of {len(chosen)} classes. "
+            "Left of the distilled student: the same network "
             + ("trained from labels alone." if alone else "before it was trained."),
             f"{len(chosen)} test images, a row each, with the attention maps of "
-            f"{', '.join(name.replace(chr(10), ' ') for name in maps)}.",
+            f"{', '.join(maps)}.",
             functools.partial(answers.attention, looker.test.images[chosen], maps),
         )
 
@@ -137,9 +137,10 @@ def _reliability(looker: Looker, gallery: Gallery) -> None:
     }
     gallery.add(
         "reliability",
-        "Reliability: is a network right as often as it says?",
-        f"Accuracy by confidence in {calibration.BINS} bins of equal width; on the "
-        "dashed line a network would be calibrated. ECE is the mean gap.",
+        "Reliability: is a network right as often as its confidence says?",
+        f"Accuracy by confidence in {calibration.BINS} bins of equal width; a "
+        "calibrated network would lie on the dashed line. ECE, the expected "
+        "calibration error, is the mean gap over the test images.",
         "Reliability diagrams; expected calibration errors: "
         + ", ".join(f"{name} {100 * bins.ece:.2f} %" for name, bins in found.items())
         + ".",
@@ -154,9 +155,10 @@ def _confusion(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
     gallery.add(
         f"confusion-{number}",
         f"What {stage.name} confuses",
-        f"{len(labels):,} test images, {wrong:,} of them wrong.",
+        f"Confusion matrix: {len(labels):,} test images, {wrong:,} of them classified "
+        "wrongly.",
         f"Confusion matrix of {stage.name}: {wrong} of {len(labels)} test images are "
-        "named wrongly.",
+        "classified wrongly.",
         functools.partial(
             answers.confusion, stage.name, predicted, labels, looker.test.classes
         ),
@@ -169,10 +171,10 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
         return
     teacher, test = teachers[0], looker.test
     outputs = {
-        teacher: looker.outputs(teacher).logits,
-        stage.name: looker.outputs(stage.name).logits,
+        "teacher": looker.outputs(teacher).logits,
+        "student": looker.outputs(stage.name).logits,
     }
-    gaps = fidelity.distances(outputs[stage.name], outputs[teacher])
+    gaps = fidelity.distances(outputs["student"], outputs["teacher"])
     most = np.argsort(-gaps, kind="stable")[:_DIFFERING]
     probabilities = {
         name: np.exp(fidelity.log_softmax(logits[most]))
@@ -190,8 +192,11 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
     gallery.add(
         f"differing-{number}",
         f"Where {stage.name} and {teacher} differ most",
-        "The test images of the largest Jensen-Shannon divergence between the two "
-        "networks' probabilities.",
-        f"{len(most)} test images with what {teacher} and {stage.name} name them.",
+        f"The {len(most)} test images with the largest Jensen-Shannon divergence "
+        f"between the probabilities of the teacher, {teacher}, and the student, "
+        f"{stage.name}. Above each image: its true class, and the class that each "
+        "network names, with its probability.",
+        f"{len(most)} test images with the classes that {teacher} and {stage.name} "
+        "name.",
         plot,
     )

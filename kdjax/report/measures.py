@@ -15,10 +15,11 @@ from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime.files import write_json
 
 NOTES = (
-    "Agreement: share of the test images (%) for which student and teacher name the "
-    "same class. KL: mean of KL(teacher || student) on test images, in nats, at "
-    f"temperature 1. ECE: expected calibration error (%) in {calibration.BINS} bins of "
-    "equal width (Guo et al., 2017). All are medians over the seeds.",
+    "Agreement: share of the test images (%) for which the student and the teacher "
+    "that the line names predict the same class. KL: mean of KL(teacher || student) "
+    "over the test images, in nats, at temperature 1, for the same teachers line by "
+    f"line. ECE: expected calibration error (%) in {calibration.BINS} bins of equal "
+    "width (Guo et al., 2017). All are medians over the seeds.",
 )
 
 
@@ -44,11 +45,11 @@ class Measured:
         """Returns the columns of the page's table of networks, see `page.section`."""
         return {
             "agreement": {
-                stage: _lines(teachers, "{:.2f}", 100)
+                stage: _lines(teachers, "{0} {1:.2f}", 100)
                 for stage, teachers in self.agreement.items()
             },
             "KL": {
-                stage: _lines(teachers, "{:.4f}", 1)
+                stage: _lines(teachers, "{1:.4f}", 1)
                 for stage, teachers in self.kl.items()
             },
             "ECE": {
@@ -62,7 +63,7 @@ def _lines(
     teachers: Mapping[str, list[float]], form: str, scale: float
 ) -> tuple[float, list[str]]:
     medians = {name: scale * float(np.median(each)) for name, each in teachers.items()}
-    lines = [f"{name} {form.format(value)}" for name, value in medians.items()]
+    lines = [form.format(name, value) for name, value in medians.items()]
     return next(iter(medians.values())), lines
 
 

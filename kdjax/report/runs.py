@@ -97,6 +97,11 @@ class Run:
         """Whether the trained networks can be at hand: it is a working folder."""
         return self.path.is_dir()
 
+    @property
+    def labels(self) -> list[str]:
+        """The ways of teaching, each once: by their places figures colour them."""
+        return list(dict.fromkeys(stage.label for stage in self.stages.values()))
+
     def ancestors(self, name: str) -> list[str]:
         """Returns all that taught a stage, itself or through others, in order."""
         found: set[str] = set()

@@ -193,8 +193,8 @@ def test_marks_that_differ_in_a_column_stay_in_its_cells(runs):
     )
     assert filled.smaller_throughout(0)[0] == "40 of 200 epochs"
     line = next(line for line in filled.lines if line.cells[0])
-    full = _with(line.cells[0][0], smaller=())
-    changed = _with(filled, lines=(*filled.lines, _with(line, cells=((full,),))))
+    other = _with(line.cells[0][0], smaller=("1 of 5 seeds",))
+    changed = _with(filled, lines=(*filled.lines, _with(line, cells=((other,),))))
     assert changed.smaller_throughout(0) == ()
 
 

@@ -1,11 +1,12 @@
 """The test images that a report looks at: of data in memory, and read from disk."""
 
 import numpy as np
+import own_images
 import pytest
 from pictures import BROKEN, SIZE, TEST, files
 
 from benchmarks import photos
-from configs import dgkd
+from configs import dgkd, own
 from kdjax.data.streaming.dataset import open_streamed
 from kdjax.report import test_set
 from kdjax.report.runs import Run
@@ -53,6 +54,20 @@ def test_many_images_are_a_sample_from_end_to_end(run, data_dir, monkeypatch):
     valid = [0, 2]  # the one in the middle is broken
     np.testing.assert_array_equal(found.images, images[valid])
     np.testing.assert_array_equal(found.labels, labels[valid])
+
+
+def test_images_of_ones_own_may_have_moved(tmp_path):
+    photos_ = own_images.write(tmp_path / "photos", own_images.splits(), size=(8, 8))
+    config = own.get_config(f"data={photos_},student=plain2,method=supervised,epochs=1")
+    run = Run("run", tmp_path, {}, {"config": config.to_dict()})
+    before = test_set.load(run)
+    moved = photos_.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="no such folder"):
+        test_set.load(run)
+    found = test_set.load(run, moved)
+    np.testing.assert_array_equal(found.images, before.images)
+    assert found.content == before.content
+    assert found.whole
 
 
 def test_no_readable_image_is_a_mistake(run, monkeypatch):

@@ -56,7 +56,8 @@ def load(run: Run, data_dir: Path | None = None) -> TestSet:
 
     Args:
         run: a working folder's.
-        data_dir: the folder of data sets; None means the experiment's.
+        data_dir: the folder of data sets, or of one's own images; None means where
+            the experiment found them.
 
     Raises:
         UserError: data that is not there, or of which no test image can be read.
@@ -64,6 +65,8 @@ def load(run: Run, data_dir: Path | None = None) -> TestSet:
     where: dict[str, Any] = {"dir": str(data_dir)} if data_dir else {}
     if "config" in run.results:
         config = run.results["config"]
+        if data_dir and config["data"].get("path"):
+            where = {"path": str(data_dir)}
         data = open_data(parse_config({**config, "data": {**config["data"], **where}}))
     else:
         first = next(iter(run.stages.values())).settings["data"]

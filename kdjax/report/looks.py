@@ -193,9 +193,9 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
         f"differing-{number}",
         f"Where {stage.name} and {teacher} differ most",
         f"The {len(most)} test images with the largest Jensen-Shannon divergence "
-        f"between the probabilities of the teacher, {teacher}, and the student, "
-        f"{stage.name}. Above each image: its true class, and the class that each "
-        "network names, with its probability.",
+        f"between the probabilities of the teacher ({teacher}) and the student "
+        f"({stage.name}). Above each image: its true class, and the class that each "
+        "network predicts, with its probability.",
         f"{len(most)} test images with the classes that {teacher} and {stage.name} "
         "name.",
         plot,

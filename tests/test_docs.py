@@ -206,8 +206,8 @@ def test_messages_to_look_up_are_the_code_s():
     messages = [
         message
         for row in PAGES["docs/troubleshooting.md"].splitlines()
-        if row.startswith("| `")
-        for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+        if row.startswith("- `")
+        for message in re.findall(r"`([^`]+)`", row)
         if " " in message
     ]
     assert len(messages) >= 20

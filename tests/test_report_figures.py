@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from kdjax.analysis import calibration, fidelity
@@ -102,6 +103,29 @@ def test_lines_are_told_apart(theme):
     for colour in theme.cycle:
         light, dark = sorted((luminance(colour), luminance(theme.paper)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 2, colour
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (78e3, 370e3, ["100k", "200k"]),
+        (0.03, 2.5, ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        (1e3, 1e6, ["1k", "10k", "100k", "1M"]),
+    ],
+)
+def test_logarithmic_axes_have_plain_numbers(low, high, expected):
+    figure = Figure()
+    axis = figure.subplots()
+    axis.set(xscale="log", xlim=(low, high))
+    style.plain_log(axis.xaxis)
+    figure.draw_without_rendering()
+    shown = [
+        tick.label1.get_text()
+        for tick in axis.xaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high
+    ]
+    assert shown == expected
+    assert not any(tick.label1.get_text() for tick in axis.xaxis.get_minor_ticks())
 
 
 def test_many_classes_are_shown_by_their_mistakes(tmp_path):

@@ -1,5 +1,6 @@
 """The report of networks that were trained, in a browser; comparing and watching."""
 
+import dataclasses
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import pytest
 from kdjax import main as training
 from kdjax.compare import __main__ as compare
 from kdjax.report import __main__ as command
-from kdjax.report import history, reading
+from kdjax.report import history, reading, test_set
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt
 from kdjax.watch import __main__ as watch
@@ -208,7 +209,7 @@ def test_without_the_images_the_rest_is_there(trained, tmp_path, monkeypatch):
     def missing(run, data_dir):
         raise UserError(f"'digits' not found in {data_dir}")
 
-    monkeypatch.setattr("kdjax.report.outputs._load", missing)
+    monkeypatch.setattr("kdjax.report.test_set.load", missing)
     workdir = shutil.copytree(trained, tmp_path / "run")
     out = tmp_path / "o"
     assert command.main([str(workdir), f"--out={out}", "--data-dir=nowhere"]) == 0
@@ -216,6 +217,26 @@ def test_without_the_images_the_rest_is_there(trained, tmp_path, monkeypatch):
     assert "is left out: 'digits' not found in nowhere" in text.replace("&#39;", "'")
     assert "CTKD Fig. 5(b)" in text
     assert read(workdir) == read(trained)
+
+
+def test_figures_of_a_sample_are_marked(trained, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+
+    def some(run, data_dir):
+        found = whole(run, data_dir)
+        return dataclasses.replace(
+            found, images=found.images[::2], labels=found.labels[::2]
+        )
+
+    whole = test_set.load
+    monkeypatch.setattr("kdjax.report.test_set.load", some)
+    monkeypatch.setattr("kdjax.report.looks.add", lambda *_: None)  # pictures
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert command.main([str(workdir), f"--out={tmp_path / 'o'}"]) == 0
+    text = " ".join((tmp_path / "o" / "index.html").read_text().split())
+    assert "are of 32 of the 64 test images" in text
+    stage = read(workdir)["stages"]["kd"]
+    assert stage["ece"]["images"] == stage["kl"]["teacher"]["images"] == 32
 
 
 def test_few_seeds_claim_nothing(trained, tmp_path):

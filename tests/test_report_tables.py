@@ -9,7 +9,15 @@ import pytest
 
 from configs import ctkd_tables, dgkd_tables
 from kdjax.report import __main__ as command
-from kdjax.report import history, lineage, papers, reading, statistics, tables
+from kdjax.report import (
+    history,
+    lineage,
+    method_table,
+    papers,
+    reading,
+    statistics,
+    tables,
+)
 from kdjax.watch import state
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +167,37 @@ def test_an_old_folder_is_read(tmp_path):
     assert watched["student"].replicas[0].done == 1
 
 
+def test_the_table_of_all_methods_is_read(runs):
+    """What `benchmarks.methods` keeps has no teachers, losses or sizes."""
+    run = runs["results/methods"]
+    rows = json.loads((RESULTS / "methods.json").read_text())["methods"]
+    assert sorted(run.stages) == sorted(row["method"] for row in rows)
+    for row in rows:
+        student = run.stages[row["method"]].student
+        assert list(student.accuracy) == row["test_accuracy"]
+        assert (student.parameters, student.loss) == (None, ())
+    assert run.stages["kd"].path == "resnet-20/resnet-8"
+    assert run.stages["ensemble"].path == "resnet-20+resnet-14/resnet-8"
+    assert run.stages["dgkd"].epochs == 6
+    columns = method_table.columns(run.results)
+    assert columns["epoch / KD's"]["kd"] == (1.0, ["1.00"])
+    assert columns["extra parameters"]["crd"] == (16640, ["16,640"])
+    assert method_table.columns(runs["h100/ctkd"].results) == {}
+
+
+def test_marks_that_differ_in_a_column_stay_in_its_cells(runs):
+    (filled,) = (
+        one
+        for one in tables.fill([runs["h100/ctkd"]], Path())
+        if one.table.name == "Table I"
+    )
+    assert filled.smaller_throughout(0)[0] == "40 of 200 epochs"
+    line = next(line for line in filled.lines if line.cells[0])
+    other = _with(line.cells[0][0], smaller=("1 of 5 seeds",))
+    changed = _with(filled, lines=(*filled.lines, _with(line, cells=((other,),))))
+    assert changed.smaller_throughout(0) == ()
+
+
 def error(capsys, *args):
     capsys.readouterr()
     assert command.main([str(arg) for arg in args]) == 2
@@ -188,7 +227,11 @@ def test_the_page_of_the_committed_results(tmp_path):
     assert command.main([str(RESULTS), f"--out={tmp_path}"]) == 0
     text = (tmp_path / "index.html").read_text()
     assert "Table IV" not in text
-    assert "smaller: 40 of 200 epochs" in text
+    # What holds for a whole column is said once, in its head.
+    ours = text[text.index("CTKD, Table I:") : text.index("CTKD, Table II:")]
+    assert ours.count("smaller: 40 of 200 epochs") == 1
+    assert ours.count('<span class="mark">smaller</span>') == 5
+    assert "extra parameters</th>" in text
     for source in re.findall(r'(?:src|srcset|href)="(pictures/[^"]+)"', text):
         assert (tmp_path / source).stat().st_size > 0
     anchors = set(re.findall(r'href="#([^"]+)"', text))

@@ -26,7 +26,7 @@ def show(one: Run, other: Run, pairs: Sequence[Pair]) -> None:
     for side in "AB":
         table.add_column(f"{side}: median", justify="right")
         table.add_column("each seed")
-    table.add_column("B less A", no_wrap=True)
+    table.add_column("B minus A (95 %)", no_wrap=True)
     for pair in pairs:
         table.add_row(
             pair.name, *_figures(pair.one), *_figures(pair.other), _difference(pair)

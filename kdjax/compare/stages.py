@@ -11,7 +11,7 @@ from kdjax.runtime.errors import UserError
 
 # What every replica has of its own, or what says only where and by whom it was written.
 _IGNORED = ("seed", "teachers", "kdjax", "packages", "classes", "data.dir")
-_ABSENT = "-"
+_ABSENT = "not recorded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Pair:
     other: Stage | None
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
-        """Returns the settings that differ, by dotted name; '-' where one lacks it."""
+        """Returns the settings that differ, by dotted name."""
         if self.one is None or self.other is None:
             return {}
         one, other = (_flat(stage.settings) for stage in (self.one, self.other))

@@ -41,7 +41,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir",
         type=Path,
-        help="folder of all data sets (default: the experiments')",
+        help="where the data sets, or your own images, are now (default: where the "
+        "experiments found them)",
     )
     return parser.parse_args(argv)
 

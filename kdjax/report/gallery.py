@@ -88,9 +88,14 @@ class Gallery:
             key = stage.dataset, lineage.plain(stage.student.model)
             groups.setdefault(key, []).append(stage)
         for number, ((dataset, model), members) in enumerate(groups.items(), start=1):
+            alike = len({stage.label for stage in members}) < len(members)
             lines = [
-                curves.Line(self._label(stage, members), read[stage.name])
-                for stage in members
+                curves.Line(
+                    self._label(stage, members),
+                    read[stage.name],
+                    look=place if alike else self._run.labels.index(stage.label),
+                )
+                for place, stage in enumerate(members)
             ]
             if len(members) > 1:
                 paper = "7" if dataset == "cifar100" else "5(b)"
@@ -127,8 +132,8 @@ class Gallery:
         for stage in (s for s in beside if s.kind == "ctkd"):
             alone = [s for s in members if s.kind == "supervised"][:1]
             lines = [
-                curves.Line("scratch teacher", read[stage.name], "scratch"),
                 curves.Line(f"student, {stage.label}", read[stage.name]),
+                curves.Line("scratch teacher", read[stage.name], "scratch"),
                 *(curves.Line("student alone (baseline)", read[s.name]) for s in alone),
             ]
             self.add(
@@ -176,11 +181,11 @@ class Gallery:
             )
             self.add(
                 "overlap",
-                "Errors that neighbours share "
+                "Errors that teacher and student share "
                 f"({self.figure_of('DGKD', '4', dataset)})",
                 "Of the smaller network's errors, the share that the larger one makes "
-                "too. Bars are medians over the seeds, dots seeds; a black or white "
-                "stroke is the overlap of independent errors.",
+                "too. Bars are medians over the seeds, dots are seeds; an upright line "
+                "is the share that independent errors would have.",
                 f"Error overlap of neighbouring networks: {shares}.",
                 functools.partial(chains.overlaps, self._run, near),
             )
@@ -200,7 +205,7 @@ class Gallery:
                 f"({self.figure_of('DGKD', '6', ends[0].dataset)})",
                 "Symbols are medians over the seeds, dots seeds.",
                 self._alt_accuracy("Accuracy at the end of each path", ways),
-                functools.partial(chains.paths, ways),
+                functools.partial(chains.paths, self._run, ways),
             )
         for number, path in enumerate(dict.fromkeys(s.path for s in ends), start=1):
             same = [
@@ -220,6 +225,8 @@ class Gallery:
 
     def _sizes(self) -> None:
         stages = list(self._run.stages.values())
+        if all(stage.student.parameters is None for stage in stages):
+            return
         self.add(
             "sizes",
             f"Parameters against accuracy, {self._data}",

@@ -15,7 +15,7 @@ from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime.errors import UserError
 
 _IMAGES = 6
-_DIFFERING = 8
+_DIFFERING = 9
 _PANELS = 12
 _TSNE = 1000
 
@@ -45,16 +45,11 @@ def _students(run: Run, looker: Looker) -> list[Stage]:
     return [s for s in last if s.teachers or len(s.networks) > 1] or last
 
 
-def _classes(looker: Looker) -> tuple[str, ...]:
-    dataset = looker.dataset
-    return dataset.classes or tuple(map(str, range(dataset.num_classes)))
-
-
 def _attention(
     run: Run, looker: Looker, gallery: Gallery, students: list[Stage]
 ) -> None:
     """Adds CTKD's Figure 3: where student and teachers look."""
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     chosen = np.array(
         [np.flatnonzero(labels == label)[0] for label in np.unique(labels)[:_IMAGES]]
     )
@@ -68,10 +63,10 @@ def _attention(
         ]
         before = looker.outputs(alone[0].name) if alone else looker.at_start(stage.name)
         columns = {
-            "student alone" if alone else "student\nbefore training": before,
-            f"student,\n{stage.label}": looker.outputs(stage.name),
+            "student alone" if alone else "student before training": before,
+            f"student, {stage.label}": looker.outputs(stage.name),
             **{
-                role.replace("scratch", "scratch\nteacher"): looker.outputs(
+                role.replace("scratch", "scratch teacher"): looker.outputs(
                     stage.name, 0, role
                 )
                 for role in stage.networks
@@ -92,26 +87,24 @@ def _attention(
             return
         gallery.add(
             "attention",
-            f"Attention maps ({gallery.figure_of('CTKD', '3', looker.dataset.name)})",
-            "The last level's mean squared activations, each map scaled to its own "
-            "largest value, over the first test image of each class. Left of the "
-            "distilled student: the same network "
+            f"Attention maps ({gallery.figure_of('CTKD', '3', looker.test.name)})",
+            "Mean squared activations of the last level, each map scaled by its own "
+            f"largest value, over one test image of each of {len(chosen)} classes. "
+            "Left of the distilled student: the same network "
             + ("trained from labels alone." if alone else "before it was trained."),
             f"{len(chosen)} test images, a row each, with the attention maps of "
-            f"{', '.join(name.replace(chr(10), ' ') for name in maps)}.",
-            functools.partial(
-                answers.attention, looker.dataset.test.images[chosen], maps
-            ),
+            f"{', '.join(maps)}.",
+            functools.partial(answers.attention, looker.test.images[chosen], maps),
         )
 
 
 def _tsne(looker: Looker, gallery: Gallery) -> None:
-    dataset = looker.dataset
+    test = looker.test
     try:
-        shown = features.choose(dataset.test.labels, _TSNE)
+        shown = features.choose(test.labels, _TSNE)
     except UserError:
         return  # too few test images
-    labels, panels = dataset.test.labels[shown], []
+    labels, panels = test.labels[shown], []
     for name, stage in list(looker.stages.items())[:_PANELS]:
         outputs = looker.outputs(name)
         if outputs.pooled is None:
@@ -128,7 +121,7 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
 
     gallery.add(
         "tsne",
-        f"t-SNE of pooled features ({gallery.figure_of('DGKD', '5', dataset.name)})",
+        f"t-SNE of pooled features ({gallery.figure_of('DGKD', '5', test.name)})",
         f"{len(shown):,} test images, coloured by class; crosses are errors.",
         "Pooled features of "
         + ", ".join(f"{p.title} with {int(p.wrong.sum())} errors" for p in panels)
@@ -139,16 +132,15 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
 
 def _reliability(looker: Looker, gallery: Gallery) -> None:
     found = {
-        name: calibration.reliability(
-            looker.outputs(name).logits, looker.dataset.test.labels
-        )
+        name: calibration.reliability(looker.outputs(name).logits, looker.test.labels)
         for name in list(looker.stages)[:_PANELS]
     }
     gallery.add(
         "reliability",
-        "Reliability: is a network right as often as it says?",
-        f"Accuracy by confidence in {calibration.BINS} bins of equal width; on the "
-        "dashed line a network would be calibrated. ECE is the mean gap.",
+        "Reliability: is a network right as often as its confidence says?",
+        f"Accuracy by confidence in {calibration.BINS} bins of equal width; a "
+        "calibrated network would lie on the dashed line. ECE, the expected "
+        "calibration error, is the mean gap over the test images.",
         "Reliability diagrams; expected calibration errors: "
         + ", ".join(f"{name} {100 * bins.ece:.2f} %" for name, bins in found.items())
         + ".",
@@ -157,17 +149,18 @@ def _reliability(looker: Looker, gallery: Gallery) -> None:
 
 
 def _confusion(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> None:
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     predicted = looker.outputs(stage.name).logits.argmax(1)
     wrong = int(np.sum(predicted != labels))
     gallery.add(
         f"confusion-{number}",
         f"What {stage.name} confuses",
-        f"{len(labels):,} test images, {wrong:,} of them wrong.",
+        f"Confusion matrix: {len(labels):,} test images, {wrong:,} of them classified "
+        "wrongly.",
         f"Confusion matrix of {stage.name}: {wrong} of {len(labels)} test images are "
-        "named wrongly.",
+        "classified wrongly.",
         functools.partial(
-            answers.confusion, stage.name, predicted, labels, _classes(looker)
+            answers.confusion, stage.name, predicted, labels, looker.test.classes
         ),
     )
 
@@ -176,12 +169,12 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
     teachers = [name for name in stage.teachers if name in looker.stages]
     if not teachers:
         return
-    teacher, dataset = teachers[0], looker.dataset
+    teacher, test = teachers[0], looker.test
     outputs = {
-        teacher: looker.outputs(teacher).logits,
-        stage.name: looker.outputs(stage.name).logits,
+        "teacher": looker.outputs(teacher).logits,
+        "student": looker.outputs(stage.name).logits,
     }
-    gaps = fidelity.distances(outputs[stage.name], outputs[teacher])
+    gaps = fidelity.distances(outputs["student"], outputs["teacher"])
     most = np.argsort(-gaps, kind="stable")[:_DIFFERING]
     probabilities = {
         name: np.exp(fidelity.log_softmax(logits[most]))
@@ -190,17 +183,20 @@ def _differing(looker: Looker, gallery: Gallery, stage: Stage, number: int) -> N
 
     def plot(theme: Theme) -> Figure:
         return answers.differing(
-            dataset.test.images[most],
-            dataset.test.labels[most],
+            test.images[most],
+            test.labels[most],
             probabilities,
-            _classes(looker),
+            looker.test.classes,
         )
 
     gallery.add(
         f"differing-{number}",
         f"Where {stage.name} and {teacher} differ most",
-        "The test images of the largest Jensen-Shannon divergence between the two "
-        "networks' probabilities.",
-        f"{len(most)} test images with what {teacher} and {stage.name} name them.",
+        f"The {len(most)} test images with the largest Jensen-Shannon divergence "
+        f"between the probabilities of the teacher ({teacher}) and the student "
+        f"({stage.name}). Above each image: its true class, and the class that each "
+        "network predicts, with its probability.",
+        f"{len(most)} test images with the classes that {teacher} and {stage.name} "
+        "name.",
         plot,
     )

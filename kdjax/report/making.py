@@ -48,12 +48,13 @@ def _section(
 ) -> dict[str, Any]:
     """Returns what the page shows of a run, after drawing its pictures."""
     # Imported late: JAX and matplotlib take seconds.
-    from kdjax.report import looks, measures
+    from kdjax.report import looks, measures, method_table
     from kdjax.report.gallery import Gallery
     from kdjax.report.outputs import Looker
 
     gallery, notes = Gallery(run, out, prefix), []
-    looker, columns = None, {}
+    looker, columns = None, method_table.columns(run.results)
+    column_notes = method_table.NOTES if columns else ()
     overlaps = measures.stored_overlaps(run)
     if networks and run.has_networks:
         try:
@@ -67,6 +68,13 @@ def _section(
             console.print(f"{run.name}  {notes[-1]}", markup=False)
         else:
             columns, overlaps = measured.columns(), list(measured.overlaps)
+            column_notes = measures.NOTES
+            if not looker.test.whole:
+                notes.append(
+                    "Figures that need the test images, and agreement, KL and ECE, are "
+                    f"of {len(looker.test.labels):,} of the {looker.test.total:,} test "
+                    "images."
+                )
             if measures.store(run, measured):
                 console.print(
                     f"{run.path / 'results.json'}  agreement, kl and ece added",
@@ -82,5 +90,5 @@ def _section(
         gallery.pictures,
         notes,
         columns,
-        measures.NOTES if columns else (),
+        column_notes,
     )

@@ -15,10 +15,11 @@ from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime.files import write_json
 
 NOTES = (
-    "Agreement: share of the test images (%) for which student and teacher name the "
-    "same class. KL: mean of KL(teacher || student) on test images, in nats, at "
-    f"temperature 1. ECE: expected calibration error (%) in {calibration.BINS} bins of "
-    "equal width (Guo et al., 2017). All are medians over the seeds.",
+    "Agreement: share of the test images (%) for which the student and the teacher "
+    "that the line names predict the same class. KL: mean of KL(teacher || student) "
+    "over the test images, in nats, at temperature 1, for the same teachers line by "
+    f"line. ECE: expected calibration error (%) in {calibration.BINS} bins of equal "
+    "width (Guo et al., 2017). All are medians over the seeds.",
 )
 
 
@@ -31,22 +32,24 @@ class Measured:
         kl: likewise.
         ece: by network's label, of every replica.
         overlaps: of the errors of every stage and of all that taught it.
+        images: how many test images these are of; None means all.
     """
 
     agreement: Mapping[str, Mapping[str, list[float]]]
     kl: Mapping[str, Mapping[str, list[float]]]
     ece: Mapping[str, list[float]]
     overlaps: tuple[Overlap, ...]
+    images: int | None = None
 
     def columns(self) -> dict[str, dict[str, Any]]:
         """Returns the columns of the page's table of networks, see `page.section`."""
         return {
             "agreement": {
-                stage: _lines(teachers, "{:.2f}", 100)
+                stage: _lines(teachers, "{0} {1:.2f}", 100)
                 for stage, teachers in self.agreement.items()
             },
             "KL": {
-                stage: _lines(teachers, "{:.4f}", 1)
+                stage: _lines(teachers, "{1:.4f}", 1)
                 for stage, teachers in self.kl.items()
             },
             "ECE": {
@@ -60,13 +63,13 @@ def _lines(
     teachers: Mapping[str, list[float]], form: str, scale: float
 ) -> tuple[float, list[str]]:
     medians = {name: scale * float(np.median(each)) for name, each in teachers.items()}
-    lines = [f"{name} {form.format(value)}" for name, value in medians.items()]
+    lines = [form.format(name, value) for name, value in medians.items()]
     return next(iter(medians.values())), lines
 
 
 def measure(run: Run, looker: Looker) -> Measured:
     """Measures all of a run's networks whose test images are at hand."""
-    labels = looker.dataset.test.labels
+    labels = looker.test.labels
     agreement: dict[str, dict[str, list[float]]] = {}
     kl: dict[str, dict[str, list[float]]] = {}
     ece: dict[str, list[float]] = {}
@@ -91,7 +94,8 @@ def measure(run: Run, looker: Looker) -> Measured:
         guides = [guide for guide in run.ancestors(name) if guide in looker.stages]
         for guide in reversed(guides):  # the nearest first
             overlaps.append(_overlap(run, looker, name, guide))
-    return Measured(agreement, kl, ece, tuple(overlaps))
+    images = None if looker.test.whole else len(labels)
+    return Measured(agreement, kl, ece, tuple(overlaps), images)
 
 
 def _teachers(
@@ -112,7 +116,9 @@ def _teachers(
 def _overlap(run: Run, looker: Looker, taught: str, guide: str) -> Overlap:
     """Returns the overlap of two networks' errors."""
     # Of two equal networks the taught one counts as the smaller: sorting is stable.
-    pair = sorted((taught, guide), key=lambda name: run.stages[name].student.parameters)
+    pair = sorted(
+        (taught, guide), key=lambda name: run.stages[name].student.parameters or 0
+    )
     predicted = []
     for replica in range(len(run.stages[taught].seeds)):
         replicas = {taught: replica, guide: run.seed_of(guide, taught, replica)}
@@ -120,7 +126,7 @@ def _overlap(run: Run, looker: Looker, taught: str, guide: str) -> Overlap:
             looker.outputs(name, replicas[name]).logits.argmax(1) for name in pair
         )
         predicted.append((small, large))
-    each, by_chance = by_seed(predicted, looker.dataset.test.labels)
+    each, by_chance = by_seed(predicted, looker.test.labels)
     return Overlap(
         taught, guide, pair[0], are_neighbours(run, taught, guide), each, by_chance
     )
@@ -167,11 +173,17 @@ def store(run: Run, measured: Measured) -> bool:
             _fingerprint(stage, i) for i in range(len(stage.seeds))
         ]:
             continue  # of another command's stage of that name
-        entry["ece"] = {**_summary(measured.ece[name]), "bins": calibration.BINS}
+        sample = {} if measured.images is None else {"images": measured.images}
+        entry["ece"] = {
+            **_summary(measured.ece[name]),
+            "bins": calibration.BINS,
+            **sample,
+        }
         for key, found in (("agreement", measured.agreement), ("kl", measured.kl)):
             if name in found:
                 entry[key] = {
-                    teacher: _summary(each) for teacher, each in found[name].items()
+                    teacher: {**_summary(each), **sample}
+                    for teacher, each in found[name].items()
                 }
     write_json(path, run.results)
     return True

@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import models
-from kdjax.data import sources
-from kdjax.data.sources import Dataset
 from kdjax.data.stream import normalise
-from kdjax.experiment.build import open_data
-from kdjax.experiment.config import PRECISIONS, parse_config
+from kdjax.experiment.config import PRECISIONS
 from kdjax.models import Variables
+from kdjax.report import test_set
 from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError
@@ -45,8 +43,8 @@ class Looker:
     """Looks into the networks of one run, at each of them once.
 
     Attributes:
-        dataset: the run's, in memory.
-        stages: those that were trained on it.
+        test: the images that the networks are looked at with.
+        stages: those that were trained on their data set.
     """
 
     def __init__(self, run: Run, data_dir: Path | None = None):
@@ -57,18 +55,17 @@ class Looker:
             data_dir: the folder of data sets; None means the experiment's.
 
         Raises:
-            UserError: data that is not there or does not fit into memory, or networks
-                of other data.
+            UserError: data that is not there, or networks of other data.
         """
-        self.dataset = _load(run, data_dir)
+        self.test = test_set.load(run, data_dir)
         self.stages = {
             name: stage
             for name, stage in run.stages.items()
-            if stage.settings["data"]["content"] == self.dataset.content
+            if stage.settings["data"]["content"] == self.test.content
         }
         if not self.stages:
             raise UserError(
-                f"the test images of {self.dataset.name} are not those of the run"
+                f"the test images of {self.test.name} are not those of the run"
             )
         self._known: dict[tuple[str, int, str], Outputs] = {}
 
@@ -98,8 +95,8 @@ class Looker:
         start = models.init(
             jax.random.key(stage.seeds[0]),
             stage.student.model,
-            self.dataset.num_classes,
-            self.dataset.image_shape,
+            self.test.num_classes,
+            self.test.image_shape,
             stage.settings.get("copy", 0),
             _dtype(stage),
         )
@@ -111,8 +108,8 @@ class Looker:
         return load_network(
             stage.folders[replica],
             stage.networks[role].model,
-            self.dataset.num_classes,
-            self.dataset.image_shape,
+            self.test.num_classes,
+            self.test.image_shape,
             _dtype(stage),
             role,
         )
@@ -120,12 +117,12 @@ class Looker:
     def _apply(self, stage: Stage, role: str, variables: Variables) -> Outputs:
         forward = _forward(
             stage.networks[role].model,
-            self.dataset.num_classes,
+            self.test.num_classes,
             tuple(stage.settings["data"]["mean"]),
             tuple(stage.settings["data"]["std"]),
             stage.settings["precision"],
         )
-        images, parts = self.dataset.test.images, []
+        images, parts = self.test.images, []
         for start in range(0, len(images), _BATCH):
             some = images[start : start + _BATCH]
             # The last batch is filled up, so that one compiled program serves all.
@@ -138,20 +135,6 @@ class Looker:
 
 def _dtype(stage: Stage) -> jnp.dtype:
     return PRECISIONS[stage.settings["precision"]].dtype
-
-
-def _load(run: Run, data_dir: Path | None) -> Dataset:
-    where: dict[str, Any] = {"dir": str(data_dir)} if data_dir else {}
-    if "config" in run.results:
-        config = run.results["config"]
-        data = open_data(parse_config({**config, "data": {**config["data"], **where}}))
-    else:
-        first = next(iter(run.stages.values())).settings["data"]
-        sizes = {key: first[key] for key in ("train_size", "test_size")}
-        data = sources.load(first["name"], **where, **sizes)
-    if not isinstance(data, Dataset):
-        raise UserError(f"the images of {data.name} do not fit into memory")
-    return data
 
 
 @functools.cache

@@ -61,6 +61,7 @@ def write(
                 "lines": one.lines,
                 "has_params": any(line.row.params for line in one.lines),
                 "columns": len({line.row.column for line in one.lines}),
+                "smaller": [one.smaller_throughout(i) for i in range(len(one.runs))],
             }
             for one in filled
         ],
@@ -148,12 +149,12 @@ def row(
     network, name = stage.networks[role], label(stage, role)
     return {
         "name": name,
-        "label": stage.label if role == STUDENT else "(trained beside it)",
+        "label": stage.label if role == STUDENT else f"(trained beside {stage.name})",
         "model": lineage.plain(models.inner(network.model)),
         "parameters": network.parameters,
         "cell": tables.accuracy(run, stage, network, out),
         "top5": 100 * float(np.median(network.top5)),
-        "loss": float(np.median(network.loss)),
+        "loss": float(np.median(network.loss)) if network.loss else None,
         "measures": [column.get(name) for column in measures.values()],
         "epochs": stage.epochs,
     }

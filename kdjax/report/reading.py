@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdjax.data.sources import SOURCES
-from kdjax.report import lineage
+from kdjax.report import lineage, method_table
 from kdjax.report.runs import STUDENT, Network, Run, Stage
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import read_checked_json
@@ -68,6 +68,8 @@ def _read(path: Path, name: str) -> Run | None:
         found = _json(file) if file.exists() else {}
         return Run(name, path, _of_folders(path / "stages", found), found)
     results = _json(path)
+    if method_table.is_one(results):
+        results = method_table.as_results(results)
     stages, config = results.get("stages"), results.get("config")
     if not isinstance(stages, dict) or not isinstance(config, dict):
         return None
@@ -195,8 +197,8 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Stage]:
     source = SOURCES.get(data["name"])
     stages: dict[str, Stage] = {}
     for name, stage in results["stages"].items():
-        if stage["test_accuracy"]["median"] is None:
-            continue
+        if None in stage["test_accuracy"]["final"]:
+            continue  # predictions alone were given: there is no network
         settings = config["stages"].get(name, {})
         nets = {STUDENT: stage, **stage.get("others", {})}
         recipe = {**config["recipe"], **settings.get("recipe", {})}
@@ -224,7 +226,8 @@ def _of_results(results: Mapping[str, Any]) -> dict[str, Stage]:
             test_images=data["test_size"] or (source.test_size if source else 0),
             settings={**settings, "recipe": recipe, "data": data},
         )
-    return stages
+    # Those without accuracies are known as teachers only.
+    return {name: stage for name, stage in stages.items() if stage.student.accuracy}
 
 
 def _stage(

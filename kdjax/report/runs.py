@@ -16,14 +16,14 @@ class Network:
 
     Attributes:
         model: its name.
-        parameters: how many it has.
+        parameters: how many it has; None where that is not at hand.
         accuracy: on test images after the last epoch, by replica, from 0 to 1.
         top5: likewise.
-        loss: the test loss by replica.
+        loss: the test loss by replica; empty where it is not at hand.
     """
 
     model: str
-    parameters: int
+    parameters: int | None
     accuracy: tuple[float, ...]
     top5: tuple[float, ...]
     loss: tuple[float, ...]
@@ -96,6 +96,11 @@ class Run:
     def has_networks(self) -> bool:
         """Whether the trained networks can be at hand: it is a working folder."""
         return self.path.is_dir()
+
+    @property
+    def labels(self) -> list[str]:
+        """The ways of teaching, each once: by their places figures colour them."""
+        return list(dict.fromkeys(stage.label for stage in self.stages.values()))
 
     def ancestors(self, name: str) -> list[str]:
         """Returns all that taught a stage, itself or through others, in order."""

@@ -155,12 +155,13 @@ def what_seeds_tell(count: int) -> str:
     least = 2 / 2**count
     factor = _least_factor(count)
     return (
-        f"With {count} seeds the t-test has {count - 1} degrees of freedom: at 95 % it "
-        f"sees a mean difference only if it is {factor:.1f} times the differences' own "
-        "standard deviation or more, and it takes the differences as normally "
-        f"distributed. Without that, no test of {count} pairs gives a p below "
-        f"{least:.2g} (all signs alike). Test images are the same for all seeds, so "
-        "their choice is not part of the spread."
+        f"With {count} seeds the t-test has {count - 1} degrees of freedom: at the "
+        "95 % level it finds a mean difference only if that is at least "
+        f"{factor:.1f} times the standard deviation of the differences, and it assumes "
+        "that the differences are normally distributed. Without this assumption no "
+        f"test of {count} pairs can give a p below {least:.2g} (all differences of one "
+        "sign). All seeds share the test images, so the spread does not include their "
+        "choice."
     )
 
 

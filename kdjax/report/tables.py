@@ -47,6 +47,14 @@ class Filled:
     runs: tuple[Run, ...]
     lines: tuple[Line, ...]
 
+    def smaller_throughout(self, column: int) -> tuple[str, ...]:
+        """Returns where all figures of a run's column were smaller than the paper's.
+
+        Empty where they differ in that: then every figure says it for itself.
+        """
+        marks = {cell.smaller for line in self.lines for cell in line.cells[column]}
+        return marks.pop() if len(marks) == 1 else ()
+
     @property
     def smaller(self) -> bool:
         """Whether some run was smaller than the paper's."""

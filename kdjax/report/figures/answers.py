@@ -1,6 +1,7 @@
 """What networks answer: how sure they are, what they confuse, where two differ."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ def reliability(found: Mapping[str, Reliability], theme: Theme) -> Figure:
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
     figure = Figure(
-        figsize=(max(5.0, 2.3 * columns), 2.6 * rows + 0.4), layout="constrained"
+        figsize=(max(4.4, 2.1 * columns), 2.3 * rows + 0.4), layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     colour = theme.cycle[0]
@@ -44,6 +45,8 @@ def reliability(found: Mapping[str, Reliability], theme: Theme) -> Figure:
         axis.plot([0, 1], [0, 1], "--", color=theme.ink, lw=1)
         axis.set_title(f"{label}\nECE {100 * bins.ece:.2f} %", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, 1), box_aspect=1)
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axis.tick_params(labelsize=9)
     for axis in list(axes.flat)[len(found) :]:
         axis.set_axis_off()
     figure.supxlabel("confidence", fontsize=10)
@@ -128,9 +131,9 @@ def differing(
         answers: by the network's label, [N, classes] probabilities.
         classes: names by label.
     """
-    columns = 4
+    columns = 3  # so that the words are readable on a phone
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(7.2, 2.45 * rows), layout="constrained")
+    figure = Figure(figsize=(4.8, 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -158,7 +161,7 @@ def attention(
     """
     columns = 1 + len(maps)
     figure = Figure(
-        figsize=(max(4.5, 1.45 * columns), 1.5 * len(images) + 0.5),
+        figsize=(max(4.5, 1.05 * columns), 1.05 * len(images) + 0.6),
         layout="constrained",
     )
     axes = figure.subplots(len(images), columns, squeeze=False)
@@ -178,7 +181,8 @@ def attention(
                 interpolation="bilinear",
             )
     for axis, label in zip(axes[0], ("image", *maps), strict=True):
-        axis.set_title(label, fontsize=9, color=theme.ink)
+        wrapped = "\n".join(textwrap.wrap(label, 13))
+        axis.set_title(wrapped, fontsize=8, color=theme.ink)
     return figure
 
 

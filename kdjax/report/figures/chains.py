@@ -18,7 +18,7 @@ def overlaps(run: Run, pairs: Sequence[Overlap], theme: Theme) -> Figure:
         models = (run.stages[name].student.model for name in (pair.guide, pair.taught))
         groups.setdefault(" ∩ ".join(map(lineage.plain, models)), []).append(pair)
     kinds = dict.fromkeys(run.stages[pair.taught].label for pair in pairs)
-    looks = dict(zip(kinds, theme.lines(), strict=False))
+    looks = {kind: theme.line(run.labels.index(kind)) for kind in kinds}
     hatches = dict(zip(kinds, ("", "//", "..", "xx", "\\\\", "++") * 9, strict=False))
     height, places = 0.0, {}
     for name, members in groups.items():
@@ -67,7 +67,7 @@ def overlaps(run: Run, pairs: Sequence[Overlap], theme: Theme) -> Figure:
     return figure
 
 
-def paths(stages: Sequence[Stage], theme: Theme) -> Figure:
+def paths(run: Run, stages: Sequence[Stage], theme: Theme) -> Figure:
     """Draws the student's accuracy at the end of every path, by way of teaching."""
     names = sorted(
         {stage.path for stage in stages}, key=lambda path: (path.count("/"), path)
@@ -75,7 +75,9 @@ def paths(stages: Sequence[Stage], theme: Theme) -> Figure:
     kinds = dict.fromkeys(stage.kind for stage in stages)
     figure = Figure(figsize=(6.4, 1.9 + 0.5 * len(names)), layout="constrained")
     axes = figure.subplots()
-    for (i, kind), look in zip(enumerate(kinds), theme.lines(), strict=False):
+    for i, kind in enumerate(kinds):
+        place = run.labels.index(lineage.label(kind))
+        look = theme.line(place)
         shift = 0.14 * (i - (len(kinds) - 1) / 2)
         for number, stage in enumerate(s for s in stages if s.kind == kind):
             y = names.index(stage.path) + shift
@@ -85,7 +87,7 @@ def paths(stages: Sequence[Stage], theme: Theme) -> Figure:
                 float(np.median(values)),
                 y,
                 linestyle="",
-                marker=MARKERS[i % len(MARKERS)],
+                marker=MARKERS[place % len(MARKERS)],
                 color=look["color"],
                 markeredgecolor=theme.paper,
                 ms=9,

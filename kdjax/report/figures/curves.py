@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdjax.report import history
-from kdjax.report.figures.style import Theme, legend_below
+from kdjax.report.figures.style import Theme, legend_below, plain_log
 from kdjax.report.runs import STUDENT, Stage
 
 
@@ -56,21 +56,25 @@ class Line:
         label: in the legend.
         curves: of its stage.
         role: which of the stage's networks.
+        look: the number of its colour and dashes, see `Theme.line`.
     """
 
     label: str
     curves: Curves
     role: str = STUDENT
+    look: int = 0
 
 
 def side_by_side(lines: Sequence[Line], theme: Theme) -> Figure:
     """Draws training loss and test accuracy of several networks."""
     figure = Figure(figsize=(7.4, 3.9), layout="constrained")
     axes = figure.subplots(1, 2)
-    for line, look in zip(lines, theme.lines(), strict=False):
+    for line in lines:
+        look = theme.line(line.look)
         _draw(axes[0], line, "train/ce", 1, look)
         _draw(axes[1], line, "test/accuracy", 100, look)
     axes[0].set(xlabel="epoch", ylabel="training loss (cross-entropy)", yscale="log")
+    plain_log(axes[0].yaxis)
     axes[1].set(xlabel="epoch", ylabel="test accuracy (%)")
     _finish(figure, list(axes))
     return figure

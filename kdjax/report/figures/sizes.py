@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from kdjax.report.figures.style import MARKERS, Theme
+from kdjax.report.figures.style import MARKERS, Theme, plain_log
 from kdjax.report.figures.style import legend_below as _legend
 from kdjax.report.runs import Run
 
@@ -15,16 +15,18 @@ def sizes(run: Run, theme: Theme) -> Figure:
     """
     figure = Figure(figsize=(6.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    kinds = dict.fromkeys(stage.label for stage in run.stages.values())
-    for (number, label), look in zip(enumerate(kinds), theme.lines(), strict=False):
-        stages = [stage for stage in run.stages.values() if stage.label == label]
-        for stage in stages:
-            values = [100 * value for value in stage.student.accuracy]
-            size = [stage.student.parameters] * len(values)
-            axes.plot(size, values, ".", color=look["color"], alpha=0.6, ms=5)
+    for number, label in enumerate(run.labels):
+        look = theme.line(number)
+        students = [s.student for s in run.stages.values() if s.label == label]
+        sizes = [student.parameters or np.nan for student in students]
+        for size, student in zip(sizes, students, strict=True):
+            values = [100 * value for value in student.accuracy]
+            axes.plot(
+                [size] * len(values), values, ".", color=look["color"], alpha=0.6, ms=5
+            )
         axes.plot(
-            [stage.student.parameters for stage in stages],
-            [100 * float(np.median(stage.student.accuracy)) for stage in stages],
+            sizes,
+            [100 * float(np.median(student.accuracy)) for student in students],
             linestyle="",
             marker=MARKERS[number % len(MARKERS)],
             color=look["color"],
@@ -33,6 +35,7 @@ def sizes(run: Run, theme: Theme) -> Figure:
             label=label,
         )
     axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
+    plain_log(axes.xaxis)
     axes.grid()
     _legend(figure, *axes.get_legend_handles_labels())
     return figure

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 _LIGHT = {
     "ink": "#1c1e21",
@@ -40,15 +42,17 @@ class Theme:
     cycle: tuple[str, ...]
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yields colour and dashes of one line after the other, all different.
+        """Returns colour and dashes of one line after the other, all different.
 
         Neighbours differ in both, so that lines are told apart without colours.
         """
+        return map(self.line, itertools.count())
+
+    def line(self, number: int) -> dict[str, Any]:
+        """Returns colour and dashes of one of the lines that `lines` yields."""
         count = len(self.cycle)
-        for number in itertools.count():
-            dash = (number + number // count) % len(_DASHES)
-            colour = self.cycle[number % count]
-            yield {"color": colour, "linestyle": _DASHES[dash]}
+        dash = (number + number // count) % len(_DASHES)
+        return {"color": self.cycle[number % count], "linestyle": _DASHES[dash]}
 
 
 LIGHT, DARK = Theme(**_LIGHT), Theme(**_DARK)  # type: ignore[arg-type]
@@ -136,6 +140,20 @@ def _settings(theme: Theme) -> Any:
         "legend.fontsize": 10.5,
         "lines.linewidth": 1.8,
     }
+
+
+def plain_log(axis: Axis) -> None:
+    """Labels a logarithmic axis with plain numbers: 200k, not 2 x 10^5.
+
+    Args:
+        axis: of a plot, x or y.
+    """
+    low, high = axis.get_view_interval()
+    # Over many decades the numbers between the powers of ten would overlap.
+    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_major_formatter(EngFormatter(sep="") if high > 1000 else "{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, handles: Any, labels: Any, most: int = 3) -> None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from kdjax.models import checks, construct, lookup
 from kdjax.models.base import Variables
-from kdjax.models.versions import identity as identity_of
 from kdjax.models.names import is_own
+from kdjax.models.versions import identity as identity_of
 from kdjax.runtime import backend
 from kdjax.runtime.rng import fold
 

@@ -87,7 +87,7 @@ def test_flags_and_values(line, args, words):
     ("method", "override", "words"),
     [
         ("at", "stages.student.at.power=0.5", ["power", "0.5"]),
-        ("simkd", "stages.student.simkd.factor=2147483648", ["simkd"]),
+        ("simkd", "stages.student.simkd.factor=2147483648", ["2147483648 is outside"]),
         ("supervised", "data.train_size=10", ["batch_size=64", "10 images"]),
         ("supervised", "recipe.accumulate=3", ["accumulate=3", "multiples of"]),
         ("supervised", "data.augment.crop=100", ["crop=100", "(8, 8)"]),
@@ -95,6 +95,27 @@ def test_flags_and_values(line, args, words):
 )
 def test_a_dry_run_refuses_what_a_run_refuses(line, method, override, words):
     args = config(method), f"--config.{override}"
+    told = line(*args, "--dry-run")
+    for word in words:
+        assert word in told
+    assert line(*args) == told
+
+
+@pytest.mark.parametrize(
+    ("override", "teacher", "words"),
+    [
+        ("simkd.factor=257", "resnet8x4", ["factor=257", "'resnet-8x4'", "1 to 256"]),
+        ("kdsvd.k=1000", "resnet14", ["k=1000", "stage1", "1 to 16"]),
+    ],
+)
+def test_an_option_that_the_networks_do_not_fit(line, override, teacher, words):
+    """The networks have what the method needs: the option alone is wrong."""
+    method = override.partition(".")[0]
+    networks = f"teacher={teacher},student=resnet8,batch_size=64"
+    args = (
+        f"--config=configs/kd.py:{method},dataset=digits,{networks}",
+        f"--config.stages.student.{override}",
+    )
     told = line(*args, "--dry-run")
     for word in words:
         assert word in told

@@ -305,7 +305,7 @@ def test_methods_bear_the_names_of_their_rows():
 @pytest.mark.parametrize(
     ("method", "option", "problem"),
     [
-        ("dkd", {"warmup_steps": -1}, "is negative"),
+        ("dkd", {"warmup_steps": -1}, "is outside 0..2,147,483,647"),
         ("dkd", {"temperature": 0.0}, "is not positive"),
         ("dist", {"temperature": -1.0}, "is not positive"),
         ("nkd", {"temperature": 0.0}, "is not positive"),
@@ -313,8 +313,8 @@ def test_methods_bear_the_names_of_their_rows():
         ("label_smoothing", {"smoothing": 1.5}, "is outside 0..1"),
         ("at", {"power": 1.0}, "is not above 1"),
         ("ft", {"rate": 0.0}, r"is outside \(0, 1\]"),
-        ("ft", {"init_epochs": 0}, "is not positive"),
-        ("one", {"branches": 1}, "is below 2"),
+        ("ft", {"init_epochs": 0}, "is outside 1..1,000,000"),
+        ("one", {"branches": 1}, "is outside 2..100"),
         ("dml", {"peers": ()}, "are too few; it wants 1 or more"),
     ],
 )
@@ -323,6 +323,17 @@ def test_options_out_of_range_are_told(method, option, problem):
     message = f"^{method}: {name} {re.escape(str(value))} {problem}$"
     with pytest.raises(UserError, match=message):
         methods.create(method, {method: option})
+
+
+def test_every_integer_option_has_an_upper_bound():
+    tried = 0
+    for name, cls in methods.METHODS.items():
+        for field in dataclasses.fields(cls):
+            if type(field.default) is int and cls.__module__.startswith("kdjax."):
+                with pytest.raises(UserError, match=rf"{field.name} 2147483648 is out"):
+                    methods.create(name, {name: {field.name: 2**31}})
+                tried += 1
+    assert tried > 10
 
 
 def test_numbers_that_are_none_are_out_of_range():

@@ -85,9 +85,13 @@ def test_kdsvd_names_widths_that_differ():
         ("vid", {"levels": ()}, "vid: levels .* wants 1"),
         ("vid", {"variance": 0.0}, r"variance 0\.0 is not above"),
         ("kdsvd", {"levels": ("stage1",)}, "kdsvd: levels .* wants 2"),
-        ("kdsvd", {"k": 0}, "kdsvd: k 0 is not positive"),
+        ("kdsvd", {"k": 0}, "kdsvd: k 0 is outside 1..1,000,000"),
         ("reviewkd", {"levels": ()}, "reviewkd: levels .* wants 1"),
-        ("reviewkd", {"warmup_steps": -1}, "warmup_steps -1 is negative"),
+        (
+            "reviewkd",
+            {"warmup_steps": -1},
+            "warmup_steps -1 is outside 0..2,147",
+        ),
     ],
 )
 def test_bad_options_are_told(name, options, message):

@@ -35,7 +35,8 @@ class KDSVD(SeveralLevels):
                 )
             if self.k > ours[2]:
                 raise UserError(
-                    f"kdsvd: k={self.k} is more than {level} {ours} is wide"
+                    f"kdsvd: k={self.k} is more than the channels of {level} {ours}; "
+                    f"choices: 1 to {ours[2]}"
                 )
         return losses.kdsvd(
             [student[level] for level in self.levels],

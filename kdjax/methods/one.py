@@ -75,7 +75,7 @@ class ONE(Method):
         rampup_steps: over how many steps their weight rises; 0: at once.
     """
 
-    branches: Annotated[int, Range(least=2)] = 3
+    branches: Annotated[int, Range(least=2, most=100)] = 3
     trunk: str = ""
     temperature: Positive = 3.0
     weight: float = 1.0

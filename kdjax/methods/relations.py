@@ -8,7 +8,7 @@ networks have; in the benchmark's pairs they have equally many.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, Term, only
 from kdjax.methods.levels import OneLevel, feature
-from kdjax.methods.ranges import Count, Positive
+from kdjax.methods.ranges import Count, Positive, Range
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 
@@ -83,7 +83,7 @@ class CC(OneLevel):
     dimensions: Count = 128
     form: Literal["consecutive", "kernel"] = "consecutive"
     gamma: Positive = 0.4
-    order: Count = 2
+    order: Annotated[int, Range(least=1, most=100)] = 2
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the embeddings."""

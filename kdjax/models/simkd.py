@@ -172,8 +172,9 @@ def create(name: str, num_classes: int) -> Reusing:
     whose first two convolutions have half the width.
 
     Raises:
-        UserError: the name is of another form, or the teacher's classifier does not
-            read the average of its last map.
+        UserError: the name is of another form, the factor leaves the projector no
+            channels, or the teacher's classifier does not read the average of its last
+            map.
     """
     from kdjax import models  # here: it imports this module
 
@@ -200,6 +201,11 @@ def create(name: str, num_classes: int) -> Reusing:
             f"simkd: the classifier of {teacher!r} does not read the average of its "
             f"last map {level} of {width} channels; choices: networks such as "
             "resnet-DEPTH, wrn-DEPTH-WIDEN and vgg-DEPTH"
+        )
+    if factor > channels:
+        raise UserError(
+            f"simkd: factor={factor} is more than the {channels} channels of the last "
+            f"map of {teacher!r}; choices: 1 to {channels}"
         )
     trunk = models.create(student, num_classes)
     if isinstance(trunk, own.Network):

@@ -4,9 +4,14 @@ AB's and OFD's connectors, FT's paraphraser and translator. Each maps features `
 height, width, channels]`; all but `BoundaryConnector` keep the size.
 """
 
+from collections.abc import Callable, Mapping
+
 import flax.linen as nn
 import jax
 
+from kdjax.methods.base import Targets, only
+from kdjax.methods.levels import feature_maps
+from kdjax.models import Outputs
 from kdjax.models.layers import he_normal, torch_bias, torch_kernel
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
@@ -148,3 +153,31 @@ class Translator(nn.Module):
             x = BatchNorm(train, name=f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
             x = nn.leaky_relu(x, 0.1)
         return x
+
+
+class Connectors(nn.Module):
+    """One connector for each level, from the student's maps to the teacher's.
+
+    Attributes:
+        levels: the student's.
+        make: returns a level's connector from the teacher's shape there, `(height,
+            width, channels)`, and the connector's name.
+    """
+
+    levels: tuple[str, ...]
+    make: Callable[[tuple[int, int, int], str], nn.Module]
+
+    @nn.compact
+    def __call__(
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
+    ) -> dict[str, jax.Array]:
+        """Returns the student's maps after their connectors, by level."""
+        _, target = only(targets)
+        maps = feature_maps(outputs["student"], self.levels)
+        return {
+            level: self.make(target[level].shape[1:], level)(maps[level], train)
+            for level in self.levels
+        }

@@ -113,7 +113,7 @@ def needs_key(network: Network, image_shape: tuple[int, ...]) -> bool:
     variables: Variables = jax.eval_shape(network.init, jax.random.key(0), images)
 
     def train(variables: Variables, images: jax.Array) -> Any:
-        return network.apply(variables, images, True, ["batch_stats"])
+        return network.apply(variables, images, True, mutable=["batch_stats"])
 
     with told(network.name, image_shape):
         try:

@@ -1,8 +1,8 @@
 """A function of JAX with its variables: a frozen teacher."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -70,15 +70,13 @@ class FunctionNetwork(own.Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[own.ApplyOptions],
     ) -> Any:
         """Returns the function's outputs.
 
         Raises:
             UserError: it is asked to train.
         """
-        del rngs
         if train:
             raise UserError(
                 f"model {self.name!r} is a function: it can teach, but not be trained"
@@ -96,4 +94,4 @@ class FunctionNetwork(own.Network):
 
         given = jax.tree.map(restored, given, self.function.variables)
         outputs = own.as_outputs(self.function.apply(given, images), self.name)
-        return outputs if mutable is False else (outputs, {})
+        return (outputs, {}) if options.get("mutable", False) is not False else outputs

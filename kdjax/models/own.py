@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -30,11 +30,23 @@ _MODES = {
 }
 
 
-class Network(abc.ABC):
-    """A network that is no module of the package: `init` and `apply` as modules have.
+class ApplyOptions(TypedDict, total=False):
+    """Options of `Network.apply`, with the meaning and defaults of linen's.
 
     Attributes:
-        name: by which it is known, for errors.
+        mutable: collections that may change; False: none.
+        rngs: random keys by name, such as 'dropout'.
+    """
+
+    mutable: Sequence[str] | bool
+    rngs: Mapping[str, jax.Array] | None
+
+
+class Network(abc.ABC):
+    """A network from outside of the package, with the `init` and `apply` of a module.
+
+    Attributes:
+        name: the network's, for error messages.
     """
 
     name: str
@@ -51,8 +63,7 @@ class Network(abc.ABC):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[ApplyOptions],
     ) -> Any:
         """Returns `Outputs`; where collections are mutable, also what they become.
 
@@ -60,8 +71,7 @@ class Network(abc.ABC):
             variables: by collection.
             images: `[batch, height, width, channels]`.
             train: the mode.
-            mutable: collections that may change.
-            rngs: random keys by name, such as 'dropout'.
+            **options: as linen's `apply` takes them.
         """
 
     def init_with_output(
@@ -119,12 +129,12 @@ class LinenNetwork(Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[ApplyOptions],
     ) -> Any:
         """Returns the module's outputs."""
         kwargs = mode(type(self.module), train, self.name)
         captured = capture.current()
+        mutable = options.get("mutable", False)
         changing = () if mutable is False else tuple(mutable)  # type: ignore[arg-type]
         result, new = self.module.apply(
             variables,
@@ -132,7 +142,7 @@ class LinenNetwork(Network):
             **kwargs,  # type: ignore[arg-type]
             mutable=(*changing, "intermediates"),
             capture_intermediates=captured.asks if captured else False,
-            rngs=rngs,  # type: ignore[arg-type]
+            rngs=options.get("rngs"),  # type: ignore[arg-type]
         )
         new = dict(new)
         parts = flatten_dict(new.pop("intermediates", {}))
@@ -167,7 +177,9 @@ class Embedded(nn.Module):
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
         if not self.is_mutable_collection("batch_stats"):
             return self.network.apply(variables, x, train, rngs=rngs)
-        outputs, new = self.network.apply(variables, x, train, ["batch_stats"], rngs)
+        outputs, new = self.network.apply(
+            variables, x, train, mutable=["batch_stats"], rngs=rngs
+        )
         self._put(new)
         return outputs
 

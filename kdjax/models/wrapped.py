@@ -6,7 +6,7 @@ Their variables are those of the network inside, at the same paths.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +62,11 @@ class Wrapped(own.Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[own.ApplyOptions],
     ) -> Any:
         """Returns the outputs, changed by `after`."""
-        result = self.run(
-            variables, self.before(images), train=train, mutable=mutable, rngs=rngs
-        )
-        if mutable is False:
+        result = self.run(variables, self.before(images), train=train, **options)
+        if isinstance(result, Outputs):
             return self.after(result)
         return self.after(result[0]), result[1]
 

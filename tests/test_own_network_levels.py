@@ -69,7 +69,7 @@ def test_levels_lie_within_rematerialised_parts():
     # Of a part that runs twice, what it returned last.
     for value in features.values():
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match=r"'repeated/conv' returns cannot be seen"):
+    with pytest.raises(UserError, match=r"'repeated/conv' has no accessible output"):
         models.shapes(models.with_levels(inner, ("repeated/conv",)), 4, SHAPE)
 
 

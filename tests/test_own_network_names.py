@@ -70,7 +70,7 @@ def test_the_current_directory_is_looked_in(tmp_path, monkeypatch):
     assert models.packages("nets_of_mine:Tiny") == {"nets_of_mine": "unknown"}
     with pytest.raises(UserError, match="'broken_nets' cannot be imported: SyntaxErr"):
         models.create("broken_nets:Tiny", 7)
-    with pytest.raises(UserError, match="it wants 'not_installed'"):
+    with pytest.raises(UserError, match="it needs 'not_installed'"):
         models.create("wanting_nets:Tiny", 7)
     del sys.modules["nets_of_mine"]
 
@@ -96,7 +96,7 @@ def test_objects_are_named_by_what_they_are():
     # A module with its variables is the module.
     bound = own_nets.Tiny(8).bind(own_nets.Tiny(8).init(KEY, images()))
     assert models.register(bound) == "own_nets:Tiny(width=8)"
-    with pytest.raises(UserError, match="type int is not known; choices: linen"):
+    with pytest.raises(UserError, match="type int is not a network; choices: modules"):
         models.register(3)
 
 
@@ -122,7 +122,7 @@ def test_other_objects_are_known_to_this_process_alone():
     variables = models.init(KEY, name, 3, SHAPE)
     logits = models.create(name, 3).apply(variables, images()).logits
     assert np.min(logits) == 0
-    with pytest.raises(UserError, match=r"construct it and give it to kdjax\.models"):
+    with pytest.raises(UserError, match=r"construct it and pass it to kdjax\.models"):
         models.create(f"{__name__}:Activated(#00000000)", 3)
 
 
@@ -165,10 +165,10 @@ def test_what_takes_a_names_place_is_seen():
         ("own_nets:Tiny(depth=3)", r"'depth'; it takes \(width: int"),
         ("own_nets:TinyNNX(width=2, depth=3)", "'depth'; it takes .*width"),
         ("own_nets:TinyNNX()", "missing .*'width'"),
-        ("own_nets:Tiny(width=print)", "arguments are numbers"),
+        ("own_nets:Tiny(width=print)", "arguments must be numbers"),
         ("own_nets:Tiny(width=3", "not of the form package"),
         ("own_nets:Tiny(3)(4)", "not of the form package"),
-        ("own_nets:Asks", "__call__ wants 'mask'; it may ask for images and one of"),
+        ("own_nets:Asks", "__call__ requires 'mask'; choices: images and one of"),
         ("kdjax.models.wrapped:Levels(network='resnet-8', levels=())", "1 to 9 paths"),
         ("kdjax.models.wrapped:Preprocessed(network='resnet-9')", "depth 9"),
         ("kdjax.models.wrapped:Preprocessed(order=(1,))", "refuses its arguments"),

@@ -217,19 +217,28 @@ def test_simkd_takes_ones_own_networks():
     [
         (
             "own_nets:Pooling",
-            r"fails on images of 8x8x3: .*\(it takes 64x64: image_size",
+            r"fails on images of 8x8x3: .*\(it accepts 64x64: set image_size",
         ),
-        ("own_nets:Tiny(num_classes=7)", "gives 7 logits; the data set has 4 classes"),
+        (
+            "own_nets:Tiny(num_classes=7)",
+            "returns 7 logits; the data set has 4",
+        ),
         ("own_nets:TinyNNX(width=2, channels=1)", "fails on images of 8x8x3: "),
         ("own_nets:Returns(what='map')", r"float32\[2, 8, 8, 4\]; it must return"),
         ("own_nets:Returns(what='dict')", "of type dict; it must return"),
         ("own_nets:Returns(what='three')", r"\(float32\[2, 4\], .*; it must return"),
         ("own_nets:Returns(what='integers')", r"int32\[2\]; it must return"),
         ("own_nets:Returns(what='feature')", r"'stage1' is float32\[4\]; features are"),
-        ("own_nets:Caches", "keeps variables in cache; choices: params, batch_stats"),
+        (
+            "own_nets:Caches",
+            "variables in the collections cache; choices: params",
+        ),
         ("own_nets:AlwaysDrops", "fails on images of 8x8x3: InvalidRngError"),
         ("own_nets:AlwaysMoves", "fails on images of 8x8x3: ModifyScopeVariable"),
-        (models.preprocessed("resnet-8", (1.0, 2.0)), "2 numbers for images of 3 chan"),
+        (
+            models.preprocessed("resnet-8", (1.0, 2.0)),
+            "2 numbers, but the images have 3",
+        ),
         (models.preprocessed("resnet-8", order=(1, 0)), "2 classes, but .* 4 logits"),
     ],
 )

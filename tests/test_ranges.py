@@ -31,7 +31,7 @@ def test_methods_bear_the_names_of_their_rows():
         ("ft", {"rate": 0.0}, r"is outside \(0, 1\]"),
         ("ft", {"init_epochs": 0}, "is outside 1..1,000,000"),
         ("one", {"branches": 1}, "is outside 2..100"),
-        ("dml", {"peers": ()}, "are too few; it wants 1 or more"),
+        ("dml", {"peers": ()}, "are too few; choices: 1 or more"),
     ],
 )
 def test_options_out_of_range_are_told(method, option, problem):

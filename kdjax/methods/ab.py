@@ -23,20 +23,20 @@ class AB(InitialisedLevels):
 
     First phase: beta sum_j w_j AB_j moves the layers that the student's stages are
     computed from, and connectors to the teacher's shapes; not the classifier nor, as in
-    the published code, the last BatchNorm of a Wide ResNet, behind its last stage.
-    Second phase: the cross-entropy; 'ab+kd'
-    adds Hinton's term, as the paper has it.
+    the published code, the last BatchNorm of a Wide ResNet, which follows its last
+    stage. Second phase: the cross-entropy; 'ab+kd' adds Hinton's term, as the paper
+    does.
 
     Deviations: see `losses.ab`; beta = 3/1000 and w = 2^(j - n) for level j of n are
-    the published code's (RepDistiller). There the first phase keeps the learning rate
-    of the start; here, too. The connectors start LeCun normal (see
+    the published code's (RepDistiller). As there, the first phase keeps the initial
+    learning rate. The connectors start LeCun normal (see
     `connectors.convolved`).
 
     Attributes:
         beta: the weight.
         margin: of the boundaries.
         levels: the features before the activations.
-        init_epochs: of the first phase, before the recipe's.
+        init_epochs: the epochs of the first phase, before the recipe's.
     """
 
     VERSION: ClassVar[int] = 2

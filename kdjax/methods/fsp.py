@@ -56,7 +56,7 @@ class FSP(InitialisedLevels):
             if ours != theirs:
                 raise UserError(
                     f"fsp: up to {level} the student's levels are {ours} wide and the "
-                    f"teacher's {theirs}; it wants networks of equal widths, such as "
+                    f"teacher's {theirs}; choices: networks of equal widths, such as "
                     "wrn-16-2 taught by wrn-40-2"
                 )
         return total(losses.fsp(student[level], target[level]) for level in student)

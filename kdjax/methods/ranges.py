@@ -66,7 +66,7 @@ class Entries:
             return "are not all names"
         if len(value) >= self.least or any("*" in entry for entry in value):
             return None
-        return f"are too few; it wants {self.least} or more"
+        return f"are too few; choices: {self.least} or more"
 
 
 Positive = Annotated[float, Range(above=0)]

@@ -32,7 +32,7 @@ class Fusion(nn.Module):
     """Attention based fusion (ABF) of one level with what comes from the deeper ones.
 
     The student's map and the deeper one, both `middle` channels wide, are weighed by
-    position and added; a 3x3 convolution leads to the teacher's width.
+    position and added; a 3x3 convolution maps them to the teacher's width.
     """
 
     middle: int

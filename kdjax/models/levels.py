@@ -21,7 +21,7 @@ def parts(name: str, num_classes: int, image_shape: tuple[int, ...]) -> list[str
     """
     network = lookup.create(name, num_classes)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with checks.told(name, image_shape), capture.capturing(()) as captured:
+    with checks.user_errors(name, image_shape), capture.capturing(()) as captured:
         jax.eval_shape(network.init_with_output, jax.random.key(0), images)
     return captured.seen
 

@@ -91,7 +91,7 @@ class WideResNet(nn.Module):
     """
 
     classified: ClassVar[str] = "stage3_pre"
-    """What the classifier reads the average of, rectified: not 'stage3' as it is."""
+    """The feature that the classifier averages after a ReLU: not 'stage3' itself."""
     blocks: int
     widen: int
     num_classes: int

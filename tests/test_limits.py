@@ -134,7 +134,7 @@ def test_members_of_archives(tmp_path, monkeypatch):
 
     read_all()
     monkeypatch.setattr(limits, "MOST_BYTES", 1 << 20)
-    line = "is of [12] MiB; the most is 1"
+    line = "has [12] MiB; the limit is 1"
     with (
         pytest.raises(ValueError, match=line),
         zipfile.ZipFile(tmp_path / "a.zip") as z,

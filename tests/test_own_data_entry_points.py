@@ -64,5 +64,5 @@ class TestEntryPoints:
         with pytest.raises(UserError, match="returned list; it must return a tuple"):
             own.open_own({"name": "moths"})
         install(3)
-        with pytest.raises(UserError, match="is no function"):
+        with pytest.raises(UserError, match="is not a function"):
             own.open_own({"name": "moths"})

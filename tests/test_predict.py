@@ -211,9 +211,9 @@ class TestModel:
 
     def test_wrong_numbers(self, folder):
         for name in ("threads", "batch_size"):
-            with pytest.raises(UserError, match=f"{name}=0; it is 1 or more"):
+            with pytest.raises(UserError, match=f"{name}=0 must be 1 or more"):
                 Model(folder, **{name: 0})
-        with pytest.raises(UserError, match="top=0; it is 1 or more"):
+        with pytest.raises(UserError, match="top=0 must be 1 or more"):
             Model(folder).predict([np.zeros(SHAPE, np.uint8)], top=0)
 
 

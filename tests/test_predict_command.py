@@ -158,8 +158,8 @@ class TestCommand:
         ("arguments", "line"),
         [
             ([], "the following arguments are required: image; see --help"),
-            (["x.png", "--top=0"], "--top=0; it is 1 or more; see --help"),
-            (["x.png", "--threads=-1"], "--threads=-1; it is 1 or more; see --help"),
+            (["x.png", "--top=0"], "--top=0 must be 1 or more; see --help"),
+            (["x.png", "--threads=-1"], "--threads=-1 must be 1 or more; see --help"),
             (["x.png", "--batch-size=a"], "invalid int value: 'a'; see --help"),
         ],
     )

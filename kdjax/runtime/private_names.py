@@ -1,8 +1,8 @@
 """What kdjax uses of other libraries beyond their public interfaces.
 
 Each function names the library, the versions that have the name or text, and what
-happens without it: at worst a slower end or a less clear message. A library is imported by the functions
-that need it, so that importing this module imports none.
+happens without it: at worst a slower end or a less clear message. A library is imported
+by the functions that need it, so that importing this module imports none.
 """
 
 import contextlib

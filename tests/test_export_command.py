@@ -134,7 +134,7 @@ def test_card_tells_images_held_out(workdir, tmp_path):
     assert "held out" not in card(about(out), results, settings, None)
     results["config"]["data"]["validation"] = 300
     told = card(about(out), results, settings, None)
-    assert "test images stand 300 of its training images, held out" in told
+    assert "test images these are 300 of its training images, held out" in told
 
 
 @pytest.mark.parametrize("activations", ["int8", "uint8"])

@@ -120,7 +120,7 @@ def test_folders_that_are_none(workdir, tmp_path, capsys):
     assert f"{tmp_path / 'results.json'} not found" in line
     (tmp_path / "model.onnx").touch()
     line = told([workdir, "--stage=student", f"--out={tmp_path}"], capsys)
-    assert line == f"kdjax: {tmp_path} holds something already: choose another folder"
+    assert line == f"kdjax: {tmp_path} is not empty: choose another folder"
     file = tmp_path / "model.onnx" / "out"
     line = told([workdir, "--stage=student", f"--out={file}"], capsys)
     assert f"{file} cannot be written" in line

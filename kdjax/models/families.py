@@ -43,7 +43,7 @@ def _problem(name: str, module: Any) -> str | None:
     if not callable(getattr(module, "create", None)):
         return "has no function create(name, num_classes)"
     if not isinstance(getattr(module, "VERSION", None), int):
-        return "has no whole number VERSION"
+        return "has no integer VERSION"
     return None
 
 

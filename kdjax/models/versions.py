@@ -27,7 +27,7 @@ def version(name: str) -> int:
     value = registered.find(name)
     own_version = getattr(lookup.target(name) if value is None else value, "VERSION", 1)
     if type(own_version) is not int:
-        raise UserError(f"model {name!r}: VERSION={own_version!r} is no whole number")
+        raise UserError(f"model {name!r}: VERSION={own_version!r} is not an integer")
     return total + own_version
 
 

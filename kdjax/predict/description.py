@@ -153,7 +153,7 @@ class _Reader:
         if count < 1:
             self.fail(f"num_classes={count}")
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            self.fail("classes is no list of names")
+            self.fail("classes is not a list of names")
         if names and len(names) != count:
             self.fail(f"there are {len(names)} classes, but num_classes={count}")
         return tuple(names) or tuple(map(str, range(count)))
@@ -183,18 +183,18 @@ class _Reader:
     def integer(self, values: Mapping[str, Any], key: str) -> int:
         value = values.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            self.fail(f"{key}={value!r} is no whole number")
+            self.fail(f"{key}={value!r} is not an integer")
         return value
 
     def text(self, values: Mapping[str, Any], key: str) -> str:
         value = values.get(key)
         if not isinstance(value, str):
-            self.fail(f"{key}={value!r} is no text")
+            self.fail(f"{key}={value!r} is not text")
         return value
 
     def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            self.fail(f"{what} is no JSON object")
+            self.fail(f"{what} is not a JSON object")
         return value
 
     def fail(self, what: str) -> NoReturn:

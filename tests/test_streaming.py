@@ -122,8 +122,8 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            ({"shard": (0, 3)}, "batch_size=8 cannot be shared as part 0 of 3"),
-            ({"shard": (2, 2)}, "cannot be shared as part 2 of 2"),
+            ({"shard": (0, 3)}, "batch_size=8 cannot be divided among 3"),
+            ({"shard": (2, 2)}, r"cannot be divided among 2 processes \(process 2\)"),
             ({"start": 4}, "start=4 must be from 0 to 3 steps"),
             ({"order": ORDER - 1}, r"positions from -1 to 24 in .* 26 images"),
             ({"order": ORDER + 1}, r"positions from 1 to 26 in .* 26 images"),

@@ -45,7 +45,7 @@ class HostVary:
     channels: int = 3
 
     def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """Returns an encoded image as training sees it.
+        """Returns an encoded image decoded and augmented for training.
 
         Args:
             content: an image file.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_images import encoded, pixels
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -94,14 +95,28 @@ def describe(folder, **changes):
     return content
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "student"
-    files = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-    describe(folder, files=files)
+def write_model(folder):
+    """Writes a model with two networks, of which the quantised one negates logits."""
+    describe(folder, files={"float32": "model.onnx", "int8": "model.int8.onnx"})
     onnx.save(network(), folder / "model.onnx")
     onnx.save(network(sign=-1.0), folder / "model.int8.onnx")
     return folder
+
+
+def write_photos(root, rng):
+    """Writes images of several kinds and sizes, hidden ones, and another file."""
+    for name, form, array in (
+        ("b.PNG", "PNG", pixels(rng, 12, 16)),
+        ("a/large.jpg", "JPEG", pixels(rng, 60, 50)),
+        ("a/grey.png", "PNG", pixels(rng, 30, 40, channels=1)),
+        ("c/d/deep.webp", "WEBP", pixels(rng, 24, 20)),
+        (".hidden/e.png", "PNG", pixels(rng)),
+        ("a/.f.png", "PNG", pixels(rng)),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(array, form))
+    (root / "a" / "notes.txt").write_text("no image")
+    return root
 
 
 ORDER = ["a/grey.png", "a/large.jpg", "b.PNG", "c/d/deep.webp"]

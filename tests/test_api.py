@@ -4,13 +4,14 @@ import json
 import sys
 import types
 
+import api_parts
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny  # noqa: F401 (its networks)
-from sklearn.datasets import load_digits
+from api_parts import Net
 
 import kdjax
 from kdjax import models
@@ -25,24 +26,7 @@ SMALL = {"epochs": 4, "batch_size": 32}
 
 @pytest.fixture(scope="module")
 def digits():
-    """Images and labels to learn from, and to judge by."""
-    found = load_digits()
-    images = np.round(found.images * 255 / 16).astype(np.uint8)
-    return (images[:384], found.target[:384]), (images[384:512], found.target[384:512])
-
-
-class Net(nn.Module):
-    """One's own network: images to logits, and nothing of kdjax's."""
-
-    num_classes: int = 10
-    width: int = 16
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Conv(self.width, (3, 3), 2, name="conv")(x)
-        x = nn.BatchNorm(not train, momentum=0.9, name="bn")(x)
-        x = nn.Conv(self.width, (3, 3), name="deep")(nn.relu(x))
-        return nn.Dense(self.num_classes, name="head")(nn.relu(x).reshape(len(x), -1))
+    return api_parts.load()
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,12 @@
 """The Python interface with a folder of images."""
 
-import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 import tiny  # noqa: F401 (its networks)
+from api_parts import Net
 from PIL import Image
 
 import kdjax
-
-
-class Net(nn.Module):
-    """One's own network: images to logits, and nothing of kdjax's."""
-
-    num_classes: int = 10
-    width: int = 16
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Conv(self.width, (3, 3), 2, name="conv")(x)
-        x = nn.BatchNorm(not train, momentum=0.9, name="bn")(x)
-        x = nn.Conv(self.width, (3, 3), name="deep")(nn.relu(x))
-        return nn.Dense(self.num_classes, name="head")(nn.relu(x).reshape(len(x), -1))
 
 
 def write_folder(folder, count=12):

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import threading
 
-import flax.linen as nn
-import jax
+import api_parts
 import numpy as np
 import pytest
 import tiny  # noqa: F401 (its networks)
-from sklearn.datasets import load_digits
+from api_parts import Net
 
 import kdjax
 from configs import own
@@ -18,24 +17,7 @@ from configs import own
 
 @pytest.fixture(scope="module")
 def digits():
-    """Images and labels to learn from, and to judge by."""
-    found = load_digits()
-    images = np.round(found.images * 255 / 16).astype(np.uint8)
-    return (images[:384], found.target[:384]), (images[384:512], found.target[384:512])
-
-
-class Net(nn.Module):
-    """One's own network: images to logits, and nothing of kdjax's."""
-
-    num_classes: int = 10
-    width: int = 16
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Conv(self.width, (3, 3), 2, name="conv")(x)
-        x = nn.BatchNorm(not train, momentum=0.9, name="bn")(x)
-        x = nn.Conv(self.width, (3, 3), name="deep")(nn.relu(x))
-        return nn.Dense(self.num_classes, name="head")(nn.relu(x).reshape(len(x), -1))
+    return api_parts.load()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +30,7 @@ class Net(nn.Module):
         ({"student": Net(num_classes=7)}, ("7", "10")),
         ({"teacher": None}, ("wants a teacher",)),
         ({"teacher": "teacher.pth"}, ("teacher.pth",)),
-        ({"teacher": (1, 2, 3)}, ("3 things",)),
+        ({"teacher": (1, 2, 3)}, ("3 entries",)),
         ({"teacher": np.zeros((5, 10))}, ("(5, 10)", "(384, 10)")),
         ({"teacher_mean": (0.5,)}, ("teacher_mean",)),
         ({"options": {"temprature": 3.0}}, ("temprature", "temperature")),

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import in_process
 import pytest
 
 from configs import kd
@@ -14,7 +15,6 @@ from kdjax.experiment.config import MOST_GENERATIONS, parse_config
 from kdjax.experiment.flags import parse_flags
 from kdjax.experiment.store import Store
 from kdjax.runtime.errors import UserError, listed, shorten, unknown
-from kdjax.runtime.signals import Interrupt
 
 
 def config(method: str = "supervised", more: str = "") -> str:
@@ -25,14 +25,8 @@ def config(method: str = "supervised", more: str = "") -> str:
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers, cache or training."""
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
-
-    def no_training(*args, **kwargs):
-        raise AssertionError("bad input was accepted: training would start")
-
-    monkeypatch.setattr("kdjax.experiment.run.Training", no_training)
+    in_process.enter(monkeypatch, request.config.rootpath)
+    in_process.forbid_training(monkeypatch)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
-from own_images import encoded, pixels
+from own_images import pixels
 from PIL import Image
 
 pytest.importorskip("onnx", reason="onnx is not installed")
@@ -28,6 +28,8 @@ from predicted import (
     oracle,
     softmax,
     views,
+    write_model,
+    write_photos,
 )
 
 from kdjax.data import pixels as own_pixels
@@ -38,30 +40,12 @@ from kdjax.runtime.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "student"
-    files = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-    describe(folder, files=files)
-    onnx.save(network(), folder / "model.onnx")
-    onnx.save(network(sign=-1.0), folder / "model.int8.onnx")
-    return folder
+    return write_model(tmp_path / "student")
 
 
 @pytest.fixture
 def photos(tmp_path, rng):
-    """Images of several kinds and sizes, in folders, with what is none of them."""
-    root = tmp_path / "photos"
-    for name, form, array in (
-        ("b.PNG", "PNG", pixels(rng, 12, 16)),
-        ("a/large.jpg", "JPEG", pixels(rng, 60, 50)),
-        ("a/grey.png", "PNG", pixels(rng, 30, 40, channels=1)),
-        ("c/d/deep.webp", "WEBP", pixels(rng, 24, 20)),
-        (".hidden/e.png", "PNG", pixels(rng)),
-        ("a/.f.png", "PNG", pixels(rng)),
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded(array, form))
-    (root / "a" / "notes.txt").write_text("no image")
-    return root
+    return write_photos(tmp_path / "photos", rng)
 
 
 class TestModel:

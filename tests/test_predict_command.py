@@ -7,13 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from own_images import encoded, pixels
+from own_images import encoded
 from PIL import Image
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-import onnx
 from predicted import (
     CLASSES,
     ORDER,
@@ -21,10 +20,11 @@ from predicted import (
     describe,
     failure,
     lines,
-    network,
     oracle,
     softmax,
     views,
+    write_model,
+    write_photos,
 )
 
 from kdjax.predict.files import find
@@ -32,30 +32,12 @@ from kdjax.predict.files import find
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "student"
-    files = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-    describe(folder, files=files)
-    onnx.save(network(), folder / "model.onnx")
-    onnx.save(network(sign=-1.0), folder / "model.int8.onnx")
-    return folder
+    return write_model(tmp_path / "student")
 
 
 @pytest.fixture
 def photos(tmp_path, rng):
-    """Images of several kinds and sizes, in folders, with what is none of them."""
-    root = tmp_path / "photos"
-    for name, form, array in (
-        ("b.PNG", "PNG", pixels(rng, 12, 16)),
-        ("a/large.jpg", "JPEG", pixels(rng, 60, 50)),
-        ("a/grey.png", "PNG", pixels(rng, 30, 40, channels=1)),
-        ("c/d/deep.webp", "WEBP", pixels(rng, 24, 20)),
-        (".hidden/e.png", "PNG", pixels(rng)),
-        ("a/.f.png", "PNG", pixels(rng)),
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded(array, form))
-    (root / "a" / "notes.txt").write_text("no image")
-    return root
+    return write_photos(tmp_path / "photos", rng)
 
 
 class TestCommand:

@@ -7,22 +7,16 @@ import pytest
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-import onnx
 from predicted import (
     describe,
     failure,
-    network,
+    write_model,
 )
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "student"
-    files = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-    describe(folder, files=files)
-    onnx.save(network(), folder / "model.onnx")
-    onnx.save(network(sign=-1.0), folder / "model.int8.onnx")
-    return folder
+    return write_model(tmp_path / "student")
 
 
 class TestDamagedModels:

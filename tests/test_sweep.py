@@ -1,14 +1,16 @@
 """The search's trials: pruning, resume, refusals, and one real sweep."""
 
 import fcntl
+import functools
 import re
 import shlex
 import signal
 
+import in_process
 import numpy as np
 import optuna
 import pytest
-from sweeps import CONFIG, command
+from sweeps import CONFIG, command, refused
 
 from kdjax.data import sources
 from kdjax.experiment.flags import parse_flags
@@ -23,9 +25,7 @@ TRAIN = "Train the best setting on all training images with:"
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers or a cache."""
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+    in_process.enter(monkeypatch, request.config.rootpath)
 
 
 class Fake:
@@ -95,16 +95,7 @@ def rows(workdir):
 
 @pytest.fixture
 def error(tmp_path, capsys):
-    """Runs a command that must fail cleanly; returns its one line."""
-
-    def run(*args, config=CONFIG):
-        assert command(tmp_path / "w", *args, config=config) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert re.fullmatch(r"kdjax: .*\n", err)
-        return err
-
-    return run
+    return functools.partial(refused, capsys, tmp_path / "w")
 
 
 def test_best_of_all_trials(fake, tmp_path, capsys):

@@ -1,39 +1,28 @@
 """The search's command line: ranges, config lines and mistakes."""
 
-import re
+import functools
 import shlex
 import sys
 
+import in_process
 import pytest
-from sweeps import CONFIG, command, parsed
+from sweeps import CONFIG, parsed, refused
 
 import kdjax.sweep
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.flags import parse_flags
-from kdjax.runtime.signals import Interrupt
 from kdjax.sweep import __main__ as sweep
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers or a cache."""
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+    in_process.enter(monkeypatch, request.config.rootpath)
 
 
 @pytest.fixture
 def error(tmp_path, capsys):
-    """Runs a command that must fail cleanly; returns its one line."""
-
-    def run(*args, config=CONFIG):
-        assert command(tmp_path / "w", *args, config=config) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert re.fullmatch(r"kdjax: .*\n", err)
-        return err
-
-    return run
+    return functools.partial(refused, capsys, tmp_path / "w")
 
 
 def test_ranges():

@@ -1,4 +1,4 @@
-"""Methods that teach how the examples of a batch relate to each other.
+"""Methods that teach relations between the examples of a batch.
 
 They work across the whole batch, on features that RepDistiller's scripts choose: its
 feat[-1] is 'pooled', its feat[-2] the last stage's map: 'stage3' or, of VGGs,
@@ -72,7 +72,7 @@ class CC(OneLevel):
         beta: the weight.
         dimensions: of the embeddings.
         form: 'consecutive', RepDistiller's, or 'kernel', the paper's, whose embeddings
-            are brought to length 1.
+            are normalised to length 1.
         gamma: of the kernel.
         order: highest power of the kernel's series.
     """
@@ -93,7 +93,7 @@ class CC(OneLevel):
         self, context: Context, student: tuple[jax.Array, jax.Array], target: jax.Array
     ) -> jax.Array:
         """Returns the correlation term of both embeddings."""
-        # The adapter embeds the teacher's feature as well: `target` has it bare.
+        # The adapter embeds the teacher's feature as well; `target` is not embedded.
         embeddings = student
         if self.form == "kernel":  # which is the Gaussian's series for these alone
             embeddings = losses.unit_length(student[0]), losses.unit_length(student[1])

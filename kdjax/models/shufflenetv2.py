@@ -93,7 +93,7 @@ class ShuffleNetV2(nn.Module):
                     kept = Shortcut(half, name=f"{name}_shortcut")(x, train)
                     out = Branch(half, strides=2, name=name)(x, train)
                 else:
-                    # The last shuffle has put channels of both branches here.
+                    # The last shuffle has mixed the channels of both branches.
                     kept = x[..., :half]
                     out = Branch(half, name=name)(x[..., half:], train)
                 pre = jnp.concatenate([kept, out], -1)

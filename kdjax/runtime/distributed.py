@@ -69,7 +69,7 @@ def start(
         method, devices = launcher, launchers.local_devices(os.environ)
     _Abort.line = (
         f"the processes did not come together {there}within {wait} s: "
-        "is each of them started, with its own --process number?"
+        "is each of them started, with its own process number?"
     )
     _Abort.install()
     try:

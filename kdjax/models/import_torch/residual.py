@@ -21,7 +21,7 @@ from kdjax.models.import_torch.mapping import Prefix
 
 # The depths that can be recognised by shapes. ResNet-50 for images of 32x32 has two
 # names; the one in the configs of the CIFAR-100 benchmark is returned.
-_TOLD = {
+_RECOGNISED = {
     "imagenet_resnet": tuple(imagenet_resnet.BLOCKS),
     "bottleneck_resnet": (50,),
     "cifar_resnet": (18, 34),
@@ -101,7 +101,7 @@ def _four_stages(
 def _large(family: str, size: int, name: str, shortcut: str, head: str) -> Layout:
     recognise = _four_stages(
         family,
-        _TOLD[family],
+        _RECOGNISED[family],
         size,
         "conv1",
         head,
@@ -131,7 +131,7 @@ _IN_SEQUENCES = by_rules(
 def _weiaicunzai(family: str) -> Layout:
     recognise = _four_stages(
         family,
-        _TOLD[family],
+        _RECOGNISED[family],
         3,
         "conv1.0",
         "fc",

@@ -44,8 +44,8 @@ def open_of(
         images = open_images(section, augment)
     except UserError as error:
         raise UserError(
-            f"the images of the run are needed, but {error} (give --data if they "
-            "are now)"
+            f"the images of the run are needed, but {error} (if they "
+            "have moved, give --data)"
         ) from error
     recorded = finished.settings_of(found.folder)["data"]
     if recorded.get("content", images.content) != images.content:

@@ -1,15 +1,15 @@
 """Born-again networks: generations of equal networks, each taught by the one before.
 
 Furlanello et al., *Born-Again Neural Networks*, 2018: CE + H(teacher, student) at
-temperature 1, generation after generation, each from a start of its own.
+temperature 1, generation after generation, each from its own initial weights.
 
     python -m kdjax.main --config configs/born_again.py:model=resnet20,generations=3
 
-Arguments, besides those of `configs/kd.py` without teacher and student: model and
-generations, the first included, which learns from labels alone. The recipe is that of
-`configs/kd.py`; the paper's own networks are DenseNets and Wide ResNets.
+Arguments are those of `configs/kd.py` without teacher and student, and: model, and
+generations, their number, of which the first learns from labels alone. The recipe is
+that of `configs/kd.py`; the paper's own networks are DenseNets and Wide ResNets.
 
-Hardware: a GPU or TPU, but for dataset=digits.
+Hardware: a GPU or TPU, except for dataset=digits.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model = builders.network(values.get("model", "resnet20"))
     generations = values.get("generations", 3)
     if generations < 2:
-        raise UserError(f"generations={generations}: a teacher and a student at least")
+        raise UserError(f"generations={generations} must be at least 2")
     if generations > MOST_GENERATIONS:
         raise UserError(
             f"generations={generations} are too many; the most is {MOST_GENERATIONS}"

@@ -1,8 +1,8 @@
 """The public CIFAR-100 benchmark as one graph that trains every teacher once.
 
 The pairs are those of CRD's tables (Tian et al., *Contrastive Representation
-Distillation*, 2020), which hold those of the DGKD paper's Table 8; recipe and weights
-are those of `configs/kd.py`.
+Distillation*, 2020), which include those of the DGKD paper's Table 8; recipe and
+weights are those of `configs/kd.py`.
 
     python -m kdjax.main --config configs/cifar100_benchmark.py:same --workdir runs/c100
     python -m kdjax.main --config configs/cifar100_benchmark.py:cross,methods=kd/at/crd
@@ -80,12 +80,12 @@ ARGUMENTS = {**builders.SHRINK, "methods": str}
 
 
 def _name(*words: str) -> str:
-    # A config's key has no dot, and a stage's name tells no start.
+    # A config's key has no dot, and a stage's name omits the initialisation.
     return "-".join(words).replace("-fan_out", "").replace(".", "_")
 
 
 def _chain(pair: tuple[str, str], method: str) -> dict[str, StageConfig]:
-    """Returns a chain's stages but the teacher; assistants that learn alike are one."""
+    """Returns a chain's stages without the teacher; equal assistants are shared."""
     path = chains.networks(dgkd.SETTINGS[_PATHS[pair]][0])
     models = tuple(kd.network(model) for model in path)
     teacher = models[0]

@@ -1,4 +1,4 @@
-"""What the CTKD paper's configs share: its data sets, recipes and networks."""
+"""Data sets, recipes and networks that the CTKD paper's configs share."""
 
 import dataclasses
 from typing import Any
@@ -11,8 +11,8 @@ from kdjax.train.recipe import Recipe
 def attention_weight(dataset: str) -> float:
     """Returns the weight of attention transfer's terms, the authors' 1e3.
 
-    They are means over positions, of which digits of 8x8 have a sixteenth of CIFAR's:
-    there a sixteenth balances them as 1e3 does elsewhere.
+    The terms are means over positions, of which digits of 8x8 have a sixteenth of
+    CIFAR's: there a sixteenth of the weight gives the same balance.
 
     Args:
         dataset: its name.
@@ -22,7 +22,7 @@ def attention_weight(dataset: str) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair(Setting):
-    """A setting of the CTKD paper: with its networks."""
+    """A setting of the CTKD paper, with its networks."""
 
     student: str
     teacher: str

@@ -2,7 +2,7 @@
 
 Zhao et al., *Highlight Every Step: Knowledge Distillation via Collaborative Teaching*,
 Tables I, IV and V. An expert is trained alone; then student and scratch teacher learn
-together, the student from the scratch teacher's momentary logits and the expert's
+together, the student from the scratch teacher's current logits and the expert's
 attention maps.
 
     python -m kdjax.main --config configs/ctkd.py --workdir runs/ctkd
@@ -19,10 +19,10 @@ Variants, with the paper's accuracies (%, medians of 5 runs) of student and teac
 
 Every variant takes epochs, batch_size, train_size, test_size and seeds as arguments,
 as in `:cifar10,epochs=3,train_size=10000,seeds=1`; milestones scale with the epochs,
-subsets are stratified and fixed. `scratch=replay` reads the logits that the expert had
-while it learned instead of training the scratch teacher, which would retrace it: the
-same student at the price of KD. What the paper leaves open, and the recipes, are in
-`configs/common.py`.
+subsets are stratified and fixed. `scratch=replay` uses the logits that the expert had
+during its training instead of training the scratch teacher, which would repeat that
+training: the same student at the cost of KD. The recipes, and what the paper does not
+state, are in `configs/common.py`.
 
 Hardware: digits takes a minute or two on two CPU cores; the others are for a GPU or TPU
 (one seed of CIFAR-10 trains WRN-40-1 twice and WRN-16-1 once for 200 epochs).

@@ -4,9 +4,10 @@ Zhao et al., *Highlight Every Step: Knowledge Distillation via Collaborative Tea
 
     python -m kdjax.main --config configs/ctkd_tables.py:table2 --workdir runs/tables
 
-The paper's accuracies (%, medians of 5 runs). One working folder for all tables trains
-what they share once; `results.json` is that of the last command, and giving a command
-again brings its results back. Table IV is two graphs, one for each data set.
+The paper's accuracies (%, medians of 5 runs). With one working folder for all
+tables, shared stages are trained once; `results.json` is that of the last command, and
+running a command again restores its results. Table IV is two graphs, one for each data
+set.
 
     table1         CIFAR-10, WRN-16-1 / WRN-40-1
                    baseline 91.28  kd 91.60  at 91.77  rlkd 91.96  ctkd 92.50
@@ -16,7 +17,7 @@ again brings its results back. Table IV is two graphs, one for each data set.
                    expert 94.70
     table2         CIFAR-10: table1's, and rlkd_kd 92.30; the text's 'scratch teacher
                    alone', scratch_only, 91.54
-    table3         CIFAR-10, what the expert hands over besides the scratch teacher's
+    table3         CIFAR-10, what the expert teaches besides the scratch teacher's
                    logits: fitnet 91.70  weights 91.89 (CTKD-double-dagger)  ctkd 92.50
                    and with -w2: fitnet 93.98  weights 94.20  ctkd 94.42
     table4-svhn    baseline 94.48  kd 94.59  at 94.91  rlkd 95.77  ctkd 95.83
@@ -25,9 +26,9 @@ again brings its results back. Table IV is two graphs, one for each data set.
                    expert 75.42
     table5         Tiny ImageNet: baseline 50.65  kd 51.26  at 52.11  rlkd 52.54
                    ctkd 53.59  expert 56.51
-    digits         table2's and table3's stages on scikit-learn's digits; not a paper's
+    digits         table2's and table3's stages on scikit-learn's digits
 
-Hardware: a GPU or TPU, but for digits (six and a half minutes on two CPU cores).
+Hardware: a GPU or TPU, except for digits (six and a half minutes on two CPU cores).
 Arguments shrink it as in `configs/ctkd.py`.
 """
 

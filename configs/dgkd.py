@@ -26,10 +26,10 @@ Arguments, besides epochs, batch_size, train_size, test_size and seeds:
     survival=0.75                of each guide of the last student in dgkd_stochastic
     lambda=0.7  temperature=5    ours, and the released code's, whose lambda is 1; the
                                  paper searched them
-    learning_rate=0.01           at the start
+    learning_rate=0.01           the initial one
     augment=paper                or none, the released code's default
     chain_seeds=N                replicas of teacher and assistants, if not `seeds`
-    mask=batch                   or example: for what stochastic guides are drawn
+    mask=batch                   or example: what stochastic guides are sampled for
     kl_reduction=batchmean  count_guides=1  drop=bernoulli   the paper's Eq. 7; the
                                  released code has mean, 0 and fixed:1
 

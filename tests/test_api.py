@@ -1,23 +1,19 @@
 """kdjax from Python: distill, run, load, on small arrays and folders."""
 
 import json
-import signal
-import subprocess
 import sys
-import threading
 import types
 
+import api_parts
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny  # noqa: F401 (its networks)
-from PIL import Image
-from sklearn.datasets import load_digits
+from api_parts import Net
 
 import kdjax
-from configs import own
 from kdjax import models
 from kdjax.experiment import own as experiment_own
 from kdjax.experiment.build import open_data
@@ -30,24 +26,7 @@ SMALL = {"epochs": 4, "batch_size": 32}
 
 @pytest.fixture(scope="module")
 def digits():
-    """Images and labels to learn from, and to judge by."""
-    found = load_digits()
-    images = np.round(found.images * 255 / 16).astype(np.uint8)
-    return (images[:384], found.target[:384]), (images[384:512], found.target[384:512])
-
-
-class Net(nn.Module):
-    """One's own network: images to logits, and nothing of kdjax's."""
-
-    num_classes: int = 10
-    width: int = 16
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Conv(self.width, (3, 3), 2, name="conv")(x)
-        x = nn.BatchNorm(not train, momentum=0.9, name="bn")(x)
-        x = nn.Conv(self.width, (3, 3), name="deep")(nn.relu(x))
-        return nn.Dense(self.num_classes, name="head")(nn.relu(x).reshape(len(x), -1))
+    return api_parts.load()
 
 
 @pytest.fixture(scope="module")
@@ -294,84 +273,6 @@ def test_levels_by_module_path(digits, tmp_path):
     assert stage["method"]["at"]["levels"] == ["stage1", "stage2"]
 
 
-def write_folder(folder, count=12):
-    rng = np.random.default_rng(0)
-    for split, number in (("train", count), ("test", count // 2)):
-        for shade, name in enumerate(("dark", "light")):
-            place = folder / split / name
-            place.mkdir(parents=True)
-            for i in range(number):
-                pixels = rng.integers(0, 100, (16, 20, 3)) + 150 * shade
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
-
-
-def test_a_folder_and_its_classes(tmp_path):
-    write_folder(tmp_path / "photos")
-    result = kdjax.distill(
-        student=Net(num_classes=2, width=4),
-        data=tmp_path / "photos",
-        method="supervised",
-        workdir=tmp_path / "run",
-        epochs=15,
-        batch_size=8,
-        recipe={"learning_rate": 0.01},
-    )
-    assert result.student.classes == ("dark", "light")
-    assert result.summary["classes"] == ["dark", "light"]
-    assert result.accuracy == 1.0
-    path = tmp_path / "photos" / "test" / "light" / "3.png"
-    (row,) = result.predict([path])
-    assert result.student.classes[row.argmax()] == "light"
-    assert result.evaluate([path], ["light"])["accuracy"] == 1.0
-    with pytest.raises(kdjax.UserError, match="unknown class 'grey'; choices: dark"):
-        result.evaluate([path], ["grey"])
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"method": "nope"}, ("'nope'", "kd")),
-        ({"student": "resnet-9"}, ("resnet-9",)),
-        ({"student": "nowhere.nets:Net"}, ("nowhere",)),
-        ({"student": ""}, ("student= is missing",)),
-        ({"student": Net(num_classes=7)}, ("7", "10")),
-        ({"teacher": None}, ("wants a teacher",)),
-        ({"teacher": "teacher.pth"}, ("teacher.pth",)),
-        ({"teacher": (1, 2, 3)}, ("3 things",)),
-        ({"teacher": np.zeros((5, 10))}, ("(5, 10)", "(384, 10)")),
-        ({"teacher_mean": (0.5,)}, ("teacher_mean",)),
-        ({"options": {"temprature": 3.0}}, ("temprature", "temperature")),
-        ({"recipe": {"lr": 3.0}}, ("'lr'", "learning_rate")),
-        ({"recipe": {"optimizer": "adamm"}}, ("'adamm'", "adamw")),
-        ({"epochs": "ten"}, ("'ten'", "whole number")),
-        ({"teacher": "runs/mein:student"}, ("no such folder", "runs/mein")),
-        ({"data": [1, 2], "test": None}, ("list", "tuple")),
-        ({"augment": "mirror"}, ("'mirror'", "default")),
-        ({"start": "nothing.pth"}, ("nothing.pth",)),
-        ({"batch_size": 1000}, ("batch_size=1000", "384")),
-        ({"test": None, "data": "nowhere"}, ("nowhere",)),
-        ({"data": "nowhere"}, ("test= goes with arrays",)),
-    ],
-)
-def test_mistakes_are_told_in_one_line(digits, tmp_path, changes, words):
-    train, test = digits
-    given = {
-        "student": Net(width=4),
-        "teacher": Net(),
-        "data": train,
-        "test": test,
-        "workdir": tmp_path / "run",
-        "epochs": 1,
-        **changes,
-    }
-    with pytest.raises(kdjax.UserError) as error:
-        kdjax.distill(**given)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
-    assert not list((tmp_path / "run").glob("stages/*"))
-
-
 @pytest.mark.parametrize("form", ["mapping", "list"])
 def test_a_function_has_a_tree_of_its_own(digits, tmp_path, form):
     train, test = digits
@@ -399,45 +300,3 @@ def test_a_function_has_a_tree_of_its_own(digits, tmp_path, form):
         rtol=1e-3,
         atol=1e-4,
     )
-
-
-def test_outside_of_the_main_thread_no_signal_is_taken(digits, tmp_path):
-    train, test = digits
-    found = []
-
-    def train_in_thread():
-        result = kdjax.distill(
-            student=Net(width=4),
-            data=train,
-            test=test,
-            method="supervised",
-            workdir=tmp_path,
-            epochs=1,
-            batch_size=64,
-        )
-        found.append(result.accuracy)
-
-    before = signal.getsignal(signal.SIGINT)
-    thread = threading.Thread(target=train_in_thread)
-    thread.start()
-    thread.join()
-    assert found
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_the_losses_need_none_of_it():
-    code = (
-        "import sys; from kdjax import losses; "
-        "print(sorted(n for n in sys.modules if n.startswith('kdjax.')))"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert "kdjax.api" not in out
-    assert "kdjax.experiment" not in out
-
-
-def test_the_config_names_every_argument():
-    for name in own.ARGUMENTS:
-        known = name in own.__doc__ or name in own._RECIPE
-        assert known, name

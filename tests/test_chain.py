@@ -3,10 +3,10 @@
 import errno
 import json
 
+import in_process
 import pytest
 
 from kdjax import main as command
-from kdjax.runtime.signals import Interrupt
 
 pytestmark = pytest.mark.slow
 
@@ -16,9 +16,7 @@ PLAIN = f"configs/dgkd.py:digits,{TINY}"
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+    in_process.enter(monkeypatch, request.config.rootpath)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def failing(error):
         (
             FOLDER,
             2,
-            "runs/x.json is a folder where a file belongs; delete runs/x.json ",
+            "runs/x.json is a folder, but must be a file; delete runs/x.json ",
         ),
         (MemoryError("allocate 5 GiB"), 2, "there is not enough memory: allocate"),
         (UserError("a" * 5000 + "b"), 2, "aaa"),

@@ -237,7 +237,7 @@ def test_exactly_k_guides_are_dropped():
         assert mask.sum() == 1
         kept.add(int(mask.argmax()))
     assert kept == {0, 1, 2}
-    with pytest.raises(UserError, match="would drop all of 3 guides"):
+    with pytest.raises(UserError, match="would drop all 3 guides"):
         terms_of("dgkd", drop="fixed:3")
 
 
@@ -249,7 +249,7 @@ def test_exactly_k_guides_are_dropped():
         ({"temperature": 0.0}, "temperature 0.0 is not positive"),
         ({"alpha": 1.5}, r"dgkd: alpha \(lambda\) 1.5 is outside 0..1"),
         ({"drop": "some"}, "unknown drop.*'some'.*fixed:K"),
-        ({"drop": "fixed:1", "survival": 0.5}, "no use for survival"),
+        ({"drop": "fixed:1", "survival": 0.5}, "does not use survival"),
         ({"mask": "image"}, "unknown mask.*'image'.*batch, example"),
     ],
 )

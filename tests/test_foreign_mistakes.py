@@ -132,7 +132,9 @@ def test_a_module_that_wants_torch_names_the_command(line, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setitem(sys.modules, "torch", None)
     told = line(f"student=wants_torch:Net,{ALONE}")
-    assert "it wants 'torch', which is not there: pip install 'kdjax[torch]'" in told
+    assert (
+        "it needs 'torch', which is not installed: pip install 'kdjax[torch]'" in told
+    )
 
 
 @pytest.mark.parametrize("what", ["dict", "branch", "attribute"])

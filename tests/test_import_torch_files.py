@@ -175,9 +175,9 @@ def test_damaged_files_are_refused(refused, network, tmp_path):
     torch.save(network.state_dict(), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     for content in (b"", b"no tensors", whole[: len(whole) // 2]):
-        assert "no whole file of torch.save" in refused(content)
+        assert "not a complete file of torch.save" in refused(content)
         message = refused(content, suffix=".safetensors")
-        assert "no whole .safetensors file" in message
+        assert "not a complete .safetensors file" in message
 
 
 def test_files_that_are_not_there_or_of_other_kinds_are_refused(tmp_path):

@@ -101,7 +101,7 @@ def test_the_top_level_is_the_rooms():
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_lead_down_only(name):
     if own(name) == "__init__":
-        # Lazily: `test_api` shows that the losses alone load none of it.
+        # Lazily: `test_api_mistakes` shows that the losses alone load none of it.
         assert rooms(MODULES[name]) == {"api"}
         return
     # The version of the package is everybody's.

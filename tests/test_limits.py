@@ -75,7 +75,7 @@ def test_a_folder_goes_on_without_them(tmp_path, monkeypatch):
     assert describe(settings).train_size == whole
     monkeypatch.setattr(limits, "MOST_BYTES", 10)
     other = own_images.write(tmp_path / "other", own_images.splits())
-    with pytest.raises(UserError, match=r"no image can be read; .* MiB; the most"):
+    with pytest.raises(UserError, match=r"no image can be read; .* MiB; the limit"):
         describe({"name": "folder", "path": str(other)})
 
 
@@ -134,7 +134,7 @@ def test_members_of_archives(tmp_path, monkeypatch):
 
     read_all()
     monkeypatch.setattr(limits, "MOST_BYTES", 1 << 20)
-    line = "is of [12] MiB; the most is 1"
+    line = "has [12] MiB; the limit is 1"
     with (
         pytest.raises(ValueError, match=line),
         zipfile.ZipFile(tmp_path / "a.zip") as z,

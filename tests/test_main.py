@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import in_process
 import pytest
 
 from configs import common, ctkd, ctkd_tables
@@ -10,7 +11,6 @@ from kdjax import main as command
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.flags import parse_flags
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.signals import Interrupt
 
 TINY = (
     "--config.stages.expert.model=wrn-10-1",
@@ -25,14 +25,8 @@ SHRINK = "epochs, batch_size, train_size, test_size, seeds"
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers, cache or training."""
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
-
-    def no_training(*args, **kwargs):
-        raise AssertionError("bad input was accepted: training would start")
-
-    monkeypatch.setattr("kdjax.experiment.run.Training", no_training)
+    in_process.enter(monkeypatch, request.config.rootpath)
+    in_process.forbid_training(monkeypatch)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import in_process
 import pytest
 
 from configs import kd
@@ -14,7 +15,6 @@ from kdjax.experiment.config import MOST_GENERATIONS, parse_config
 from kdjax.experiment.flags import parse_flags
 from kdjax.experiment.store import Store
 from kdjax.runtime.errors import UserError, listed, shorten, unknown
-from kdjax.runtime.signals import Interrupt
 
 
 def config(method: str = "supervised", more: str = "") -> str:
@@ -25,14 +25,8 @@ def config(method: str = "supervised", more: str = "") -> str:
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch, request):
     """From the repository's root, without signal handlers, cache or training."""
-    monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(Interrupt, "install", lambda self: None)
-    monkeypatch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
-
-    def no_training(*args, **kwargs):
-        raise AssertionError("bad input was accepted: training would start")
-
-    monkeypatch.setattr("kdjax.experiment.run.Training", no_training)
+    in_process.enter(monkeypatch, request.config.rootpath)
+    in_process.forbid_training(monkeypatch)
 
 
 @pytest.fixture
@@ -87,7 +81,7 @@ def test_flags_and_values(line, args, words):
     ("method", "override", "words"),
     [
         ("at", "stages.student.at.power=0.5", ["power", "0.5"]),
-        ("simkd", "stages.student.simkd.factor=2147483648", ["simkd"]),
+        ("simkd", "stages.student.simkd.factor=2147483648", ["2147483648 is outside"]),
         ("supervised", "data.train_size=10", ["batch_size=64", "10 images"]),
         ("supervised", "recipe.accumulate=3", ["accumulate=3", "multiples of"]),
         ("supervised", "data.augment.crop=100", ["crop=100", "(8, 8)"]),
@@ -95,6 +89,27 @@ def test_flags_and_values(line, args, words):
 )
 def test_a_dry_run_refuses_what_a_run_refuses(line, method, override, words):
     args = config(method), f"--config.{override}"
+    told = line(*args, "--dry-run")
+    for word in words:
+        assert word in told
+    assert line(*args) == told
+
+
+@pytest.mark.parametrize(
+    ("override", "teacher", "words"),
+    [
+        ("simkd.factor=257", "resnet8x4", ["factor=257", "'resnet-8x4'", "1 to 256"]),
+        ("kdsvd.k=1000", "resnet14", ["k=1000", "stage1", "1 to 16"]),
+    ],
+)
+def test_an_option_that_the_networks_do_not_fit(line, override, teacher, words):
+    """The networks have what the method needs: the option alone is wrong."""
+    method = override.partition(".")[0]
+    networks = f"teacher={teacher},student=resnet8,batch_size=64"
+    args = (
+        f"--config=configs/kd.py:{method},dataset=digits,{networks}",
+        f"--config.stages.student.{override}",
+    )
     told = line(*args, "--dry-run")
     for word in words:
         assert word in told

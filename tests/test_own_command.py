@@ -77,7 +77,7 @@ def test_the_line_that_the_readme_shows(photos, teacher, tmp_path, capsys):
     [
         ("data=PHOTOS", ("student= is missing",)),
         ("data=nowhere,student=tiny-6", ("nowhere",)),
-        ("data=PHOTOS,student=tiny-6", ("wants a teacher",)),
+        ("data=PHOTOS,student=tiny-6", ("needs a teacher",)),
         ("data=PHOTOS,student=tiny-6,teacher=t.pth", ("t.pth",)),
         (
             "data=PHOTOS,student=tiny-6,teacher=UNKNOWN",

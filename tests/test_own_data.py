@@ -1,14 +1,12 @@
-"""One's own data: what is read of folders, arrays, parquet and TFDS, and kept."""
+"""One's own data: folders, arrays, and the kind of a data set."""
 
-import importlib.metadata
-import json
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
-from own_images import CLASSES, encoded, pixels, splits, write
+from own_images import CLASSES, splits, write
+from own_opened import SIZE, opened, settings, streamed
 from PIL import Image
 
 from kdjax.data import own, sources
@@ -20,30 +18,11 @@ from kdjax.data.subsets import stratified
 from kdjax.runtime import console
 from kdjax.runtime.errors import UserError
 
-SIZE = 16
-
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder with train/ and test/."""
     return write(tmp_path_factory.mktemp("photos"), splits())
-
-
-@pytest.fixture
-def _new_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "new-cache"))
-
-
-def settings(path, name="folder", **options):
-    return {"name": name, "path": str(path), "image_size": SIZE, **options}
-
-
-def opened(path, name="folder", vary=None, **options):
-    return own.open_own(settings(path, name, **options), vary)
-
-
-def streamed(path, name="folder", **options):
-    return opened(path, name, memory_share=0.0, **{"workers": 0, **options})
 
 
 def in_order(root, split):
@@ -280,79 +259,6 @@ class TestStreamed:
         assert not sources.fits_memory(settings(photos))
 
 
-@pytest.mark.usefixtures("_new_cache")
-@pytest.mark.parametrize("form", ["png", "jpg", "gif", "tif", "webp", "bmp"])
-def test_a_description_decodes_no_pixel(tmp_path, monkeypatch, form):
-    write(tmp_path, splits(2, 1), form)
-
-    def fail(*args):
-        raise AssertionError("pixels were decoded")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("PIL.ImageFile.ImageFile.load", fail)
-        patch.setattr("PIL.ImageFile.ImageFile.load_prepare", fail)
-        found = own.describe(settings(tmp_path))
-    assert (found.num_classes, found.train_size, found.test_size) == (3, 6, 3)
-    assert opened(tmp_path).image_shape == found.image_shape
-
-
-@pytest.mark.usefixtures("_new_cache")
-class TestCache:
-    def test_a_second_start_opens_no_file(self, photos, monkeypatch):
-        first, described = opened(photos), own.describe(settings(photos))
-
-        def fail(*args, **kwargs):
-            raise AssertionError("a file was opened again")
-
-        monkeypatch.setattr(Image, "open", fail)
-        monkeypatch.setattr("kdjax.data.own.folder.Files.read", fail)
-        again = opened(photos)
-        np.testing.assert_array_equal(again.train.images, first.train.images)
-        np.testing.assert_array_equal(again.test.labels, first.test.labels)
-        assert (again.mean, again.std) == (first.mean, first.std)
-        assert again.content == first.content
-        assert own.describe(settings(photos)) == described
-
-    def test_a_changed_file_is_read_again(self, photos, tmp_path):
-        root = tmp_path / "p"
-        shutil.copytree(photos, root)
-        path = root / "train" / "ant" / "!.bmp"
-        Image.new("RGB", (20, 20), "white").save(path)
-        first = opened(root)
-        status = path.stat()
-        Image.new("RGB", (20, 20)).save(path)
-        assert path.stat().st_size == status.st_size
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-        again = opened(root)
-        assert (again.train.images[0] == 0).all()
-        assert again.content != first.content
-
-    def test_content_is_what_is_read_and_not_where(self, photos, tmp_path):
-        first = opened(photos).content
-        shutil.copytree(photos, tmp_path / "copy", copy_function=shutil.copyfile)
-        assert opened(tmp_path / "copy").content == first
-        assert opened(photos, image_size=SIZE + 1).content != first
-        assert opened(photos, train_size=23).content != first
-        # An image under another label.
-        root = tmp_path / "copy" / "train"
-        (root / "ant" / "007.png").rename(root / "bee" / "!.png")
-        assert opened(tmp_path / "copy").content != first
-
-    def test_a_damaged_cache_is_made_anew(self, photos, tmp_path):
-        first = opened(photos)
-        for path in (tmp_path / "new-cache").iterdir():
-            content = bytearray(path.read_bytes())
-            content[len(content) // 2] ^= 1
-            path.write_bytes(content)
-        again = opened(photos)
-        np.testing.assert_array_equal(again.train.images, first.train.images)
-        assert again.content == first.content
-
-    def test_without_a_cache(self, photos, monkeypatch):
-        monkeypatch.setenv("KDJAX_CACHE", os.devnull)
-        assert opened(photos).train_size == 24
-
-
 class TestArrays:
     def test_registered_arrays(self, rng):
         images = rng.integers(0, 256, (50, 9, 11), dtype=np.uint8)
@@ -414,169 +320,6 @@ class TestArrays:
         for channel in range(3):
             expected = np.bincount(images[..., channel].ravel(), minlength=256)
             np.testing.assert_array_equal(counts[channel], expected)
-
-
-class Entry:
-    """Stands in for an installed package's entry point."""
-
-    name, value = "moths", "moth_package:load"
-
-    def __init__(self, function):
-        self.function = function
-
-    def load(self):
-        if isinstance(self.function, Exception):
-            raise self.function
-        return self.function
-
-
-@pytest.fixture
-def install(monkeypatch):
-    """Installs a data source called 'moths'."""
-
-    def put(function):
-        def entry_points(group):
-            return [Entry(function)] if group == "kdjax.data" else []
-
-        monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-
-    return put
-
-
-class TestEntryPoints:
-    def test_a_packages_function_is_a_data_set(self, rng, install):
-        images = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8)
-
-        def load(path, *, twice=1):
-            return images, np.arange(20) % 2 * twice, images[:2], [0, 1], ["x", "y"]
-
-        install(load)
-        data = own.open_own({"name": "moths", "path": "somewhere"})
-        assert (data.name, data.classes) == ("moths", ("x", "y"))
-        assert (data.train_size, data.test_size) == (20, 2)
-        with pytest.raises(
-            UserError, match=r"training label 2 is out of range: .* 0 to 1"
-        ):
-            own.open_own({"name": "moths", "options": {"twice": 2}})
-
-    def test_mistakes(self, install):
-        with pytest.raises(
-            UserError, match=r"'moths'; choices: folder, npz, .*arrays$"
-        ):
-            own.OwnData("moths")
-        install(ImportError("no module named 'wings'"))
-        with pytest.raises(UserError, match=r"moth_package:load\) cannot .*'wings'"):
-            own.open_own({"name": "moths"})
-        install(lambda path: [1, 2])
-        with pytest.raises(UserError, match="returned list; it must return a tuple"):
-            own.open_own({"name": "moths"})
-        install(3)
-        with pytest.raises(UserError, match="is no function"):
-            own.open_own({"name": "moths"})
-
-
-def rows(rng, count, **options):
-    """Rows of the hub's image data sets, and their images."""
-    images = [pixels(rng, SIZE, SIZE) for _ in range(count)]
-    cells = [
-        {"bytes": encoded(image), "path": f"{i}.png"} for i, image in enumerate(images)
-    ]
-    return cells, np.stack(images)
-
-
-class TestParquet:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow reads parquet")
-
-    def table(self, cells, labels, names=None):
-        table = self.pa.table({"image": cells, "label": labels})
-        if names:
-            features = {"label": {"names": names, "_type": "ClassLabel"}}
-            text = json.dumps({"info": {"features": features}})
-            table = table.replace_schema_metadata({"huggingface": text})
-        return table
-
-    def write(self, table, path, **options):
-        from pyarrow import parquet
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table, path, **options)
-
-    @pytest.mark.parametrize("below", ["data", "."])
-    def test_the_hubs_files(self, rng, tmp_path, below, capsys):
-        cells, images = rows(rng, 12)
-        labels = np.array([0, 1, 2] * 4)
-        names, folder = ["ant", "bee", "cow"], tmp_path / below
-        for part in range(2):
-            cut = slice(5 * part, 5 + 7 * part)
-            self.write(
-                self.table(cells[cut], labels[cut], names),
-                folder / f"train-0000{part}-of-00002.parquet",
-                row_group_size=2,
-            )
-        test_cells, test_images = rows(rng, 4)
-        hidden = self.table(test_cells, [-1] * 4, names)
-        self.write(hidden, folder / "test-00000-of-00001.parquet")
-        shown = self.table(test_cells, [2, 1, 0, 0], names)
-        self.write(shown, folder / "validation-00000-of-00001.parquet")
-        assert own.find_kind(str(tmp_path)) == "parquet"
-        data = opened(tmp_path, "parquet")
-        np.testing.assert_array_equal(data.train.images, images)
-        np.testing.assert_array_equal(data.train.labels, labels)
-        # The labels of the test images are secret.
-        np.testing.assert_array_equal(data.test.images, test_images)
-        np.testing.assert_array_equal(data.test.labels, [2, 1, 0, 0])
-        assert data.classes == ("ant", "bee", "cow")
-        assert "test is not read: its labels are secret" in capsys.readouterr().out
-        with streamed(tmp_path, "parquet", workers=1) as other:
-            (batch,) = other.train(np.arange(12)[::-1], 0, 0, 12)
-            np.testing.assert_array_equal(batch.images, images[::-1])
-
-    def test_one_file_of_bytes_with_names(self, rng, tmp_path, monkeypatch, capsys):
-        cells, _ = rows(rng, 10)
-        contents = [cell["bytes"] for cell in cells]
-        contents[3] = None
-        path = tmp_path / "all.parquet"
-        self.write(self.table(contents, ["x", "y"] * 5), path)
-        data = opened(path, "parquet")
-        assert data.classes == ("x", "y")
-        assert (data.train_size, data.test_size) == (7, 2)
-        assert (
-            "skipped train record 3: cannot identify image" in capsys.readouterr().out
-        )
-        # From the cache: the images' column is not read again.
-        monkeypatch.setattr("kdjax.data.own.parquet._rows", None)
-        again = opened(path, "parquet")
-        np.testing.assert_array_equal(again.train.images, data.train.images)
-
-    def test_mistakes(self, rng, tmp_path, monkeypatch):
-        cells, _ = rows(rng, 4)
-        path = tmp_path / "train.parquet"
-        self.write(self.table(cells, [0, 1, 0, 1]), path)
-        for column in ("image", "label"):
-            with pytest.raises(
-                UserError, match=r"column of .*'x'; choices: image, label"
-            ):
-                opened(path, "parquet", **{f"{column}_column": "x"})
-        self.write(self.table(cells, [0, None, 0, 1]), path)
-        with pytest.raises(UserError, match="1 rows have no label"):
-            opened(path, "parquet")
-        self.write(self.table([1, 2, 3, 4], [0, 1, 0, 1]), path)
-        with pytest.raises(UserError, match="'image' holds int, not encoded images"):
-            opened(path, "parquet")
-        self.write(self.table(cells, [[0], [1], [0], [1]]), path)
-        with pytest.raises(UserError, match="'label' holds list, not integers or"):
-            opened(path, "parquet")
-        path.write_bytes(b"no parquet")
-        with pytest.raises(UserError, match=r"train\.parquet cannot be read: "):
-            opened(path, "parquet")
-        with pytest.raises(UserError, match="no such folder or file"):
-            opened(tmp_path / "none", "parquet")
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(UserError, match="no parquet files in it"):
-            opened(tmp_path / "empty", "parquet")
-        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-        with pytest.raises(UserError, match=r"pip install 'kdjax\[parquet\]'"):
-            opened(path, "parquet")
 
 
 def test_the_kind_is_found(tmp_path, photos):

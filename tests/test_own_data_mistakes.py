@@ -60,11 +60,11 @@ class TestFolder:
 
     def test_one_class(self, tmp_path):
         write(tmp_path, {"ant": 2})
-        fails(tmp_path, r"one class alone \('ant'\)")
+        fails(tmp_path, r"only one class \('ant'\)")
 
     def test_two_classes_that_differ_in_case(self, tmp_path):
         write(tmp_path, {"ant": 1, "Bee": 1, "bee": 1})
-        fails(tmp_path, "the classes 'Bee' and 'bee' differ in case alone")
+        fails(tmp_path, "the classes 'Bee' and 'bee' differ in case only")
 
     def test_a_class_in_test_alone(self, tmp_path):
         write(tmp_path, {"train": {"ant": 2, "bee": 2}, "test": {"ant": 1, "cow": 1}})
@@ -117,14 +117,14 @@ class TestArrays:
             ([0, 2, 0, 2, 0, 2], "the class '1' has no images"),
             ([1, 2] * 3, "the class '0' has no images"),
             ([0, 1, 0, 1, 0, 10**6], "label 1000000 is out of range for 6 images"),
-            ([0] * 6, r"one class alone \('0'\)"),
-            (["a", "A"] * 3, "the classes 'A' and 'a' differ in case alone"),
+            ([0] * 6, r"only one class \('0'\)"),
+            (["a", "A"] * 3, "the classes 'A' and 'a' differ in case only"),
             ([0.0, np.nan] * 3, "dtype float64, NaN at 1; give integers from 0"),
             ([0.0, 1.0] * 3, "dtype float64; give integers from 0"),
             ([True, False] * 3, "dtype bool; give integers from 0"),
-            (3, r"shape \(\); give one integer or name an image"),
-            ([[0], [1, 2]] * 3, "labels are not one integer or name an image"),
-            (np.eye(6), r"shape \(6, 6\); give one integer or name an image"),
+            (3, r"shape \(\); give one integer or name per image"),
+            ([[0], [1, 2]] * 3, "labels must be one integer or name per image"),
+            (np.eye(6), r"shape \(6, 6\); give one integer or name per image"),
         ],
     )
     def test_labels(self, labels, message):
@@ -188,14 +188,14 @@ class TestArrays:
         with pytest.raises(UserError, match=r"x\.npz: the class 'z' has no images"):
             opened(path, "npz")
         np.savez(path, images=GOOD, labels=LABELS, classes=["x"])
-        with pytest.raises(UserError, match="one class alone"):
+        with pytest.raises(UserError, match="only one class"):
             opened(path, "npz")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "folder"}, r"data\.path is missing: what 'folder'"),
+        ({"name": "folder"}, r"data\.path is missing: the path of the 'folder'"),
         ({"name": "mnist", "path": "x"}, "'mnist'|unknown data key 'path'"),
         ({"name": "mnist"}, "'mnist'; choices: digits, .*, imagenet, folder, npz"),
         ({"path": "x"}, "unknown data key 'path'|'name' is missing"),

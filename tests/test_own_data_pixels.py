@@ -133,7 +133,7 @@ class TestModes:
         content = saved(Image.fromarray(np.zeros((16, 16), np.float32)), "TIFF")
         with pytest.raises(ValueError, match="fractions"):
             view(content, (16, 16, 1))
-        with pytest.raises(ValueError, match="beyond 16 bits"):
+        with pytest.raises(ValueError, match="more than 16 bits"):
             convert(Image.fromarray(np.full((16, 16), 2**20, np.int32)), 1)
 
     def test_what_is_stored_as_grey(self, rng):

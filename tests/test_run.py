@@ -223,7 +223,7 @@ def test_killed_runs_end_in_the_same_bits(make, straight):
 def test_sigterm_saves_and_goes_on_to_the_same_bits(terminated, straight, make):
     command, err = terminated
     heard, last = err.splitlines()
-    assert heard.startswith("kdjax: SIGTERM is heard: the run saves and stops")
+    assert heard.startswith("kdjax: SIGTERM received: the run saves and stops")
     assert last == "kdjax: stopped by SIGTERM; the same command continues from here"
     assert command.saved_steps("student")
     again = make(TINY, copy_of=command.workdir)

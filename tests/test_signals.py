@@ -70,7 +70,7 @@ def test_a_busy_process_answers_at_once_and_twice_ends_it(number):
         begin = time.monotonic()
         line = process.stderr.readline()
         assert time.monotonic() - begin < 3
-        assert line.startswith(f"kdjax: {signal.Signals(number).name} is heard: ")
+        assert line.startswith(f"kdjax: {signal.Signals(number).name} received: ")
         process.send_signal(number)  # at once: it counts as the same
         time.sleep(0.7)
         assert process.poll() is None
@@ -84,7 +84,7 @@ def test_one_signal_waits_for_what_is_being_done():
         process.send_signal(signal.SIGHUP)
         told, last = process.stderr.read().splitlines()
         assert process.wait(timeout=60) == 129
-    assert told.startswith("kdjax: SIGHUP is heard")
+    assert told.startswith("kdjax: SIGHUP received")
     assert last == "kdjax: stopped by SIGHUP; the same command continues from here"
 
 

@@ -10,6 +10,7 @@ import archives
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from record_files import RECORD, assert_equal, flip, forbid_decoding
 from sklearn.datasets import load_digits
 
 from kdjax.data import prepare, sources, tfds_files
@@ -17,7 +18,6 @@ from kdjax.data.subsets import stratified
 from kdjax.runtime.errors import UserError
 
 REAL = Path(__file__).parents[2] / "shared/data/tfds"
-RECORD = "cifar10-test.array_record-00000-of-00001"
 
 
 @pytest.fixture(autouse=True)
@@ -53,21 +53,6 @@ def real(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDJAX_CACHE", str(folder))
         return sources.load(request.param, str(REAL)), folder
-
-
-def assert_equal(one, other):
-    for split in ("train", "test"):
-        for part in ("images", "labels"):
-            np.testing.assert_array_equal(
-                getattr(getattr(one, split), part), getattr(getattr(other, split), part)
-            )
-
-
-def forbid_decoding(monkeypatch):
-    def fail(*_):
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(tfds_files, "_decode", fail)
 
 
 class TestDigits:
@@ -237,12 +222,6 @@ class TestMistakes:
         assert "\n" not in text
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[300] ^= 1
-    path.write_bytes(content)
-
-
 class TestFolders:
     def test_default_is_that_of_tfds(self, tiny, monkeypatch):
         monkeypatch.setenv("TFDS_DATA_DIR", str(tiny))
@@ -259,70 +238,6 @@ class TestFolders:
         prepared = tfds_files.find("cifar10", "cifar10", data_dir)
         assert prepared.version == "3.0.10"
         assert prepared.sizes == {"train": 60, "test": 12}
-
-
-class TestCache:
-    def test_the_second_load_decodes_nothing(self, tiny, cache, monkeypatch):
-        first = sources.load("cifar10", str(tiny))
-        assert len(list(cache.iterdir())) == 2
-        forbid_decoding(monkeypatch)
-        assert_equal(sources.load("cifar10", str(tiny)), first)
-
-    def test_without_own_folder_it_lies_in_the_users(self, tiny, tmp_path, monkeypatch):
-        monkeypatch.delenv("KDJAX_CACHE")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-        sources.load("cifar10", str(tiny))
-        assert len(list((tmp_path / "xdg" / "kdjax").iterdir())) == 2
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        sources.load("cifar10", str(tiny))
-        assert len(list((tmp_path / "home" / ".cache" / "kdjax").iterdir())) == 2
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda folder: os.utime(folder / RECORD, (1, 1)),
-            lambda folder: (folder / f"{RECORD}-more").write_text("longer"),
-            lambda folder: edit_description(folder),
-            lambda folder: folder.parents[1].rename(folder.parents[2] / "moved"),
-        ],
-    )
-    def test_changed_files_are_decoded_anew(self, change, own, monkeypatch):
-        data_dir, folder = own
-        sources.load("cifar10", str(data_dir))
-        change(folder)
-        moved = data_dir.parent / "moved"
-        forbid_decoding(monkeypatch)
-        with pytest.raises(AssertionError, match="decoded again"):
-            sources.load("cifar10", str(moved if moved.exists() else data_dir))
-
-    @pytest.mark.parametrize("spoil", [lambda f: os.truncate(f, 1000), flip])
-    def test_a_spoilt_file_is_replaced(self, spoil, tiny, cache, monkeypatch):
-        first = sources.load("cifar10", str(tiny))
-        for file in cache.iterdir():
-            spoil(file)
-        assert_equal(sources.load("cifar10", str(tiny)), first)
-        forbid_decoding(monkeypatch)
-        assert_equal(sources.load("cifar10", str(tiny)), first)
-
-    def test_a_folder_that_cannot_be_written_is_no_error(self, tiny, cache):
-        cache.write_text("a file, not a folder")
-        assert len(sources.load("cifar10", str(tiny)).train.labels) == 60
-
-    def test_a_failed_write_leaves_nothing(self, tiny, cache, monkeypatch):
-        def full(file, **_):
-            file.write(b"half")
-            raise OSError("no space left on device")
-
-        monkeypatch.setattr(np, "savez", full)
-        assert len(sources.load("cifar10", str(tiny)).train.labels) == 60
-        assert list(cache.iterdir()) == []
-
-
-def edit_description(folder):
-    description = folder / "dataset_info.json"
-    info = json.loads(description.read_text())
-    description.write_text(json.dumps({**info, "citation": "another"}))
 
 
 class TestRealImages:

@@ -1,16 +1,11 @@
 """Terms of the methods with peers, memory, views or phases, against NumPy."""
 
-import itertools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import (
-    np_ab,
     np_crd,
-    np_factor_transfer,
     np_mutual,
     np_ofd,
     np_one,
@@ -35,14 +30,13 @@ from term_cases import (
 from kdjax import methods, models
 from kdjax.methods import Context, MemoryInit
 from kdjax.methods.crd import CRD
-from kdjax.models import Outputs, simkd
+from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+
 LEVELS = ("stage1_pre", "stage2_pre", "stage3_pre")
-
-
-# Peers.
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -111,9 +105,6 @@ def test_ones_branches_share_what_lies_below():
         "stage1_block1",
         "stage2_block1",
     }
-
-
-# Memory.
 
 
 def test_ofd_takes_its_margins_from_the_teachers_batch_norms():
@@ -262,163 +253,3 @@ def test_crd_takes_negatives_that_are_sampled_otherwise():
         expected += np.array([np_crd(row, 6) for row in scores])
     value = Next(mode="relax").terms(context)["crd/expert"].value
     np.testing.assert_allclose(value, expected, rtol=1e-8)
-
-
-# The reused classifier.
-
-
-def test_simkd_is_the_distance_of_the_last_maps():
-    features = {"stage4_pre": np.abs(outputs(4, 3).features["stage1"])}
-    own = Outputs(STUDENT.logits, features)
-    _, total, _ = terms("simkd", {"beta": 3.0}, roles={"student": own})
-    theirs = np.maximum(EXPERT.features["stage3_pre"], 0)
-    pooled = np.stack([np_pool(x, 2, 2) for x in features["stage4_pre"]])
-    np.testing.assert_allclose(total, 3 * np.mean((pooled - theirs) ** 2), rtol=1e-9)
-
-
-def test_simkd_deploys_trunk_projector_and_the_teachers_classifier():
-    method = methods.create("simkd", {})
-    name = method.network("resnet-8", ["wrn-10-1"])
-    assert name == "simkd-2:resnet-8:wrn-10-1"
-    shapes = models.shapes(name, C, (8, 8, 3))["params"]
-    assert shapes.keys() == {"trunk", "projector", "head"}
-    assert "head" not in shapes["trunk"]
-    assert shapes["head"]["kernel"].shape == (64, C)
-    teacher = models.shapes("wrn-10-1", C, (8, 8, 3))
-    start = method.initial({"student": {"params": shapes}}, {"expert": teacher})
-    assert start["student"]["params"]["head"] is teacher["params"]["head"]
-    trains = method.phases()[0].trains
-    assert not trains(("student", "head", "kernel"))
-    assert trains(("student", "trunk", "stem", "conv", "kernel"))
-    # It teaches, and its classifier is reused, as any other network's.
-    again = models.shapes(method.network("wrn-10-1", [name]), C, (8, 8, 3))
-    assert again["params"]["head"]["kernel"].shape == (64, C)
-
-
-@pytest.mark.parametrize(
-    ("student", "taken"),
-    [
-        # The published code's feat[-2]: a MobileNetV2's is linear, half of it negative.
-        ("mobilenetv2-0.5", lambda features: features["stage4"]),
-        ("resnet-8", lambda features: features["stage3"]),
-        ("vgg-8", lambda features: features["stage4"]),
-        ("shufflenetv2", lambda features: features["stage3"]),
-        # Its own classifier reads the stage after BatchNorm and ReLU, and so do we.
-        ("wrn-10-1", lambda features: np.maximum(features["stage3_pre"], 0)),
-    ],
-)
-def test_simkd_takes_the_students_last_map_as_it_is(student, taken):
-    trunk, rng = models.create(student, C), np.random.default_rng(0)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: trunk.init_with_output(jax.random.key(0), x, train=False)[0], images
-    )
-    made = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
-    found = simkd.trunk_map(trunk, made)
-    np.testing.assert_array_equal(found, taken(made.features))
-
-
-class Negative(nn.Module):
-    """A network whose last map is linear, and negative everywhere."""
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = -jnp.abs(x) - 1
-        logits = nn.Dense(C, name="head")(x.mean((1, 2)))
-        return Outputs(logits, {"stage1": x, "stage1_pre": x})
-
-
-def test_simkd_projects_a_linear_map_unchanged():
-    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    network = simkd.Reusing(Negative(), 4, 2, C)
-    outputs, variables = network.init_with_output(jax.random.key(1), images, train=True)
-    parts = {name: part["projector"] for name, part in variables.items()}
-    projector = simkd.Projector(4, 2)
-    maps = -jnp.abs(images) - 1
-    expected, _ = projector.apply(parts, maps, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(outputs.features["stage2"], expected, rtol=1e-12)
-    assert np.any(expected != expected[:1, :1, :1])  # of zeros all would be equal
-
-
-@pytest.mark.parametrize("name", ["mobilenetv2-0.5", "plain-2"])
-def test_simkd_refuses_classifiers_of_other_features(name):
-    with pytest.raises(UserError, match=f"simkd: the classifier of '{name}' does not"):
-        models.create(f"simkd-2:resnet-8:{name}", C)
-
-
-# Phases.
-
-
-def test_ab_prepares_and_then_learns_from_labels():
-    own = {level: outputs(7, 3, 2).features[level] for level in LEVELS}
-    adapted = {"ab/expert": jax.tree.map(jnp.asarray, own)}
-    _, total, _ = terms("ab", adapted=adapted)
-    expected = 0.0
-    for weight, level in zip((0.25, 0.5, 1), LEVELS, strict=True):
-        expected += weight * mean(np_ab, own[level], EXPERT.features[level])
-    np.testing.assert_allclose(total, 3e-3 * expected, rtol=1e-9)
-    values, total, _ = terms("ab", adapted=adapted, phase=1)
-    assert set(values) == {"ce/student"}
-    np.testing.assert_allclose(total, ce(STUDENT.logits), rtol=1e-9)
-
-
-def test_ft_paraphrases_and_then_transfers():
-    factor, rebuilt = (outputs(seed, 3, 2).features["stage3"] for seed in (8, 9))
-    own = outputs(7, 3, 4).features["stage3"]
-    adapted = {
-        "ft/expert/paraphraser": (jnp.asarray(factor), jnp.asarray(rebuilt)),
-        "ft/expert/translator": jnp.asarray(own),
-    }
-    _, total, _ = terms("ft", adapted=adapted)
-    theirs = EXPERT.features["stage3"]
-    np.testing.assert_allclose(total, np.mean((rebuilt - theirs) ** 2), rtol=1e-9)
-    _, total, _ = terms("ft", adapted=adapted, phase=1)
-    expected = ce(STUDENT.logits) + 200 * mean(np_factor_transfer, own, factor)
-    np.testing.assert_allclose(total, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("options", "oracle"),
-    [
-        ({"form": "factor"}, {"form": "factor"}),
-        ({"form": "factor", "p2": 2.0}, {"form": "factor", "p2": 2}),
-        ({"p1": 3.0, "p2": 1.5}, {"p1": 3, "p2": 1.5}),
-    ],
-)
-def test_ft_has_the_forms_of_its_loss(options, oracle):
-    own, factor = (outputs(seed, 3, 4).features["stage3"] for seed in (7, 8))
-    adapted = {
-        "ft/expert/paraphraser": (jnp.asarray(factor), jnp.asarray(factor)),
-        "ft/expert/translator": jnp.asarray(own),
-    }
-    values, _, _ = terms("ft", options, adapted=adapted, phase=1)
-    expected = mean(lambda *pair: np_factor_transfer(*pair, **oracle), own, factor)
-    np.testing.assert_allclose(values["ft/expert"], expected, rtol=1e-9)
-
-
-def test_forms_that_are_not_chosen_are_not_hashed():
-    """Stages of earlier versions, which had no choice, are found again."""
-    for name, chosen in (("ft", "factor"), ("cc", "kernel")):
-        assert "form" not in methods.options(methods.create(name, {}))[name]
-        method = methods.create(name, {name: {"form": chosen}})
-        assert methods.options(method)[name]["form"] == chosen
-        with pytest.raises(UserError, match="'other'; choices: "):
-            methods.create(name, {name: {"form": "other"}})
-
-
-def test_fsp_compares_consecutive_levels():
-    teacher = outputs(5, 2, 2)
-    levels = ("stem", "stage1", "stage2", "stage3")
-
-    def matrix(output, top, bottom):
-        a, b = (output.features[n].reshape(B, -1, 2) for n in (top, bottom))
-        return np.einsum("bip,biq->bpq", a, b) / a.shape[1]
-
-    expected = sum(
-        np.mean((matrix(STUDENT, *pair) - matrix(teacher, *pair)) ** 2)
-        for pair in itertools.pairwise(levels)
-    )
-    _, total, _ = terms("fsp", {"beta": 2.0}, teacher=teacher)
-    np.testing.assert_allclose(total, 2 * expected, rtol=1e-9)
-    with pytest.raises(UserError, match=r"stage1.*\(2, 2\).*\(3, 3\).*equal widths"):
-        terms("fsp")

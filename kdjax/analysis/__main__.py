@@ -1,15 +1,15 @@
-"""Looks into the networks of a finished experiment: python -m kdjax.analysis WORKDIR.
+"""Analyses the networks of a finished experiment: python -m kdjax.analysis WORKDIR.
 
     python -m kdjax.analysis runs/dgkd
 
 For every network and each network before it on its chain, `results.json` gets the error
 overlap of DGKD's Figure 4: of the smaller network's errors, the share that the larger
 one makes as well. `error_overlap.png` shows them, and `tsne.png` the pooled features of
-test images as in Figure 5, of the first replicas.
+test images, as in Figure 5, for the first seed.
 
 `results.json` gives `error_overlap` by stage and by the stage before it: the overlap of
-`each` seed, the `median`, the `smaller` network, and what is expected `by_chance`, if
-errors were independent: the larger network's error rate. `python -m kdjax.main`
+`each` seed, the `median`, the `smaller` network, and the overlap expected `by_chance`
+for independent errors: the larger network's error rate. `python -m kdjax.main`
 rewrites the file without the overlaps: run the analysis after it.
 """
 

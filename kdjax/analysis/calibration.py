@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says: reliability and its summary, ECE."""
+"""Calibration: whether a network's confidence matches its accuracy, and the ECE."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ BINS = 15
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reliability:
-    """A network's test images by how sure it is of its answer.
+    """A network's test images, binned by its confidence.
 
     Attributes:
         count: [bins] images.
-        confidence: [bins] mean probability of the class it names; NaN of empty bins.
-        accuracy: [bins] share of right answers; likewise.
+        confidence: [bins] mean probability of the predicted class; NaN in empty bins.
+        accuracy: [bins] share of correct predictions; NaN in empty bins.
     """
 
     count: np.ndarray
@@ -35,15 +35,16 @@ class Reliability:
 def reliability(
     logits: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> Reliability:
-    """Sorts images into bins by the probability of the class that is named.
+    """Sorts images into bins by the probability of the predicted class.
 
     Args:
         logits: [N, classes].
         labels: [N] true classes.
-        bins: of equal width; a probability on an edge falls into the lower one.
+        bins: the number of bins of equal width; a probability on an edge falls into
+            the lower one.
 
     Raises:
-        ValueError: shapes that do not fit, or no images.
+        ValueError: shapes do not match, or there are no images.
 
     Reference:
         Guo et al., *On Calibration of Modern Neural Networks*, 2017.

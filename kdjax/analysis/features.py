@@ -1,4 +1,4 @@
-"""How networks see the test images: t-SNE of their pooled features."""
+"""t-SNE plots of networks' pooled features of test images."""
 
 import dataclasses
 import math
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 PERPLEXITY = 30
 CLASSES = 10
-"""The most classes that a picture shows in colours of their own."""
+"""The largest number of classes in a picture, each with its own colour."""
 
 COLOURS = (
     *("#cc6677", "#4477aa", "#ddcc77", "#117733", "#88ccee"),
     *("#882255", "#44aa99", "#999933", "#aa4499", "#888888"),
 )
-"""Of the classes: Tol's muted scheme, told apart by readers who see fewer colours."""
+"""The classes' colours: Tol's muted scheme, for readers with colour blindness too."""
 
-_SEED = 20200702  # fixed: which images are drawn
+_SEED = 20200702  # fixed: it selects the images
 
 
 def choose(labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns the positions of the images to draw, in order.
+    """Returns the positions of the images to plot, in order.
 
     Args:
         labels: [N] classes of all images.
-        count: how many of the images of the first `CLASSES` classes, or all of them
-            if there are no more.
+        count: the number of images of the first `CLASSES` classes to plot, or all of
+            them if there are fewer.
 
     Returns:
         [M] positions, the same at every call.
 
     Raises:
-        UserError: too few for t-SNE.
+        UserError: there are too few images for t-SNE.
     """
     shown = np.flatnonzero(labels < CLASSES)
     count = min(count, len(shown))

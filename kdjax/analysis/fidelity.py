@@ -1,10 +1,10 @@
-"""How close a student is to its teacher, on images that neither learned from."""
+"""How close a student is to its teacher, on images that neither was trained on."""
 
 import numpy as np
 
 
 def agreement(student: np.ndarray, teacher: np.ndarray) -> float:
-    """Returns the share of images for which both name the same class first.
+    """Returns the share of images for which both predict the same class.
 
     Args:
         student: [N, classes] logits.
@@ -38,10 +38,10 @@ def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
 
 
 def distances(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Returns how much two networks differ on each image, from 0 to log 2.
+    """Returns the difference of two networks on each image, from 0 to log 2.
 
-    The Jensen-Shannon divergence of their probabilities: it is the same both ways, and
-    one sure network cannot make it infinite.
+    It is the Jensen-Shannon divergence of their probabilities, which is symmetric and
+    always finite.
 
     Args:
         student: [N, classes] logits.
@@ -69,6 +69,6 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def _check(student: np.ndarray, teacher: np.ndarray) -> None:
     if student.shape != teacher.shape or student.ndim != 2:
         raise ValueError(
-            f"student and teacher must be [N, classes] alike, not {student.shape} and "
+            f"student and teacher must both be [N, classes], not {student.shape} and "
             f"{teacher.shape}"
         )

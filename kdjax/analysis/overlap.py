@@ -1,4 +1,4 @@
-"""Error overlap: how many of a network's errors its teachers make as well."""
+"""Error overlap: the share of a network's errors that its teachers make as well."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ def error_overlap(
 
     Reference:
         Son et al., *Densely Guided Knowledge Distillation using Multiple Teacher
-        Assistants*, 2021, Figure 4. The denominator is left open there.
+        Assistants*, 2021, Figure 4. The paper does not state the denominator.
     """
     shapes = [np.shape(array) for array in (small, large, labels)]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-        raise ValueError(f"small, large and labels must be [N] alike, not {shapes}")
+        raise ValueError(f"small, large and labels must all be [N], not {shapes}")
     wrong = small != labels
     if not wrong.any():
         return None
@@ -47,8 +47,8 @@ class Overlap:
     Attributes:
         taught: the stage that is trained later on the chain.
         guide: the stage that teaches it, itself or through others.
-        smaller: which of the two the errors are counted of.
-        neighbours: whether no stage lies between the two.
+        smaller: the smaller network of the two, whose errors are counted.
+        neighbours: whether there is no stage between the two.
         each: the overlap by seed; None where the smaller network makes no error.
         by_chance: by seed, the larger network's error rate, which is the overlap to
             expect of independent errors.

@@ -32,7 +32,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """Returns the content of `results.json`.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         results = json.loads(path.read_text())
@@ -63,8 +63,8 @@ class Study:
             data_dir: the folder of data sets; None means the experiment's.
 
         Raises:
-            UserError: results or data that are missing or damaged, or a folder that
-                cannot be written.
+            UserError: results or data are missing or damaged, or the folder cannot be
+                written.
         """
         self._workdir = workdir
         self._results = read_results(workdir / "results.json")
@@ -85,8 +85,8 @@ class Study:
             examples: how many test images t-SNE plots; 0 leaves it out.
 
         Raises:
-            UserError: an unknown stage, a network that is missing or damaged, or too
-                few images.
+            UserError: a stage is unknown, a network is missing or damaged, or there are
+                too few images.
         """
         stages, labels = self._experiment.stages, self._dataset.test.labels
         known = [name for name in stages if name in self._results["stages"]]
@@ -114,7 +114,7 @@ class Study:
             self._plot_features(pooled, predictions, shown)
 
     def _replicas(self, names: list[str]) -> list[tuple[str, int]]:
-        """Returns the replicas of some stages and of all that taught them, in order."""
+        """Returns the replicas of some stages and of all their teachers, in order."""
         order = {name: i for i, name in enumerate(self._experiment.stages)}
         replicas = {
             replica
@@ -125,17 +125,17 @@ class Study:
         for name, seed in replicas:
             if not self._store.result(name, seed):
                 raise UserError(
-                    f"{name} seed {seed} is not finished in {self._workdir}, or of "
+                    f"{name} seed {seed} is not finished in {self._workdir}, or has "
                     "other settings, data or version of kdjax; run the experiment's "
                     "command again, or choose stages by --stages"
                 )
         return sorted(replicas, key=lambda replica: (order[replica[0]], replica[1]))
 
     def _guides(self, name: str, seed: int) -> dict[str, int]:
-        """Returns the seeds of all that taught a replica, itself or through others.
+        """Returns the seeds of all direct and indirect teachers of a replica.
 
-        Its own teachers come first: where paths lead to several replicas of a stage,
-        the shortest path counts.
+        Its own teachers come first: if paths lead to several replicas of a stage, the
+        shortest path counts.
         """
         guides: dict[str, int] = {}
         queue = [(name, seed)]

@@ -1,4 +1,4 @@
-"""Experiments from Python: of one's own parts, or of a config."""
+"""Experiments from Python: from one's own networks and data, or from a config."""
 
 import os
 import signal
@@ -56,11 +56,11 @@ def distill(
     data_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Trains a student, with all that teaches it, and returns the result.
+    """Trains a student and the networks that teach it, and returns the result.
 
-    It builds the graph of stages that `configs/own.py` does and runs it in the same
-    way: what `workdir` holds already is not repeated, a stopped run continues from its
-    last checkpoint, and `results.json` is written.
+    It builds the same graph of stages as `configs/own.py` and runs it in the same way:
+    stages that are finished in `workdir` are not repeated, a stopped run continues from
+    its last checkpoint, and `results.json` is written.
 
     Args:
         student: a network's name ('resnet-8', 'package.module:Class(width=32)',
@@ -68,49 +68,49 @@ def distill(
         data: a folder of images, an npz file, a folder of parquet files; or images,
             uint8 `[N, height, width]` or `[N, height, width, channels]`, and labels,
             integers or strings.
-        test: images and labels to judge by; by default the folder's own, or a fifth of
-            the images, kept from training.
+        test: test images and labels; by default those of the folder, or a fifth of the
+            images, which are then not used for training.
         teacher: a network's name or module, which is trained first; a file of PyTorch
             weights ('teacher.pth:resnet-20'); a `Network`, or 'WORKDIR:STAGE'; logits
             of the training images, `[N, classes]`, or their file; a function and its
             variables, `apply(variables, images) -> logits` of normalised images, or
-            a module and its variables; or a module of PyTorch, a model of Keras on its
-            JAX backend, a module of Equinox (with a state: both), as they are.
+            a module and its variables; or a trained PyTorch module, Keras model (on the
+            JAX backend) or Equinox module (with its state, if it has one).
         method: how the student learns: a row of `kdjax.methods.METHODS`, several
             joined by '+', or 'takd', 'dgkd', 'dgkd_stochastic'.
         chain: networks between teacher and student, the larger first.
         workdir: the folder for stages and results.
-        epochs: of every stage; 0: by the size of the data.
-        batch_size: 0: by the size of the data.
-        seeds: how many students.
-        options: the method's hyper-parameters; of several methods by their names.
-        recipe: what shall differ from the chosen recipe: fields of
-            `kdjax.train.recipe.Recipe`.
-        augment: how training images are varied: 'default', 'none', or fields of
+        epochs: of every stage; 0: chosen by the size of the data.
+        batch_size: 0: chosen by the size of the data.
+        seeds: the number of students.
+        options: the method's hyper-parameters; for several methods by their names.
+        recipe: fields of `kdjax.train.recipe.Recipe` that replace those of the chosen
+            recipe.
+        augment: the augmentation of training images: 'default', 'none', or fields of
             `kdjax.data.own.vary.Vary`.
-        start: what the student starts from: weights as for a teacher, in a file or
-            stage, or its variables.
+        start: the student's initial weights: a file or stage, as for a teacher, or its
+            variables.
         student_levels: paths of the student's modules whose outputs are its levels,
             'stage1', 'stage2', ..., for methods that compare features.
-        teacher_levels: likewise of the teacher.
-        teacher_model: the network of a file of weights; with predictions alone, the
-            one that some methods train beside the student.
-        teacher_weights: of the network that `teacher` names: a file; without it, timm
-            and torchvision download theirs.
-        teacher_size: height and width that the teacher sees; by default as its library
-            says, or the data set's.
-        teacher_train: what is trained first of a PyTorch teacher that has other classes
-            than the data set: its new 'head', or 'all'.
-        teacher_mean: of each channel, on the scale 0 to 1, as the teacher learned to
-            see it; by default the data set's.
-        teacher_std: standard deviation of each channel, likewise.
-        class_order: where each of the data set's classes stands among the teacher's.
-        kind: of the data, such as 'tfds'; by default found by looking at it.
+        teacher_levels: the same for the teacher.
+        teacher_model: the network of a file of weights; if the teacher is a table of
+            predictions, the network that some methods train beside the student.
+        teacher_weights: a file with the weights of the network that `teacher` names;
+            without it, timm and torchvision download theirs.
+        teacher_size: height and width of the teacher's input; by default as its library
+            states, or the data set's.
+        teacher_train: the part of a PyTorch teacher with other classes than the data
+            set that is trained first: its new 'head', or 'all'.
+        teacher_mean: of each channel, on the scale 0 to 1, with which the teacher was
+            trained; by default the data set's.
+        teacher_std: standard deviation of each channel, as `teacher_mean`.
+        class_order: for each of the data set's classes its number among the teacher's.
+        kind: the kind of the data, such as 'tfds'; by default detected.
         data_options: further fields of `kdjax.data.own.OwnData`.
         settings: 'precision', 'saving' and 'bank' of the config.
 
     Raises:
-        UserError: a mistake in any of these, in one line, before any training.
+        UserError: an argument is invalid; raised before any training.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     for what, value in (
@@ -159,12 +159,12 @@ def run(
     """Runs an experiment, as `python -m kdjax.main` does, and returns the result.
 
     Args:
-        config: what a config's `get_config` returns.
-        workdir: the folder for stages and results; what it holds is not repeated.
-        stages: these alone, with all that teach them; by default all.
+        config: the result of a config's `get_config`.
+        workdir: the folder for stages and results; finished stages are not repeated.
+        stages: the stages to run, with all that teach them; by default all.
 
     Raises:
-        UserError: a mistake in the config or in what it names.
+        UserError: the config or something that it names is invalid.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     plain = config.to_dict() if hasattr(config, "to_dict") else config
@@ -186,17 +186,17 @@ def run(
 
 
 def open_data(path: PathLike, kind: str = "", **options: Any) -> Dataset:
-    """Returns a data set as an experiment with the same options sees it.
+    """Returns a data set as an experiment with the same options uses it.
 
-    Its training images are in the order that a table of a teacher's logits must have.
+    A table of a teacher's logits must be in the order of its training images.
 
     Args:
         path: a folder of images, an npz file, a folder of parquet files.
-        kind: by default found by looking at it.
+        kind: the kind of the data; by default detected.
         **options: further fields of `kdjax.data.own.OwnData`.
 
     Raises:
-        UserError: nothing is there, or it does not fit into memory.
+        UserError: there is no data, or it does not fit into memory.
     """
     name = kind or own_data.find_kind(str(path))
     images = own_data.open_own({"name": name, "path": str(path), **options})
@@ -219,25 +219,25 @@ def _data(data: Data, test: tuple[Any, Any] | None) -> str:
             )
         return os.fspath(data)
     if len(data) != 2:
-        raise UserError(f"data= {len(data)} things, not images and labels")
+        raise UserError(f"data= has {len(data)} entries, but must be (images, labels)")
     images, labels = data
     return own_data.register_arrays(images, labels, *(test or ()))
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    """Returns a sequence as a tuple, and anything else as the one entry of one."""
+    """Returns a sequence as a tuple, and any other value as a tuple of one entry."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         return (value,)
     return tuple(value)
 
 
 def _name(network: Any) -> str:
-    """Returns a network's name, by which the graph of stages knows it."""
+    """Returns the name of a network in the graph of stages."""
     return network if isinstance(network, str) else models.register(network)
 
 
 def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
-    """Returns who teaches."""
+    """Returns the teacher."""
     name = _name(model) if model else ""
     if teacher is None:
         return Teacher(model=name, **view)
@@ -256,7 +256,7 @@ def _teacher(teacher: Any, model: Any, **view: Any) -> Teacher:
         return Teacher(source=_name(teacher), **view)
     if len(teacher) != 2:
         raise UserError(
-            f"teacher= {len(teacher)} things, not a function or module, and its "
+            f"teacher= has {len(teacher)} entries, not a function or module, and its "
             "variables"
         )
     network, variables = teacher

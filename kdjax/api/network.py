@@ -1,4 +1,4 @@
-"""A network that is finished: it predicts, is evaluated, and gives its variables."""
+"""A trained network: its predictions, its evaluation and its variables."""
 
 import functools
 import os
@@ -25,23 +25,23 @@ from kdjax.train.prediction import Predictor
 
 
 class Network:
-    """A finished network.
+    """A trained network of a finished stage.
 
     Attributes:
         name: its name, such as 'resnet-8'.
-        classes: names by label; empty where the data set has none.
-        num_classes: the length of its logits.
-        image_shape: height, width and channels of what it sees.
+        classes: names by label; empty if the data set has no names.
+        num_classes: the number of its logits.
+        image_shape: height, width and channels of its input.
         mean: of each channel, on the scale 0 to 1.
         std: standard deviation of each channel.
-        source: the stage that it comes from, as a teacher of another experiment.
+        source: the stage that it comes from, in the form for `teacher=`.
     """
 
     def __init__(self, about: Finished, source: str):
-        """Reads nothing yet.
+        """Makes the object; files are read when they are needed.
 
         Args:
-            about: where it is, and what it is.
+            about: the network's location and properties.
             source: 'WORKDIR:STAGE:SEED'.
         """
         self._about, self.source = about, source
@@ -75,11 +75,11 @@ class Network:
         """Returns the network as a state dict of PyTorch: tensors by name.
 
         Args:
-            layout: whose names the tensors of a network of kdjax bear; '': those of the
-                first layout of its family. A network of PyTorch has its own.
+            layout: the repository whose tensor names are used; '': the first one known
+                for the network's family. A PyTorch network keeps its own names.
 
         Raises:
-            UserError: torch is not installed, or the network has no form in PyTorch.
+            UserError: torch is not installed, or there is no such network in PyTorch.
         """
         Options(format="torch", layout=layout).check_installed()
         return tensors.state_dict(deploy(self._about), models.inner(self.name), layout)
@@ -92,7 +92,7 @@ class Network:
                 size; or PIL images, or paths of files.
 
         Raises:
-            UserError: something else than images.
+            UserError: `images` are not images.
         """
         pixels = own.fit(images, self.image_shape)
         return self._predictor.logits(self.variables, pixels)
@@ -115,7 +115,8 @@ class Network:
             labels: numbers, or names of classes.
 
         Raises:
-            UserError: a label that is none of the classes, or another number of them.
+            UserError: a label is not one of the classes, or there are more or fewer
+                labels than images.
         """
         numbers = self._numbers(labels)
         logits = self.logits(images)
@@ -149,19 +150,20 @@ class Network:
         """Writes the network to a folder, as `python -m kdjax.export` does.
 
         Args:
-            out: the folder; must not exist, or be empty.
+            out: the folder; it must be new or empty.
             format: 'onnx', 'stablehlo', 'safetensors', or 'torch': a state dict.
-            int8: whether a file in 8 bits is written beside it, of 'onnx' alone.
-            uint8: whether the file takes uint8 images and normalises them itself.
-            opset: the version of ONNX's operators; 0: the usual one.
-            layout: of 'torch': whose names the tensors bear.
-            calibration: how many training images the ranges of 8 bits come from.
-            activations: of `int8`: their type, 'int8' or 'uint8'.
-            data: where the run's images are now, if not where they were.
-            threads: of the measurements for the table; 0: as many as there are.
+            int8: whether to write a quantised file as well; 'onnx' only.
+            uint8: whether the exported network takes uint8 images and normalises them
+                itself.
+            opset: the version of ONNX's operators; 0: the default.
+            layout: for 'torch': the repository whose tensor names are used.
+            calibration: the number of training images that calibrate the quantisation.
+            activations: the type of quantised activations, 'int8' or 'uint8'.
+            data: where the run's images are now, if they have moved.
+            threads: for the measurements in the table; 0: all cores.
 
         Returns:
-            What `model.json` holds.
+            The content of `model.json`.
 
         Raises:
             UserError: see `kdjax.export.exporting.export`.
@@ -204,12 +206,12 @@ def load(workdir: str | os.PathLike[str], stage: str, seed: int = 0) -> Network:
     """Returns the network of a finished stage.
 
     Args:
-        workdir: of the experiment.
-        stage: its name there, such as 'student'.
-        seed: which of its replicas.
+        workdir: the experiment's.
+        stage: the stage's name, such as 'student'.
+        seed: the replica's number.
 
     Raises:
-        UserError: no such folder, stage or seed.
+        UserError: there is no such folder, stage or seed.
     """
     about = finished.find(expand(workdir), stage, seed)
     return Network(about, f"{workdir}:{stage}:{seed}")

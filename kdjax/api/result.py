@@ -1,4 +1,4 @@
-"""What an experiment ended in."""
+"""The result of an experiment."""
 
 import functools
 import os
@@ -47,10 +47,10 @@ class Result:
 
         Args:
             stage: its name.
-            seed: which of its replicas.
+            seed: the replica's number.
 
         Raises:
-            UserError: no such stage or seed.
+            UserError: there is no such stage or seed.
         """
         return load(self.workdir, stage or self.stage, seed)
 
@@ -69,7 +69,7 @@ class Result:
 
         Args:
             stage: the network's; by default the last one.
-            seed: which of its replicas.
+            seed: the replica's number.
         """
         return self.network(stage, seed).torch()
 
@@ -92,13 +92,13 @@ class Result:
         """Writes a network to a folder; by default the student of seed 0.
 
         Args:
-            out: the folder; must not exist, or be empty.
+            out: the folder; it must be new or empty.
             stage: the network's; by default the last one.
-            seed: which of its replicas.
+            seed: the replica's number.
             **options: `format`, `int8`, `uint8` and others: see `Network.export`.
 
         Returns:
-            What `model.json` holds.
+            The content of `model.json`.
 
         Raises:
             UserError: see `Network.export`.

@@ -13,7 +13,7 @@ PADDINGS = ("reflect", "zero")
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How training images are varied.
+    """The augmentation of training images.
 
     Attributes:
         crop: pixels of padding on every side before a random crop of the first size.
@@ -41,15 +41,15 @@ class Augment:
 
     @property
     def varies(self) -> bool:
-        """Whether images look different in every epoch."""
+        """Whether images differ from epoch to epoch."""
         return bool(self.crop or self.flip or self.rotate)
 
     def apply(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Returns varied images.
+        """Returns augmented images.
 
         Args:
             images: `[batch, height, width, channels]`, uint8.
-            keys: `[batch]` keys; an image's variation depends on its own key alone.
+            keys: `[batch]` keys; an image's augmentation depends on its own key only.
 
         Returns:
             The same shape; uint8, or float32 after a rotation.
@@ -62,7 +62,7 @@ class Augment:
         return jax.vmap(self._vary)(images, keys)
 
     def _vary(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        # Three keys in any case: a switch does not change the other variations.
+        # Always three keys, so that one option does not change the other augmentations.
         crop_key, flip_key, rotate_key = jax.random.split(key, 3)
         height, width, _ = image.shape
         rows, columns = jnp.arange(height), jnp.arange(width)
@@ -75,7 +75,7 @@ class Augment:
         if self.crop or self.flip:
             # One gather crops and flips, without a padded copy of the image.
             image = image[_reflect(rows, height)[:, None], _reflect(columns, width)]
-        # The gather has reflected; what lay outside of the image becomes black.
+        # The gather has reflected; pixels from outside the image become black.
         if self.crop and self.padding == "zero":
             row_inside = (rows >= 0) & (rows < height)
             column_inside = (columns >= 0) & (columns < width)
@@ -99,7 +99,7 @@ def _rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
     y = jnp.arange(height)[:, None] - centre[0]
     x = jnp.arange(width)[None, :] - centre[1]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
-    # The pixel that each output pixel shows: the inverse of the rotation.
+    # The source position of each output pixel: the inverse rotation.
     source = (cos * y - sin * x + centre[0], sin * y + cos * x + centre[1])
 
     def sample(channel: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from kdjax.runtime.rng import fold
 _EVAL_BATCH = 256
 
 Leaf = jax.Array | jax.ShapeDtypeStruct
-"""An array on the devices, or its shape where no program is run."""
+"""An array on the devices, or its shape if no program is run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DeviceDataset:
     """A data set on the devices, or the shapes of one.
 
     Attributes:
-        dataset: the data set in the host's memory, or what is known of it.
+        dataset: the data set in the host's memory, or its description.
         train: images `[N, height, width, channels]` and labels `[N]`.
         test: images, labels and validity in batches, `[count, batch, ...]`; the last
             batch is padded with examples that are not valid.
@@ -52,11 +52,11 @@ def place(dataset: Dataset, mesh: Mesh) -> DeviceDataset:
 
 
 def shapes(source: Dataset | Source, mesh: Mesh) -> DeviceDataset:
-    """Returns the shapes of what `place` returns, for programs that are not run.
+    """Returns the shapes of the result of `place`, for programs that are not run.
 
     Args:
-        source: the data set, or what is known of it.
-        mesh: need not be of this machine's devices.
+        source: the data set, or its description.
+        mesh: may consist of devices that this machine does not have.
     """
     everywhere = parallel.replicated(mesh)
 
@@ -73,7 +73,7 @@ def shapes(source: Dataset | Source, mesh: Mesh) -> DeviceDataset:
 
 
 def _batches(size: int, devices: int) -> tuple[int, int]:
-    """Returns the number of test batches, and how many images each has."""
+    """Returns the number of test batches and of the images in each."""
     # A multiple of the devices, so that a batch is sharded evenly.
     batch = math.ceil(min(_EVAL_BATCH, size) / devices) * devices
     return math.ceil(size / batch), batch
@@ -86,7 +86,7 @@ def _in_batches(
     count, batch = _batches(size, devices)
 
     def batches(array: np.ndarray) -> np.ndarray:
-        # The padding's validity is False: no test image counts twice.
+        # The padding is not valid, so that no test image counts twice.
         padded = np.zeros((count * batch, *array.shape[1:]), array.dtype)
         padded[:size] = array
         return padded.reshape(count, batch, *array.shape[1:])  # [count, batch, ...]
@@ -100,9 +100,9 @@ class DeviceFeed:
 
     Attributes:
         data: the data set on the devices.
-        stream: which images come when, and how they are varied.
+        stream: the order of the images, and their augmentation.
         mesh: of the programs.
-        micro_batches: into how many micro-batches a step's batch is cut.
+        micro_batches: the number of micro-batches in a step's batch.
     """
 
     data: DeviceDataset
@@ -134,7 +134,7 @@ class DeviceFeed:
     def epoch(
         self, seeds: Sequence[int], epoch: int, first: int, width: int
     ) -> Generator[tuple[int, jax.Array]]:
-        """Yields how many steps come next, and the epoch's order by replica."""
+        """Yields the number of the next steps, and the epoch's order by replica."""
         orders = [
             self.stream.order(fold(jax.random.key(seed), "stream"), epoch)
             for seed in seeds

@@ -1,4 +1,4 @@
-"""The interface of a feed: it provides a stage's compiled programs with examples.
+"""The interface of a feed, which provides a stage's programs with examples.
 
 `DeviceFeed` gathers from a data set on the devices; `StreamedFeed` takes images that
 worker processes have read and decoded. A program works with either.
@@ -19,7 +19,7 @@ TrainArrays = Any
 DispatchInputs = Any
 """Further inputs for the steps of one call of the train program."""
 ExampleInputs = Any
-"""A description of some examples as they look in one epoch."""
+"""A description of some examples of one epoch."""
 TestBatches = Any
 """Images, labels and validity of test images, `[count, batch, ...]`."""
 
@@ -27,9 +27,9 @@ TestBatches = Any
 class Feed(Protocol):
     """Makes the training batches, the bank's examples and the test batches of a stage.
 
-    An example is made in one way: `gather_examples` turns example inputs into a batch,
-    inside a program. Example inputs come from `micro_batch`, inside the train program,
-    or from `example_inputs`, on the host.
+    Examples are always made by `gather_examples`, which turns example inputs into a
+    batch inside a program. Example inputs come from `micro_batch`, inside the train
+    program, or from `example_inputs`, on the host.
     """
 
     @property
@@ -38,15 +38,15 @@ class Feed(Protocol):
 
     @property
     def stream(self) -> Stream:
-        """Which images come when, and how they are varied."""
+        """The order of the images, and their augmentation."""
 
     @property
     def micro_batches(self) -> int:
-        """Into how many micro-batches a step's batch is cut."""
+        """The number of micro-batches in a step's batch."""
 
     @property
     def max_steps_per_dispatch(self) -> int:
-        """How many steps one call of the train program may make."""
+        """The largest number of steps per call of the train program."""
 
     @property
     def train_arrays(self) -> TrainArrays:
@@ -63,13 +63,13 @@ class Feed(Protocol):
     def epoch(
         self, seeds: Sequence[int], epoch: int, first: int, width: int
     ) -> Generator[tuple[int, DispatchInputs]]:
-        """Yields how many steps come next, and the dispatch inputs of these steps.
+        """Yields the number of the next steps, and the dispatch inputs of these steps.
 
         Args:
-            seeds: of the replicas that are trained side by side.
+            seeds: of the replicas that are trained at once.
             epoch: counted from 0.
             first: the step within the epoch to begin with.
-            width: how many steps one call of the program may make.
+            width: the largest number of steps per call of the program.
         """
 
     def micro_batch(
@@ -89,7 +89,7 @@ class Feed(Protocol):
         """
 
     def example_inputs(self, index: np.ndarray, seed: int, epoch: int) -> ExampleInputs:
-        """Returns example inputs on the devices, for examples as an epoch shows them.
+        """Returns example inputs on the devices, for examples of an epoch.
 
         Args:
             index: `[batch]` positions in the training set.
@@ -104,7 +104,7 @@ class Feed(Protocol):
 
     @property
     def test_specs(self) -> TestBatches:
-        """Shapes and shardings of what `test` yields."""
+        """Shapes and shardings of the results of `test`."""
 
     def test(self) -> Iterator[TestBatches]:
-        """Yields all test batches, as many at a time as one call of a program takes."""
+        """Yields all test batches, for one call of a program at a time."""

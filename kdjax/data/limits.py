@@ -1,4 +1,4 @@
-"""How much a file may unpack to: more is told in a line, and not by running out."""
+"""Limits of the size of unpacked files: an error line instead of a full memory."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 MOST_PIXELS = 89_478_485
-"""Of an image. PIL warns beyond it; converting such a one takes more than a gigabyte,
+"""Of an image. PIL warns about larger ones; converting one takes more than a gigabyte
 in every process that decodes images."""
 
 MOST_BYTES = 512 << 20
@@ -29,15 +29,15 @@ def memory() -> int:
 
 
 def check_bytes(size: int, what: str = "it") -> None:
-    """Raises ValueError if something is larger than an image or archive member is."""
+    """Raises ValueError if a file is larger than any image or archive member."""
     if size > MOST_BYTES:
         raise ValueError(
-            f"{what} is of {size >> 20:,} MiB; the most is {MOST_BYTES >> 20:,}"
+            f"{what} has {size >> 20:,} MiB; the limit is {MOST_BYTES >> 20:,}"
         )
 
 
 def check_fits(size: int, what: str) -> None:
-    """Raises ValueError if something takes more than half of the memory.
+    """Raises ValueError if arrays take more than half of the memory.
 
     Half: choosing training and test images of arrays copies them.
     """
@@ -54,8 +54,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     Zip files state sizes beforehand, and no more than that is unpacked.
 
     Raises:
-        ValueError: it is larger than anything that was published.
-        KeyError: there is none of that name.
+        ValueError: the member is larger than any published one.
+        KeyError: there is no member of that name.
     """
     check_bytes(archive.getinfo(name).file_size, name)
     return archive.read(name)
@@ -64,7 +64,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 def check_mat(path: Path) -> None:
     """Raises ValueError if an element of a MATLAB 5 file unpacks to too much.
 
-    Their sizes are not stated: they are unpacked piece by piece, and forgotten.
+    Their sizes are not stated, so they are unpacked piece by piece and discarded.
     """
     with open(path, "rb") as file:
         header = file.read(_MAT_HEADER)

@@ -1,4 +1,4 @@
-"""Images of any kind become what a network takes: upright, grey or RGB, of one size."""
+"""Converts images of any kind to a network's input: upright, grey or RGB, one size."""
 
 import io
 import os
@@ -13,18 +13,18 @@ from PIL import Image, ImageOps
 from kdjax.data.limits import MOST_PIXELS
 from kdjax.runtime.errors import UserError
 
-# Who has too many pixels is refused, in one line of our own.
+# Images with too many pixels are refused with a message of our own.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 VERSION = 1
-"""Raised when the same file would become other pixels."""
+"""Raised when the same file would be converted to other pixels."""
 
-SMALLEST = 8  # pixels of a side; smaller images hold nothing that networks could use
+SMALLEST = 8  # pixels of a side; smaller images are useless for networks
 
 _PLAIN = (".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga")
 _PHOTOS = (".jfif", ".jpe", ".jpeg", ".jpg", ".tif", ".tiff", ".webp")
 SUFFIXES = frozenset((*_PLAIN, *_PHOTOS))
-"""The endings, in lower case, by which a folder's images are told."""
+"""The endings, in lower case, by which images in a folder are recognised."""
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 _MODES = {1: "L", 3: "RGB"}
@@ -39,7 +39,7 @@ def is_grey(image: Image.Image) -> bool:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns height and width as a viewer shows them, without decoding pixels."""
     width, height = image.size
-    # Behind the pixels a PNG may have such a tag too: PIL would decode them all.
+    # A PNG may have this tag after the pixels: PIL would decode them all to read it.
     if image.format == "PNG" and "exif" not in image.info:
         return height, width
     turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -47,7 +47,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Returns whether a viewer turns or mirrors an image."""
+    """Returns whether a viewer rotates or mirrors an image."""
     return image.getexif().get(_ORIENTATION, 1) != 1
 
 
@@ -55,14 +55,14 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     """Returns an image upright, as 'L' or 'RGB'.
 
     Transparent parts become white, 16 bits become their upper 8, and of an animation
-    the first picture is taken. Embedded colour profiles are not applied.
+    the first picture is used. Embedded colour profiles are not applied.
 
     Args:
         image: of any mode of PIL.
         channels: 1 or 3.
 
     Raises:
-        ValueError: pixels that are fractions or beyond 16 bits.
+        ValueError: pixels are fractions or have more than 16 bits.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
@@ -70,7 +70,7 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         wide = np.asarray(image)
         if wide.size and not 0 <= int(wide.min()) <= int(wide.max()) < 2**16:
-            raise ValueError("its pixels are beyond 16 bits")
+            raise ValueError("its pixels have more than 16 bits")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
@@ -108,15 +108,15 @@ def to_array(image: Image.Image) -> np.ndarray:
 def view(
     source: bytes | str | os.PathLike[str], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Returns an encoded image as evaluation sees it.
+    """Returns an encoded image decoded for evaluation.
 
     Args:
         source: an image file's content or path.
         shape: height, width and channels of the result.
 
     Raises:
-        ValueError: it is too small or too large, or has pixels that are no colours.
-        OSError: it is no image, or damaged; PIL raises further kinds.
+        ValueError: it is too small or too large, or its pixels are not colours.
+        OSError: it is not an image, or damaged; PIL raises further errors.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as one:
         return _view(one, shape)
@@ -128,7 +128,7 @@ def _view(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises ValueError if an image is too small to show anything, or too large."""
+    """Raises ValueError if an image is too small or too large."""
     if min(image.size) < SMALLEST:
         raise ValueError(
             f"it is {image.width}x{image.height} pixels; the least is "
@@ -138,7 +138,7 @@ def check_size(image: Image.Image) -> None:
 
 
 def check_large(image: Image.Image) -> None:
-    """Raises ValueError if an image has too many pixels to decode it, by its header."""
+    """Raises ValueError if an image's header states too many pixels to decode it."""
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
             f"it is {image.width}x{image.height} pixels; the most is {MOST_PIXELS:,} "
@@ -151,10 +151,10 @@ def check_array(images: Any, what: str) -> np.ndarray:
 
     Args:
         images: uint8 `[N, H, W]` or `[N, H, W, C]`.
-        what: they are called in messages.
+        what: their name in messages.
 
     Raises:
-        UserError: another dtype or shape, or images that are too small.
+        UserError: the dtype or shape is invalid, or the images are too small.
     """
     try:
         images = np.asarray(images)
@@ -193,7 +193,7 @@ def check_array(images: Any, what: str) -> np.ndarray:
 
 
 def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns images as a network takes them, made as test images are.
+    """Returns images as a network's input, converted as test images are.
 
     Args:
         images: uint8 `[N, H, W]` or `[N, H, W, C]`; or a sequence whose items are PIL
@@ -201,11 +201,11 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
         image_shape: height, width and channels of the result.
 
     Returns:
-        uint8 `[N, height, width, channels]`: scaled to just cover the size, the middle
-        cropped, grey made of colours or the reverse.
+        uint8 `[N, height, width, channels]`: scaled to just cover the size, centre
+        cropped, and converted to grey or RGB.
 
     Raises:
-        UserError: a file that cannot be read, or pixels of another kind.
+        UserError: a file cannot be read, or pixels are of another kind.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
@@ -224,29 +224,29 @@ def fit(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def fit_one(item: Any, number: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns one image as a network takes it: a row of `fit`.
+    """Returns one image as a network's input: a row of `fit`.
 
     Args:
         item: a PIL image, path, or uint8 array `[H, W]` or `[H, W, C]`.
-        number: its position, by which messages name what has no path.
+        number: its position, which messages name if it has no path.
         shape: height, width and channels of the result.
 
     Raises:
-        UserError: it cannot be read, or has pixels of another kind.
+        UserError: it cannot be read, or its pixels are of another kind.
     """
     if isinstance(item, Image.Image):
         try:
             return _view(item, shape)
-        except Exception as error:  # PIL raises many kinds for damaged files
+        except Exception as error:  # PIL raises many kinds of errors for damaged files
             raise UserError(f"image {number}: {reason(error)}") from error
     if isinstance(item, str | os.PathLike):
         try:
             return view(item, shape)
         except Exception as error:
-            # What the system says, without the path once more.
-            said = isinstance(error, OSError) and error.strerror
+            # The system's text, which would name the path again, without the path.
+            text = isinstance(error, OSError) and error.strerror
             raise UserError(
-                f"{os.fspath(item)} cannot be read: {said or reason(error)}"
+                f"{os.fspath(item)} cannot be read: {text or reason(error)}"
             ) from error
     return fit(check_array(np.asarray(item)[np.newaxis], f"image {number}"), shape)[0]
 
@@ -256,7 +256,7 @@ def _image(array: np.ndarray) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
-    """Returns one line that says why an image cannot be read."""
+    """Returns one line on why an image cannot be read."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    # PIL names the object that it was handed, which tells nobody anything.
+    # PIL's text names the object that it was given, which does not help.
     return re.sub(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>", "", line)

@@ -1,4 +1,4 @@
-"""Provides a data set: python -m kdjax.data.prepare NAME [--data-dir DIR].
+"""Prepares a data set: python -m kdjax.data.prepare NAME [--data-dir DIR].
 
 Downloads the published archives (or takes them from --archive-dir) and writes them as
 TFDS array_record files. TensorFlow is not needed.
@@ -20,19 +20,19 @@ def prepare(
     data_dir: pathlib.Path,
     archive_dir: pathlib.Path | None = None,
 ) -> str:
-    """Prepares a data set unless it is there already.
+    """Prepares a data set unless it is prepared already.
 
     Args:
         name: a key of `sources.SOURCES`.
         data_dir: the folder of all data sets.
-        archive_dir: a folder with the published archives; None downloads them.
+        archive_dir: a folder with the published archives; None: they are downloaded.
 
     Returns:
-        One line about what is on disk now.
+        One line on the prepared data set.
 
     Raises:
-        UserError: an unknown name; an archive that is missing, damaged or out of reach;
-            a folder that cannot be written to or holds something else.
+        UserError: the name is unknown; an archive is missing, damaged or cannot be
+            downloaded; or the folder cannot be written to or holds something else.
     """
     if name not in sources.SOURCES:
         raise unknown("data set", name, sources.SOURCES)
@@ -95,7 +95,7 @@ def _build(
         builder = BUILDERS[tfds_name](
             archive_dir=archive_dir, data_dir=data_dir, file_format="array_record"
         )
-        if builder.data_path.exists():  # TFDS would take it for the data set
+        if builder.data_path.exists():  # TFDS would treat it as the data set
             raise UserError(
                 f"{builder.data_path} exists but holds no data set: delete it"
             )

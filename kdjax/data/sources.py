@@ -3,7 +3,7 @@
     dataset = load("cifar10", folder, train_size=5000)
 
 `digits` comes with scikit-learn and needs no download; the others are read from the
-folder in which TFDS or `python -m kdjax.data.prepare` put them.
+folder to which TFDS or `python -m kdjax.data.prepare` wrote them.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _DIGITS_TEST = 360  # a fifth of the 1,797 digits
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their classes.
+    """Images and their labels.
 
     Attributes:
         images: uint8 [N, H, W, C].
@@ -42,13 +42,14 @@ class Dataset:
     Attributes:
         name: its key in `SOURCES`, or the kind of one's own data.
         version: the version of the files it was read from.
-        train: what networks learn from.
-        test: what they are judged on.
+        train: the training images.
+        test: the test images.
         num_classes: labels are below this number.
         mean: mean of each channel, on the scale 0 to 1.
         std: standard deviation of each channel, on the scale 0 to 1.
-        classes: their names by label, where they are known.
-        source_content: a hash of what the images were made from; it stands for theirs.
+        classes: their names by label, if they are known.
+        source_content: a hash of the files that the images were made from, which is
+            used in place of a hash of the images.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """How to get a data set, and what is known of it beforehand.
+    """Where a data set is, and its properties.
 
     Attributes:
         tfds_name: its name in TFDS; None if it needs no files.
@@ -99,7 +100,7 @@ class Source:
         std: see `Dataset`.
         test_split: the name of TFDS for the split that serves as test set.
         in_memory: whether it fits into memory; otherwise it is streamed.
-        classes: their names by label, where they are known.
+        classes: their names by label, if they are known.
     """
 
     tfds_name: str | None
@@ -149,7 +150,7 @@ SOURCES = {
         (0.4377, 0.4438, 0.4728),
         (0.1980, 0.2010, 0.1970),
     ),
-    # The labels of the published test images are secret: validation stands in.
+    # The labels of the published test images are secret: validation images are used.
     "tiny_imagenet": Source(
         "tiny_imagenet",
         200,
@@ -187,11 +188,11 @@ def load(
 
     Args:
         name: a key of `SOURCES`.
-        dir: the folder of TFDS data sets; by default the one TFDS uses.
-        train_size: take that many training images; None takes all.
-        test_size: take that many test images; None takes all.
-        validation: if positive, this many images leave the training set and replace the
-            test images, which are not read.
+        dir: the folder of TFDS data sets; by default TFDS's own.
+        train_size: the number of training images; None: all.
+        test_size: the number of test images; None: all.
+        validation: if positive, this many images are removed from the training set and
+            replace the test images, which are not read.
         normalise: whether mean and deviation are the data set's, or 0 and 1.
 
     Returns:
@@ -200,8 +201,8 @@ def load(
         their order.
 
     Raises:
-        UserError: no data set of that name or not prepared or damaged, or a size that
-            is not between 1 and the split's.
+        UserError: there is no data set of that name, it is not prepared or damaged, or
+            a size is not between 1 and that of the split.
     """
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
@@ -232,7 +233,7 @@ def load(
 
 
 def _hold_out(split: Split, size: int, what: str) -> tuple[Split, Split]:
-    """Returns what remains of a split, and a stratified part of the given size."""
+    """Splits off a stratified part of a given size; returns the rest and the part."""
     check_held(size, len(split.labels), what)
     held = np.zeros(len(split.labels), bool)
     held[stratified(split.labels, size)] = True
@@ -253,13 +254,13 @@ def expected(
     image_size: int | None = None,
     **rest: Any,
 ) -> Source:
-    """Returns what is known of a data set without its files.
+    """Returns the description of a data set, without reading its files.
 
-    Arguments are those of `load`, and of `streaming.open_streamed`, where some change
-    nothing here. One's own data takes those of `own.OwnData`, and is looked at.
+    It takes the arguments of `load` and `streaming.open_streamed`, of which some have
+    no effect here. One's own data takes those of `own.OwnData`, and its files are read.
 
     Raises:
-        UserError: a size that is not between 1 and the split's.
+        UserError: a size is not between 1 and that of the split.
     """
     if name not in SOURCES:
         from kdjax.data import own  # which builds on this module
@@ -292,15 +293,15 @@ def expected(
 
 
 def class_names(name: str, dir: str | None = None) -> tuple[str, ...]:
-    """Returns the names of a data set's classes by label; nothing if they are unknown.
+    """Returns the names of a data set's classes by label; empty if they are unknown.
 
     Args:
-        name: a key of `SOURCES`; of others nothing is known.
+        name: a key of `SOURCES`; for other names the result is empty.
         dir: the folder of TFDS data sets, whose files have the names; by default the
             one TFDS uses.
 
     Raises:
-        UserError: its description there is unreadable.
+        UserError: the data set's description there cannot be read.
     """
     if name in _OF_DIGITS:
         return tuple(map(str, range(10)))
@@ -320,7 +321,7 @@ def fits_memory(data: Mapping[str, Any]) -> bool:
         data: a config's data section.
 
     Raises:
-        UserError: one's own data that is not there, or not what the section says.
+        UserError: one's own data is missing, or does not match the section.
     """
     if data["name"] in SOURCES:
         return SOURCES[data["name"]].in_memory

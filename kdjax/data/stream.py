@@ -1,7 +1,7 @@
 """The stream of training batches: a pure function of (key, epoch, index).
 
-What example i looks like in epoch e depends on the stream's key, e and i alone: not on
-stage, method or role, devices, or how often the run was resumed.
+Example i in epoch e depends only on the stream's key, e and i: not on stage, method or
+role, devices, or how often the run was resumed.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def normalise(
 @functools.partial(jax.jit, static_argnums=2)
 def _order(key: jax.Array, epoch: jax.Array | int, size: int) -> jax.Array:
     examples = jnp.arange(size, dtype=jnp.int32)
-    # By epoch, not carried along: a resumed run needs no earlier permutation.
+    # From the epoch, not from a state: a resumed run needs no earlier permutation.
     return jax.random.permutation(fold(key, epoch, "order"), examples)
 
 
@@ -67,7 +67,7 @@ class Stream:
     Attributes:
         size: number of training images.
         batch_size: images per step.
-        augment: how images are varied.
+        augment: the augmentation of the images.
         mean: per channel, for images of 0..1.
         std: per channel, for images of 0..1.
         dtype: of the normalised images.
@@ -128,12 +128,12 @@ class Stream:
             order: the epoch's order.
             key: the stream's key.
             step: the step's number in the stage.
-            micro_batch: which of the micro-batches.
-            micro_batches: into how many the step's batch is cut.
+            micro_batch: the number of the micro-batch.
+            micro_batches: their number in the step's batch.
 
         Returns:
-            What `examples` takes: positions in the training set, `[micro-batch]`, and
-            the key of the epoch.
+            The arguments of `examples`: positions in the training set, `[micro-batch]`,
+            and the key of the epoch.
         """
         epoch, position = step // self.steps, step % self.steps
         size = self.batch_size // micro_batches
@@ -146,7 +146,7 @@ class Stream:
     def examples(
         self, data: tuple[jax.Array, jax.Array], index: jax.Array, key: jax.Array
     ) -> Batch:
-        """Returns examples as they look in an epoch.
+        """Returns examples, augmented for an epoch.
 
         Args:
             data: all training images (uint8) and labels.

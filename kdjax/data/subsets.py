@@ -4,7 +4,7 @@ import numpy as np
 
 from kdjax.runtime.errors import UserError
 
-_SEED = 20200702  # never to be changed: it decides which images a subset holds
+_SEED = 20200702  # must never change: it determines the images of a subset
 
 
 def check_size(size: int, total: int, what: str) -> None:
@@ -20,7 +20,7 @@ def check_size(size: int, total: int, what: str) -> None:
 
 
 def check_held(size: int, total: int, what: str) -> None:
-    """Raises UserError unless a part can be held out and something remains."""
+    """Raises UserError unless a part can be held out with a non-empty rest."""
     if not 1 <= size < total:
         raise UserError(f"{what} must be from 1 to {total - 1}, not {size}")
 
@@ -48,7 +48,7 @@ def stratified(labels: np.ndarray, size: int) -> np.ndarray:
     due = -(-len(labels) // counts)  # and the first rank that is too late: rounded up
     order = np.empty(size, np.int64)
     for rank in range(size):
-        # Classes whose next image may not come yet are out of the question.
+        # Classes whose next image may not come yet are skipped.
         chosen = np.argmin(np.where(released <= rank, due, len(labels) + 1))
         order[rank] = members[chosen][taken[chosen]]
         taken[chosen] += 1

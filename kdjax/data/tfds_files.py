@@ -1,4 +1,4 @@
-"""Data sets that TFDS prepared, decoded once into arrays, without TensorFlow.
+"""Data sets prepared by TFDS, decoded once into arrays, without TensorFlow.
 
 A prepared data set is the folder `<data_dir>/<tfds name>/<version>` with array_record
 files. Decoding its images takes a core some twenty seconds for CIFAR, so the arrays
@@ -37,11 +37,11 @@ class Prepared:
     """A data set's newest prepared version on disk.
 
     Attributes:
-        name: the name by which kdjax knows the data set.
+        name: kdjax's name of the data set.
         path: the folder of this version.
         sizes: the number of examples of each split.
-        info: what TFDS wrote into dataset_info.json.
-        own: whether it is one of the user's, which kdjax does not know beforehand.
+        info: the content of TFDS's dataset_info.json.
+        own: whether it is a data set of the user's, not a key of `sources.SOURCES`.
     """
 
     name: str
@@ -64,7 +64,7 @@ def default_data_dir() -> pathlib.Path:
 def prepare_command(
     name: str, data_dir: os.PathLike[str] | str, own: bool = False
 ) -> str:
-    """Returns what provides a data set: a command, or for ImageNet two steps."""
+    """Returns how to get a data set: a command, or for ImageNet two steps."""
     if own:
         return (
             f"tfds build {shlex.quote(name)} --file_format=array_record --data_dir "
@@ -98,17 +98,17 @@ def find(
     """Looks for a prepared data set; needs no import of TFDS and no network.
 
     Args:
-        name: the name by which kdjax knows the data set, for messages.
-        tfds_name: the name by which TFDS knows it.
+        name: kdjax's name of the data set, for messages.
+        tfds_name: TFDS's name of it.
         data_dir: the folder of all data sets.
-        version: the one that is wanted; None takes the newest.
+        version: the version to use; None: the newest.
         own: see `Prepared`.
 
     Returns:
         The newest version in `data_dir`, or None if there is none.
 
     Raises:
-        UserError: the description is unreadable or the files are not array_record.
+        UserError: the description cannot be read or the files are not array_record.
     """
     descriptions = (data_dir / tfds_name).glob("*/dataset_info.json")
     versions = [
@@ -150,14 +150,14 @@ def locate(
     """Returns a prepared data set.
 
     Args:
-        name: the name by which kdjax knows the data set.
-        tfds_name: the name by which TFDS knows it.
-        dir: the folder of all data sets; by default the one TFDS uses.
-        version: the one that is wanted; None takes the newest.
+        name: kdjax's name of the data set.
+        tfds_name: TFDS's name of it.
+        dir: the folder of all data sets; by default TFDS's own.
+        version: the version to use; None: the newest.
         own: see `Prepared`.
 
     Raises:
-        UserError: it is not there (the message shows how to get it); or as for `find`.
+        UserError: it is missing (the message shows how to get it); or as for `find`.
     """
     folder = expand(dir or default_data_dir())
     prepared = find(name, tfds_name, folder, version, own)
@@ -170,7 +170,7 @@ def locate(
 
 
 def class_names(prepared: Prepared) -> tuple[str, ...]:
-    """Returns the names of the feature 'label' by class; nothing if TFDS has none."""
+    """Returns the classes' names from the feature 'label'; empty if it has none."""
     try:
         return tuple((prepared.path / "label.labels.txt").read_text().splitlines())
     except OSError:
@@ -178,7 +178,7 @@ def class_names(prepared: Prepared) -> tuple[str, ...]:
 
 
 def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one split into memory, from the cache if these files are in it.
+    """Reads one split into memory, from the cache if it has these files.
 
     Args:
         prepared: the data set.
@@ -193,7 +193,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
     cached = cache_folder() / (
         f"{prepared.path.parent.name}-{prepared.version}-{split}-{digest_of(prepared)}.npz"
     )
-    # The npz format has checksums: a damaged file is an error here, and written anew.
+    # The npz format has checksums: a damaged file is an error here, and is rewritten.
     with (
         contextlib.suppress(
             OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
@@ -210,7 +210,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silences what TFDS logs and prints, such as its banner about TensorFlow."""
+    """Silences TFDS's logging and output, such as its banner about TensorFlow."""
     loggers = absl.logging.get_absl_logger(), logging.getLogger("urllib3")
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -273,9 +273,9 @@ def digest_of(prepared: Prepared) -> str:
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Writes an npz file whole or not at all."""
+    """Writes an npz file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: a rename is atomic within one file system only.
+    # In the same folder: renaming is atomic only within a file system.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -227,7 +227,7 @@ def _stages(
     wants = any(METHODS[part].num_teachers != 0 for part in parts)
     if wants and not (teacher.source or teacher.model):
         raise UserError(
-            f"method {method!r} wants a teacher: teacher= a file of weights or logits, "
+            f"method {method!r} needs a teacher: teacher= a file of weights or logits, "
             "WORKDIR:STAGE, or a network to train first, such as resnet-56"
         )
     if not wants:

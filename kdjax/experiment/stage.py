@@ -166,7 +166,7 @@ def _check_types(name: str, settings: Mapping[str, Any]) -> None:
 def _check_count(what: str, value: Any, least: int, most: int) -> None:
     """Raises UserError unless a value is a whole number within bounds."""
     if type(value) is not int:
-        raise UserError(f"{what}={value!r} is no whole number")
+        raise UserError(f"{what}={value!r} is not a whole number")
     if value < least:
         wrong = "not positive" if least else "negative"
         raise UserError(f"{what}={value} is {wrong}")

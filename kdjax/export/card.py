@@ -1,4 +1,4 @@
-"""The model card: what a network is, how to run it, and how it was trained."""
+"""The model card: a description of a network, its use and its training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from kdjax import models
 from kdjax.export.table import caption, cells, columns
 
 _LISTED = 20
-"""Up to so many classes are named in the card; all are in `model.json`."""
+"""The largest number of classes that the card names; `model.json` has all."""
 _LIBRARIES = {
     "onnx": "onnxruntime",
     "stablehlo": "jax",
@@ -27,8 +27,8 @@ def card(
 
     Args:
         about: the content of `model.json`.
-        results: of the run: the content of its `results.json`.
-        settings: of the stage: the content of its `stage.json`.
+        results: the content of the run's `results.json`.
+        settings: the content of the stage's `stage.json`.
         table: the content of `table.json`, if there is one.
     """
     parts = [
@@ -69,8 +69,8 @@ def _what(about: Mapping[str, Any]) -> str:
         f"A classifier of images of {height}x{width} pixels and {channels} "
         f"channel{'s' if channels > 1 else ''} with {about['parameters']:,} "
         f"parameters, the stage `{about['stage']}` of an experiment in knowledge "
-        f"distillation with kdjax. Files: {files}; all that programs need to know of "
-        "them is in `model.json`."
+        f"distillation with kdjax. Files: {files}; all that programs need to know "
+        "is in `model.json`."
     )
 
 
@@ -90,12 +90,12 @@ def _images(about: Mapping[str, Any]) -> str:
     colours = "RGB" if channels == 3 else "grey"
     text = (
         f"Upright, {colours}, scaled to just cover {height}x{width} pixels (bilinear), "
-        "of which the middle is taken. "
+        "and centre cropped. "
     )
     mean, std = ([round(x, 6) for x in how[key]] for key in ("mean", "std"))
     if how["inside"]:
         return text + (
-            "The file takes them as they are, uint8 `[N, height, width, channels]`, "
+            "The file takes them unchanged, uint8 `[N, height, width, channels]`, "
             f"and normalises them itself (mean {mean}, deviation {std} on the scale 0 "
             "to 1)."
         )
@@ -194,12 +194,12 @@ def _accuracy(about: Mapping[str, Any]) -> str:
 
 
 def _held_out(results: Mapping[str, Any]) -> str:
-    """Returns what the test images are, where they are not the data set's own."""
+    """Returns a sentence on the test images, if they are not the data set's own."""
     count = results["config"]["data"].get("validation")
     if not count:
         return ""
     return (
-        f"In place of the data set's test images stand {count:,} of its training "
+        f"In place of the data set's test images these are {count:,} of its training "
         "images, held out of training."
     )
 
@@ -220,7 +220,7 @@ def _table(table: dict[str, Any]) -> str:
 def _training(
     about: Mapping[str, Any], results: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
-    """Returns a list of how the network was trained."""
+    """Returns the list of training details."""
     stage, data = results["stages"][about["stage"]], results["config"]["data"]
     path = Path(data["path"]).name if data.get("path") else ""
     count = settings["data"]["train_size"]

@@ -1,4 +1,4 @@
-"""A network as it is deployed: what it computes, apart from how it was trained."""
+"""A network as it is deployed, without anything that only training needs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from kdjax.runtime import backend
 
 @dataclasses.dataclass(frozen=True)
 class Deployed:
-    """A trained network with what it needs to know of its images.
+    """A trained network and the format of its images.
 
     Attributes:
         model: its name.
-        num_classes: the length of its logits.
+        num_classes: the number of its logits.
         image_shape: height, width and channels.
         variables: 'params' and 'batch_stats'.
         mean: of each channel, on the scale 0 to 1.
@@ -36,8 +36,8 @@ class Deployed:
         """Returns the function from images to float32 logits, to be traced.
 
         Args:
-            uint8: whether it takes images as they are stored, uint8 `[N, height, width,
-                channels]`, and normalises them; otherwise float32, normalised.
+            uint8: whether it takes uint8 images `[N, height, width, channels]` and
+                normalises them; otherwise it takes normalised float32 images.
         """
         network = models.create(self.model, self.num_classes)
         variables = jax.tree.map(
@@ -47,7 +47,7 @@ class Deployed:
         def logits(images: jax.Array) -> jax.Array:
             if uint8:
                 images = normalise(images, self.mean, self.std, jnp.dtype(jnp.float32))
-            # Grouped convolutions as such: elsewhere they are not slow.
+            # Grouped convolutions stay grouped: other runtimes are not slow with them.
             with backend.compiling_for("tpu"):
                 outputs = network.apply(variables, images, train=False)
             return outputs.logits

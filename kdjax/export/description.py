@@ -1,4 +1,4 @@
-"""A finished network as it is deployed, and what `model.json` says of it."""
+"""A finished network as it is deployed, and the content of its `model.json`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def deploy(found: Finished) -> Deployed:
     """Returns a finished network as it is deployed: in float32.
 
     Raises:
-        UserError: its files are damaged.
+        UserError: the network's files are damaged.
     """
     wide = jax.config.read("jax_enable_x64")
     try:
@@ -44,7 +44,7 @@ def parameters(network: Deployed) -> int:
 
 
 def preprocessing(network: Deployed, options: Options) -> Preprocessing:
-    """Returns how images become an exported network's input."""
+    """Returns the preprocessing from images to an exported network's input."""
     first = options.format in ("onnx", "torch") and not options.uint8
     layout = "NCHW" if first else "NHWC"
     return Preprocessing(network.mean, network.std, layout, options.uint8)
@@ -61,12 +61,12 @@ def describe(
     """Returns the content of `model.json`, with the accuracy that the run measured.
 
     Args:
-        network: as it is deployed.
-        found: as it was found.
-        stage: its stage's name.
-        seed: which of the stage's replicas.
-        options: how it is exported.
-        classes: their names by label, or nothing.
+        network: the deployed network.
+        found: the finished network that it comes from.
+        stage: the stage's name.
+        seed: the replica's number.
+        options: the export's options.
+        classes: their names by label; empty if there are none.
     """
     prepare = preprocessing(network, options)
     files = {"float32": FILES[options.format]}

@@ -37,25 +37,25 @@ _BATCH = 32  # of calibration
 def export(
     workdir: Path, stage: str, out: Path, options: Options, seed: int = 0
 ) -> dict[str, Any]:
-    """Writes the network of a finished stage to a folder of its own.
+    """Writes the network of a finished stage to a new folder.
 
     The folder holds the network, `model.json`, the model card `README.md`, and for ONNX
-    `table.json`. It is there as a whole or not at all.
+    `table.json`. It is written as a whole or not at all.
 
     Args:
-        workdir: of the experiment.
-        stage: its name there.
-        out: the folder to write; must not exist, or be empty.
-        options: how.
-        seed: which of the stage's replicas.
+        workdir: the experiment's.
+        stage: the stage's name.
+        out: the folder to write; it must be new or empty.
+        options: the format and its options.
+        seed: the replica's number.
 
     Returns:
-        What `model.json` holds.
+        The content of `model.json`.
 
     Raises:
-        UserError: no such network, images of the run that are gone, a package that is
-            not installed, an operation that cannot be written; a file that does not
-            compute what kdjax does; a folder that holds something.
+        UserError: there is no such network, the run's images are missing, a package is
+            not installed, an operation has no counterpart in the format, the file's
+            logits differ from kdjax's, or the folder is not empty.
     """
     options.check_installed()
     _check_free(out)
@@ -74,7 +74,7 @@ def export(
 
 
 class _Export:
-    """One network on its way into a folder."""
+    """The export of one network to a folder."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Export:
         return about, table
 
     def _graph(self, path: Path, images: Images) -> Part:
-        """Writes what computes the logits, and verifies it; returns test images."""
+        """Writes and verifies a file that computes logits; returns test images."""
         options = self._options
         most = run_images.MOST if options.format == "onnx" else verify.IMAGES
         test = run_images.take(images, "test", most)
@@ -147,7 +147,7 @@ class _Export:
         return test
 
     def _tensors(self, path: Path) -> dict[str, Any]:
-        """Writes tensors, read back; returns what is to be known of them."""
+        """Writes and verifies a file of tensors; returns entries for `model.json`."""
         found, options = self._found, self._options
         if options.format == "safetensors":
             about = {
@@ -171,7 +171,7 @@ class _Export:
         return {"layout": layout}
 
     def _measured(self, folder: Path, images: Images, test: Part) -> dict[str, Any]:
-        """Writes the network in 8 bits, if asked for, and measures all."""
+        """Writes the quantised network, if requested, and measures all networks."""
         from kdjax.export import table
 
         options = self._options
@@ -190,7 +190,7 @@ class _Export:
             return table.make(entries, test, notes, self._threads)
 
     def _teachers(self, scratch: Path) -> tuple[list[Any], list[str]]:
-        """Returns the teachers as files to measure, and lines about others."""
+        """Returns the teachers to measure, and lines about those that cannot be."""
         entries, notes, stages = [], [], self._results["stages"]
         for number, name in enumerate(stages[self._stage]["teachers"]):
             try:
@@ -244,7 +244,7 @@ class _Export:
         return self._options.threads or threads_here()
 
     def _classes(self, images: Images | None = None) -> tuple[str, ...]:
-        """Returns the names of the classes, from wherever they are known."""
+        """Returns the names of the classes, from the first source that has them."""
         known = self._found.classes or (images.classes if images else ())
         if known:
             return known
@@ -265,12 +265,12 @@ def _write_graph(network: Deployed, path: Path, options: Options) -> None:
 
 
 def _float32() -> contextlib.AbstractContextManager[None]:
-    """Lets float32 be the widest, also in a process that has computed in float64."""
+    """Turns float64 off inside the block, also if the process has turned it on."""
     return jax.enable_x64(False)
 
 
 def _check_network(found: Finished, stage: Mapping[str, Any], what: str) -> None:
-    """Raises UserError for predictions and functions, which have no network."""
+    """Raises UserError for given predictions and functions: they have no network."""
     if is_table(stage.get("given", ())):
         raise UserError(f"{what} is a table of predictions: there is no network")
     if models.is_function(models.inner(found.model)):
@@ -279,15 +279,17 @@ def _check_network(found: Finished, stage: Mapping[str, Any], what: str) -> None
 
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} holds something already: choose another folder")
+        raise UserError(f"{out} is not empty: choose another folder")
 
 
 @contextlib.contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """Yields a folder that becomes `out` at the end of the block, or vanishes.
+    """Yields a temporary folder that becomes `out` at the end of the block.
+
+    After an error it is removed.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     out = out.absolute()
     try:
@@ -297,7 +299,7 @@ def _folder_beside(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp's are for oneself alone
+        folder.chmod(0o755)  # folders of mkdtemp are readable by their owner only
         folder.replace(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Fewer operations with the same results: BatchNorm goes into the convolutions.
+"""Reduces operations: BatchNorm is folded into the convolutions, among others.
 
-What scales and shifts channels by constants (BatchNorm in inference mode, a bias, the
-images' normalisation) becomes one 'affine' operation, and where it follows a
-convolution or a dense layer, part of its weights.
+Operations that scale and shift channels by constants (BatchNorm in inference mode, a
+bias, the images' normalisation) become one 'affine' operation, which is folded into the
+weights of a convolution or a dense layer before it.
 """
 
 import math
@@ -31,7 +31,7 @@ def fold(graph: Graph) -> Graph:
 
 
 def _narrowed(one: Input) -> Input:
-    """Returns a constant as float32 that a pass has computed in float64."""
+    """Returns a constant, which a pass has computed in float64, as float32."""
     if isinstance(one, np.ndarray) and one.dtype == np.float64:
         return one.astype(np.float32)
     return one
@@ -40,7 +40,7 @@ def _narrowed(one: Input) -> Input:
 def _see_through_broadcasts(graph: Graph) -> None:
     """Lets elementwise operations read constants before they are broadcast.
 
-    Such a constant keeps its rank; sides along which it is repeated become 1.
+    Such a constant keeps its rank; the axes along which it is repeated get length 1.
     """
     producers = graph.producers()
     for operation in graph.operations:
@@ -103,12 +103,12 @@ def _to_affine(operation: Operation) -> None:
 
 
 def _alone(graph: Graph, uses: dict[Value, list[Operation]], value: Value) -> bool:
-    """Returns whether one operation alone reads a value."""
+    """Returns whether only one operation reads a value."""
     return len(uses.get(value, ())) == 1 and graph.output is not value
 
 
 def _merge_affine(graph: Graph) -> None:
-    """Makes one of two affine operations in a row."""
+    """Merges two consecutive affine operations."""
     producers, uses = graph.producers(), graph.uses()
     for operation in graph.operations:
         if operation.name != "affine":
@@ -122,7 +122,7 @@ def _merge_affine(graph: Graph) -> None:
 
 
 def _into_weights(graph: Graph) -> None:
-    """Folds what follows a convolution or a dense layer into its weights."""
+    """Folds affine operations into the convolution or dense layer before them."""
     producers, uses = graph.producers(), graph.uses()
     for operation in graph.operations:
         if operation.name != "affine":
@@ -161,7 +161,7 @@ def _channel_axis(operation: Operation) -> int | None:
 
 
 def _to_averages(graph: Graph) -> None:
-    """Writes sums that are divided by the number of their terms as averages."""
+    """Replaces sums that are divided by the number of their terms by averages."""
     producers, uses = graph.producers(), graph.uses()
     for operation in graph.operations:
         if operation.name != "affine":
@@ -188,7 +188,7 @@ def _to_averages(graph: Graph) -> None:
 def _flatten_into_dense(graph: Graph) -> None:
     """Lets a dense layer after flattened maps read the maps themselves.
 
-    It sums over their three axes then, in whatever order they lie in memory.
+    It then sums over their three axes, in any memory layout.
     """
     producers, uses = graph.producers(), graph.uses()
     for operation in graph.operations:
@@ -219,7 +219,7 @@ def _flatten_into_dense(graph: Graph) -> None:
 
 
 def _to_split(graph: Graph) -> None:
-    """Makes one operation of slices that together are the whole of a value."""
+    """Merges slices that together are the whole of a value into one split."""
     operations = []
     done: set[Operation] = set()
     uses = graph.uses()

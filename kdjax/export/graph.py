@@ -3,8 +3,8 @@
     graph = trace(function, (32, 32, 3), jnp.float32)
     logits = graph(images)
 
-It is JAX's own jaxpr, with calls inlined, what depends on no input computed once, and
-what nothing needs removed.
+It is JAX's jaxpr with calls inlined, constant expressions evaluated, and unused
+operations removed.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ from kdjax.runtime import private_names
 BATCH = 7919
 """The batch's size in a traced graph: a prime that no other side is a multiple of.
 
-JAX's symbolic sizes would be refused by networks that call `len(images)`.
+JAX's symbolic sizes fail in networks that call `len(images)`.
 """
 
 
 @dataclasses.dataclass(eq=False)
 class Value:
-    """What an operation computes.
+    """The shape and dtype of a value.
 
     Attributes:
-        shape: its sides; some depend on the batch's size: see `depends_on_batch`.
+        shape: its sizes; some depend on the batch's size: see `depends_on_batch`.
         dtype: of its elements.
     """
 
@@ -49,11 +49,11 @@ class Operation:
 
     Attributes:
         name: of JAX's primitive, or one of `OWN`.
-        inputs: each a `Value` or, where it is constant, a NumPy array.
+        inputs: each a `Value` or, if it is constant, a NumPy array.
         outputs: the values that it computes.
-        params: the primitive's.
+        params: the primitive's parameters.
         source: the line of Python that it comes from.
-        primitive: JAX's, None for those of `OWN`.
+        primitive: JAX's primitive; None for those of `OWN`.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Operation:
 
     @property
     def values(self) -> list[Value]:
-        """The inputs that are no constants."""
+        """The inputs that are not constants."""
         return [one for one in self.inputs if isinstance(one, Value)]
 
     @property
@@ -75,12 +75,12 @@ class Operation:
         return output
 
     def __call__(self, *inputs: Any, batch: Any = BATCH) -> list[Any]:
-        """Computes the outputs for a batch of some size."""
+        """Computes the outputs for a batch of any size."""
         params = {key: _for_batch(one, batch) for key, one in self.params.items()}
         if self.primitive is None:
             results = OWN[self.name](*inputs, **params)
             return results if isinstance(results, list) else [results]
-        if self.name in BIASED:  # the third input, where there is one, is added
+        if self.name in BIASED:  # a third input, if there is one, is added
             out = self.primitive.bind(*inputs[:2], **params)
             return [out + inputs[2] if len(inputs) > 2 else out]
         out = self.primitive.bind(*inputs, **params)
@@ -88,7 +88,7 @@ class Operation:
 
 
 BIASED = ("conv_general_dilated", "dot_general")
-"""Operations that a pass may give a bias: a third input, constant, of the last axis."""
+"""Operations that a pass may give a bias: a constant third input, on the last axis."""
 
 
 def _average_pool(x: jax.Array, **params: Any) -> jax.Array:
@@ -102,7 +102,7 @@ OWN: dict[str, Callable[..., Any]] = {
     "mean": lambda x, axes: jnp.mean(x, axes),
     "split": lambda x, sizes, axis: list(jax.lax.split(x, sizes, axis)),
 }
-"""Operations that passes write in the place of several of JAX's."""
+"""Operations that passes write in place of several of JAX's."""
 
 
 def _broadcast(x: np.ndarray, **params: Any) -> np.ndarray:
@@ -117,17 +117,17 @@ _OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
     "mul": lambda x, y, **_: np.multiply(x, y),
     "rsqrt": lambda x, **_: 1 / np.sqrt(x),
 }
-"""BatchNorm's arithmetic with constants in NumPy: JAX would compile every shape's."""
+"""Arithmetic with constants that NumPy does, as JAX would compile it per shape."""
 
 
 @dataclasses.dataclass(eq=False)
 class Graph:
-    """Operations in the order of their computation.
+    """Operations, in the order in which they are computed.
 
     Attributes:
         input: the images.
         output: the logits.
-        operations: each after those that compute its inputs.
+        operations: each one after those that compute its inputs.
     """
 
     input: Value
@@ -164,7 +164,7 @@ class Graph:
         return uses
 
     def prune(self) -> None:
-        """Removes the operations whose results nothing needs."""
+        """Removes the operations whose results are not used."""
         needed = {self.output} if isinstance(self.output, Value) else set()
         kept = []
         for operation in reversed(self.operations):
@@ -174,7 +174,7 @@ class Graph:
         self.operations = kept[::-1]
 
     def replace(self, old: Value, new: Input) -> None:
-        """Lets everything that reads a value read another one."""
+        """Replaces a value by another one wherever it is read."""
         for operation in self.operations:
             operation.inputs = [new if one is old else one for one in operation.inputs]
         if self.output is old:
@@ -182,12 +182,12 @@ class Graph:
 
 
 def depends_on_batch(side: int) -> bool:
-    """Returns whether a side of a shape is the batch's size, or a multiple of it."""
+    """Returns whether an axis's size is the batch's size, or a multiple of it."""
     return side >= BATCH and side % BATCH == 0
 
 
 def _for_batch(param: Any, batch: Any) -> Any:
-    """Returns an operation's parameter for another size of the batch."""
+    """Returns an operation's parameter for another batch size."""
     if isinstance(param, tuple):
         sides = [_for_batch(one, batch) for one in param]
         return type(param)(*sides) if hasattr(param, "_fields") else tuple(sides)
@@ -201,7 +201,7 @@ def trace(
     image_shape: tuple[int, ...],
     dtype: Any,
 ) -> Graph:
-    """Returns the graph of a function of a batch of images of any number.
+    """Returns the graph of a function of a batch of images, for any batch size.
 
     Args:
         function: of images `[N, *image_shape]` to one array.
@@ -229,11 +229,11 @@ def _inline(
     """Appends a jaxpr's operations and returns its outputs.
 
     Args:
-        jaxpr: of the function.
-        constants: that it has.
-        inputs: its arguments.
-        operations: get longer.
-        caller: the line of Python that calls it, for operations of JAX's own code.
+        jaxpr: the function's.
+        constants: the jaxpr's.
+        inputs: the jaxpr's arguments.
+        operations: the list to append to.
+        caller: the line of Python that calls it, for operations in JAX's own code.
     """
     env: dict[Any, Input] = {
         **dict(zip(jaxpr.constvars, constants, strict=True)),
@@ -263,7 +263,7 @@ def _inline(
 
 
 _IDENTITIES = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
-"""Primitives that return what they are given."""
+"""Primitives that return their input unchanged."""
 
 
 def _called(eqn: Any) -> core.ClosedJaxpr | None:
@@ -278,9 +278,9 @@ def _called(eqn: Any) -> core.ClosedJaxpr | None:
 
 
 def _is_of_layers(eqn: Any, inputs: Sequence[Input]) -> bool:
-    """Returns whether a loop runs over the weights of equal layers, as `nn.scan` has.
+    """Returns whether a loop runs over the weights of equal layers, as in `nn.scan`.
 
-    It must return nothing but what it carries.
+    It must return nothing but its carry.
     """
     fixed = eqn.params["num_consts"] + eqn.params["num_carry"]
     collected = eqn.outvars[eqn.params["num_carry"] :]
@@ -291,7 +291,7 @@ def _is_of_layers(eqn: Any, inputs: Sequence[Input]) -> bool:
 def _unroll(
     eqn: Any, inputs: Sequence[Input], operations: list[Operation], source: str
 ) -> list[Input]:
-    """Appends the operations of every round of a loop."""
+    """Appends the operations of every iteration of a loop."""
     params, body = eqn.params, eqn.params["jaxpr"]
     first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
     consts, carry, rows = inputs[:first], inputs[first:last], inputs[last:]
@@ -308,7 +308,7 @@ def _unroll(
 def _apply(
     eqn: Any, inputs: list[Input], operations: list[Operation], source: str
 ) -> Sequence[Input]:
-    """Computes an equation of constants; of any other, appends its operation."""
+    """Evaluates an equation of constants; appends the operation of any other one."""
     outputs = [Value(var.aval.shape, np.dtype(var.aval.dtype)) for var in eqn.outvars]
     operation = Operation(
         eqn.primitive.name,

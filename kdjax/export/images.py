@@ -1,6 +1,6 @@
-"""The images of a finished run: an export is verified, calibrated and measured on them.
+"""The images of a finished run, on which exports are verified and measured.
 
-They are opened as the run did, by the config in its `results.json`.
+They are opened as in the run, by the config in its `results.json`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from kdjax.experiment.finished import Finished
 from kdjax.runtime.errors import UserError
 
 MOST = 10_000
-"""At most so many test images are measured on, evenly spread over all."""
+"""The largest number of test images that are used, evenly spread over all."""
 
 
 def open_of(
@@ -31,10 +31,10 @@ def open_of(
     Args:
         found: the stage's network.
         data: the data section of its run's config.
-        moved: where the images lie now; None: where they lay.
+        moved: where the images are now; None: where they were.
 
     Raises:
-        UserError: they are gone, or are not those of the run.
+        UserError: the images are missing, or are not those of the run.
     """
     section = dict(data)
     if moved is not None:
@@ -44,8 +44,8 @@ def open_of(
         images = open_images(section, augment)
     except UserError as error:
         raise UserError(
-            f"the images of the run are needed, but {error} (--data says where they "
-            "are now)"
+            f"the images of the run are needed, but {error} (if they "
+            "have moved, give --data)"
         ) from error
     recorded = finished.settings_of(found.folder)["data"]
     if recorded.get("content", images.content) != images.content:
@@ -58,28 +58,28 @@ def open_of(
 
 
 def _place(name: str, moved: Path) -> dict[str, str]:
-    """Returns what of a data section says where the images are."""
+    """Returns the entries of a data section on where the images are."""
     if name in sources.SOURCES or name == "tfds":
         return {"dir": str(moved)}
-    if name == "arrays":  # given in Python, and saved since
+    if name == "arrays":  # given in Python, and saved later
         return {"name": own.find_kind(str(moved)), "path": str(moved)}
     return {"path": str(moved)}
 
 
 def spread(total: int, most: int) -> np.ndarray:
-    """Returns so many positions of a set, evenly spread; all if there are no more."""
+    """Returns evenly spread positions of a set; all, if the set is no larger."""
     count = min(total, most)
     return np.arange(count) * total // max(count, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some images of a data set as evaluation sees them.
+    """Some images of a data set, decoded for evaluation.
 
     Attributes:
         images: uint8 `[N, height, width, channels]`.
         labels: int32 `[N]`.
-        total: how many there are in the set.
+        total: the number of images of the whole set.
     """
 
     images: np.ndarray
@@ -87,7 +87,7 @@ class Part:
     total: int
 
     def some(self, most: int) -> "Part":
-        """Returns so many of them, evenly spread."""
+        """Returns a number of them, evenly spread."""
         chosen = spread(len(self.labels), most)
         return Part(self.images[chosen], self.labels[chosen], self.total)
 
@@ -98,10 +98,10 @@ def take(images: Images, split: str, most: int) -> Part:
     Args:
         images: the data set.
         split: 'train' or 'test'.
-        most: how many; all if there are no more.
+        most: the largest number of images.
 
     Raises:
-        UserError: none can be read.
+        UserError: no image can be read.
     """
     if isinstance(images, Dataset):
         whole: Split = images.train if split == "train" else images.test

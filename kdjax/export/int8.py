@@ -23,7 +23,7 @@ _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 
 
 class _Batches(CalibrationDataReader):
-    """Prepared batches, one after the other."""
+    """Yields prepared batches to the quantiser."""
 
     def __init__(self, batches: Iterable[np.ndarray]):
         self._batches = iter(batches)
@@ -52,9 +52,9 @@ def quantise(
         source: the ONNX file in float32.
         target: the file to write.
         batches: the network's inputs for some training images.
-        method: how ranges follow from what activations were.
+        method: how ranges are derived from the observed activations.
         activations: their type, 'int8' or 'uint8'.
-        **options: of `quantize_static`.
+        **options: further arguments of `quantize_static`.
     """
     with _quiet():
         quantize_static(
@@ -72,7 +72,7 @@ def quantise(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what the quantiser logs, prints and warns of."""
+    """Silences the quantiser's logging, output and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What can be asked of an export, and whether it goes together."""
+"""The options of an export, and checks that they fit together."""
 
 import dataclasses
 import importlib.util
@@ -17,7 +17,7 @@ INT8 = "model.int8.onnx"
 ACTIVATIONS = ("int8", "uint8")
 """The types of activations in 8 bits; weights are int8."""
 GRAPHS = ("onnx", "stablehlo")
-"""The formats that compute; the others are tensors under names."""
+"""The formats that contain the computation; the others contain named tensors."""
 
 _NEEDED = {
     "onnx": ("onnx", "onnxruntime"),
@@ -29,22 +29,24 @@ _NEEDED = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a network is exported.
+    """The options of an export.
 
     Attributes:
         format: a key of `FILES`.
-        int8: whether a file in 8 bits is written beside it, of 'onnx' alone.
-        uint8: whether the file takes uint8 images and normalises them itself.
-        opset: the version of ONNX's operators; 0: the usual one.
-        layout: of 'torch': whose names its tensors bear; '': those of the file that
-            the network was imported from, otherwise the first of its family.
-        calibration: how many training images the ranges of 8 bits come from.
-        activations: of `int8`: their type, of `ACTIVATIONS`.
-        data: where the run's images are now, if not where they were.
-        threads: of onnxruntime while it is measured; 0: as many as there are.
+        int8: whether to write a quantised file as well; 'onnx' only.
+        uint8: whether the exported network takes uint8 images and normalises them
+            itself.
+        opset: the version of ONNX's operators; 0: the default.
+        layout: for 'torch': the repository whose tensor names are used; '': that of
+            the file that the network was imported from, otherwise the first one known
+            for its family.
+        calibration: the number of training images that calibrate the quantisation.
+        activations: the type of quantised activations, one of `ACTIVATIONS`.
+        data: where the run's images are now, if they have moved.
+        threads: of onnxruntime in measurements; 0: all cores.
 
     Raises:
-        UserError: an unknown format, or options that do not go together.
+        UserError: the format is unknown, or options do not fit together.
     """
 
     format: str = "onnx"

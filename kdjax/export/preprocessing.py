@@ -1,4 +1,4 @@
-"""From images as they are stored to what an exported file takes."""
+"""The preprocessing from uint8 images to an exported network's input."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How images become an exported network's input.
+    """The preprocessing from images to an exported network's input.
 
     Attributes:
         mean: of each channel, on the scale 0 to 1.

@@ -13,7 +13,7 @@ from kdjax.export.onnx.builder import IMAGES
 
 _BATCH = 64
 _SECONDS = 1.0
-"""How long each network and batch size is measured."""
+"""The seconds for which each network and batch size is measured."""
 _ROUNDS, _WARM, _LEAST = 5, 3, 3
 
 
@@ -27,13 +27,13 @@ class Session:
 
         Args:
             path: of the file.
-            prepare: makes its input of images, uint8 `[N, H, W, C]`.
-            threads: that work on one batch.
+            prepare: makes the network's input from images, uint8 `[N, H, W, C]`.
+            threads: the number of threads for one batch.
         """
         self._prepare = prepare
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors: not what it thinks of the graph
+        options.log_severity_level = 3  # errors only, no remarks on the graph
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
@@ -57,13 +57,13 @@ class Session:
         return logits
 
     def batch(self, images: np.ndarray, size: int) -> np.ndarray:
-        """Returns a prepared batch of a size, of some images over and over."""
+        """Returns a prepared batch of a size, with the images repeated as needed."""
         return self._prepare(np.resize(images, (size, *images.shape[1:])))
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How fast a network is.
+    """The speed of a network.
 
     Attributes:
         latency: median milliseconds of one image alone.
@@ -75,11 +75,11 @@ class Speed:
 
 
 def measure(sessions: Mapping[str, Session], images: np.ndarray) -> dict[str, Speed]:
-    """Returns the speed of networks, measured in turn so that noise hits them alike.
+    """Returns the speed of networks, measured in turn to spread noise evenly.
 
     Args:
         sessions: by any name.
-        images: what they see, uint8 `[N, H, W, C]`.
+        images: the inputs, uint8 `[N, H, W, C]`.
     """
     taken: dict[tuple[str, int], list[float]] = {}
     batches = {

@@ -21,7 +21,7 @@ def write(network: Deployed, path: Path, *, uint8: bool = False) -> None:
     decoded; its result is float32 `[N, classes]`. BatchNorm is folded.
 
     Args:
-        network: what is written.
+        network: the network to write.
         path: of the file.
         uint8: whether normalisation is part of the program.
     """

@@ -1,4 +1,4 @@
-"""The table that distillation is for: teachers, student, student in 8 bits."""
+"""A table of teachers, student and quantised student: size, accuracy and speed."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ class Entry:
     """A file to be measured.
 
     Attributes:
-        stage: that the network is of.
+        stage: the network's stage.
         role: 'teacher' or 'student'.
         model: the network's name.
         precision: 'float32' or 'int8'.
@@ -44,7 +44,7 @@ class Entry:
 def make(
     entries: Sequence[Entry], test: Part, notes: Sequence[str], threads: int
 ) -> dict[str, Any]:
-    """Returns the content of `table.json`: what was measured on this CPU.
+    """Returns the content of `table.json`: the measurements on this CPU.
 
     Args:
         entries: the files.
@@ -126,7 +126,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def caption(table: dict[str, Any]) -> str:
-    """Returns what the figures are of."""
+    """Returns the line on how the figures were measured."""
     count, total = table["test_images"], table["all_test_images"]
     images = f"all {total:,}" if count == total else f"{count:,} of {total:,}"
     spread = "" if count == total else ", evenly spread"
@@ -151,7 +151,7 @@ def show(table: dict[str, Any]) -> None:
 
 
 def threads_here() -> int:
-    """Returns how many threads this process may use at once."""
+    """Returns the number of threads that this process may use at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 

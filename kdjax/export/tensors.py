@@ -1,4 +1,4 @@
-"""Networks as tensors under names: safetensors, and PyTorch's state dicts."""
+"""Networks as named tensors: safetensors, and PyTorch's state dicts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,17 +17,17 @@ from kdjax.runtime.errors import UserError, unknown
 def write_safetensors(
     network: Deployed, path: Path, about: Mapping[str, str] | None = None
 ) -> None:
-    """Writes 'params/stem/conv/kernel' and so on, and reads them back to the bit.
+    """Writes tensors such as 'params/stem/conv/kernel', and verifies every bit.
 
-    A network of PyTorch has the names of its state dict.
+    A PyTorch network has the names of its state dict.
 
     Args:
-        network: whose variables are written.
+        network: the network to write.
         path: of the file.
-        about: what its metadata says.
+        about: the file's metadata.
 
     Raises:
-        UserError: what was read differs.
+        UserError: the tensors read back differ.
     """
     from safetensors.numpy import load_file, save_file
 
@@ -45,13 +45,14 @@ def state_dict(network: Deployed, model: str, layout: str) -> dict[str, Any]:
     """Returns a network as a state dict of PyTorch: tensors by name.
 
     Args:
-        network: whose variables they are.
-        model: its name without what was wrapped around it.
-        layout: whose names: the name of one of `LAYOUTS`, '' for the first of the
-            network's family. A network of PyTorch has its own.
+        network: the network.
+        model: its name without wrappers.
+        layout: the repository whose tensor names are used: the name of one of
+            `LAYOUTS`, or '' for the first of the network's family. A PyTorch network
+            keeps its own names.
 
     Raises:
-        UserError: there is no such layout of the network's family.
+        UserError: there is no such layout for the network's family.
     """
     import torch
 
@@ -67,17 +68,17 @@ def state_dict(network: Deployed, model: str, layout: str) -> dict[str, Any]:
 
 
 def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
-    """Writes a PyTorch state dict, and imports it again to the bit.
+    """Writes a PyTorch state dict, imports it again and verifies every bit.
 
     Args:
-        network: whose variables are written.
-        model: its name without what was wrapped around it.
+        network: the network to write.
+        model: its name without wrappers.
         path: of the file.
         layout: as for `state_dict`.
 
     Raises:
-        UserError: there is no such layout of the network's family, or what was read
-            differs.
+        UserError: there is no such layout for the network's family, or the tensors read
+            back differ.
     """
     import torch
 
@@ -95,16 +96,16 @@ def write_torch(network: Deployed, model: str, path: Path, layout: str) -> None:
 def layout_of(
     model: str, shape: tuple[int, int, int], classes: int, files: Sequence[str]
 ) -> str:
-    """Returns whose names a network's tensors have in PyTorch.
+    """Returns the repository whose tensor names a network has in PyTorch.
 
     Args:
         model: the network's name.
         shape: of its images.
         classes: their number.
-        files: that it may have been imported from.
+        files: the files that it may have been imported from.
 
     Raises:
-        UserError: no layout of its family is known.
+        UserError: no layout is known for its family.
     """
     family = model.split("-")[0]
     layouts = [layout.name for layout in LAYOUTS if layout.family == family]
@@ -114,7 +115,7 @@ def layout_of(
     for file in files:
         try:
             layout, _ = import_torch.rows_of(file, model, classes, shape)
-        except UserError:  # gone since, or no file at all
+        except UserError:  # deleted since, or not a file
             continue
         return layout.name
     return layouts[0]
@@ -139,4 +140,6 @@ def _check_equal(
             and np.array_equal(tensors[name], read[name], equal_nan=True)
         )
         if not same:
-            raise UserError(f"{path.name} is not exported: {name} was read otherwise")
+            raise UserError(
+                f"{path.name} is not exported: {name} differs when it is read back"
+            )

@@ -1,4 +1,4 @@
-"""Whether a file computes what kdjax does: nothing else is exported."""
+"""Verifies that an exported file computes the same logits as kdjax."""
 
 import jax
 import numpy as np
@@ -9,9 +9,9 @@ from kdjax.runtime.errors import UserError
 from kdjax.train.prediction import Predictor
 
 TOLERANCE = 1e-4
-"""Of logits, relative to the largest one, or to 1 if that is smaller."""
+"""The permitted difference of logits, relative to the largest one or to 1."""
 IMAGES = 256
-"""How many test images are compared."""
+"""The number of test images that are compared."""
 
 
 def reference(network: Deployed, images: np.ndarray) -> np.ndarray:
@@ -22,7 +22,9 @@ def reference(network: Deployed, images: np.ndarray) -> np.ndarray:
         images: uint8 `[N, H, W, C]`.
     """
     predictor = Predictor(network.model, network.num_classes, network.mean, network.std)
-    with jax.default_matmul_precision("float32"):  # GPUs and TPUs would round
+    with jax.default_matmul_precision(
+        "float32"
+    ):  # on GPUs and TPUs the default precision is lower
         return predictor.logits(network.variables, images)
 
 
@@ -33,10 +35,10 @@ def check(logits: np.ndarray, expected: np.ndarray, part: Part, file: str) -> No
         logits: the file's, `[N, classes]`.
         expected: kdjax's.
         part: the images.
-        file: what it is called.
+        file: its name for messages.
 
     Raises:
-        UserError: they differ, and by how much.
+        UserError: the logits differ; the message states by how much.
     """
     if logits.shape != expected.shape or not np.isfinite(logits).all():
         raise UserError(

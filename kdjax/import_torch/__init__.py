@@ -1,1 +1,1 @@
-"""The command that looks into files of PyTorch's tensors and imports networks."""
+"""The command that inspects files of PyTorch tensors and imports networks."""

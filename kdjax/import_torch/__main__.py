@@ -1,9 +1,9 @@
-"""Looks into a file of PyTorch's tensors: python -m kdjax.import_torch FILE.
+"""Inspects a file of PyTorch tensors: python -m kdjax.import_torch FILE.
 
     python -m kdjax.import_torch teacher.pth
     python -m kdjax.import_torch teacher.pth --data cifar10 --out networks/teacher
 
-Prints how the file is written, which networks it may be, and the first lines of the
+Prints the file's format, the networks that it may hold, and the first lines of the
 mapping from PyTorch's tensors to kdjax's. `--data` evaluates the network on the test
 images of a data set; `--out` writes it to a folder, from which
 `kdjax.train.saved_network.read_network` reads it again.
@@ -24,7 +24,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.Parser(
         prog="python -m kdjax.import_torch",
-        description="Looks into a file of PyTorch's tensors and imports its network.",
+        description="Inspects a file of PyTorch tensors and imports its network.",
     )
     parser.add_argument(
         "file",

@@ -1,4 +1,4 @@
-"""What the command does: look, map, evaluate and write."""
+"""The command's work: inspect, map, evaluate and write."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ _BATCH = 256
 
 
 class Import:
-    """A file of PyTorch's tensors and the network that it holds."""
+    """A file of PyTorch tensors and the network that it holds."""
 
     def __init__(self, path: Path, model: str | None = None, out: Path | None = None):
         """Reads the file.
 
         Args:
             path: of the file.
-            model: the network's name; None means the one that the file fits.
+            model: the network's name; None: the one whose tensors the file has.
             out: the folder to write to, if any.
 
         Raises:
@@ -44,7 +44,9 @@ class Import:
         if self._fits:
             guess = next(iter(self._fits.values()))
         elif model is None or found.num_classes is None:
-            raise UserError(f"{path} is no network that can be imported: {found.seems}")
+            raise UserError(
+                f"{path} holds no network that can be imported: {found.seems}"
+            )
         else:  # for which `rows_of` raises the error with the keys that differ
             guess = import_torch.Guess(model, found.num_classes, (32, 32, 3))
         self._read = (guess.model, guess.num_classes, guess.image_shape)
@@ -87,10 +89,11 @@ class Import:
             name: of the data set, or the path of one's own images.
             data_dir: the folder of all data sets; None means TFDS's.
             mean: of each channel, on the scale 0 to 1; None means the data set's.
-            std: likewise, the standard deviation.
+            std: standard deviation of each channel, as `mean`.
 
         Raises:
-            UserError: there is no such data set, or it does not fit the network.
+            UserError: there is no such data set, or its images or classes do not match
+                the network.
         """
         dataset = _open(name, data_dir)
         mean, std = mean or dataset.mean, std or dataset.std
@@ -122,7 +125,7 @@ class Import:
         )
 
     def write(self) -> None:
-        """Writes the network to its folder and prints so."""
+        """Writes the network to its folder and prints a line."""
         assert self._out is not None
         variables = import_torch.load(self._path, *self._read)
         network = SavedNetwork(*self._read, source=self._path.name)

@@ -128,7 +128,7 @@ def crd(
 
     Args:
         scores: see `crd_scores`, the positive first, [batch, 1 + negatives].
-        num_data: N, the number of examples that negatives are drawn from.
+        num_data: N, the number of examples that negatives are sampled from.
         log_partition: log Z, a constant, see `crd_log_partition`.
         eps: added to the denominators, 0 or more.
 
@@ -170,7 +170,7 @@ def crd_update(
     *,
     momentum: float | jax.Array = 0.5,
 ) -> jax.Array:
-    """The memory bank after a batch: a moving average, brought back to length 1.
+    """The memory bank after a batch: a moving average, normalised to length 1.
 
     `m = momentum * bank[index] + (1 - momentum) * embedding, bank[index] = m / ||m||`
 
@@ -236,7 +236,7 @@ def draw_negatives(
     labels: ArrayLike | None = None,
     classes: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> jax.Array:
-    """Draws negatives for each example, uniformly and with replacement.
+    """Samples negatives for each example, uniformly and with replacement.
 
     Without labels, negatives are any examples but the example itself ('relax'); with
     labels, only examples of other classes ('exact').
@@ -245,10 +245,10 @@ def draw_negatives(
         key: a random key.
         index: the batch's positions in the data set, integers, [batch].
         num_data: the number of examples, two or more.
-        num_negatives: how many to draw for each.
+        num_negatives: how many to sample for each.
         labels: the batch's class numbers, integers, [batch]; None for 'relax'.
-        classes: what `class_order` returns for the data set, which must hold two
-            classes or more; with labels.
+        classes: the result of `class_order` for the data set, which must have two or
+            more classes; given together with labels.
 
     Returns:
         Positions in the data set, [batch, num_negatives].

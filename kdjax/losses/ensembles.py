@@ -97,7 +97,7 @@ def dgkd(
         temperature: tau, a positive scalar.
         alpha: lambda, a scalar.
         keep: b, which guides are kept: [guides] for the whole batch or [batch, guides];
-            None keeps all. In the stochastic form draws of Bernoulli(survival).
+            None keeps all. In the stochastic form samples of Bernoulli(survival).
 
     Returns:
         One value per example, [batch].
@@ -142,9 +142,9 @@ def mutual(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-8) -> jax.
     `p = softmax(logits)`, 1 the student's and 2 the peer's
 
     Args:
-        student: logits of the network that this term moves, [batch, classes].
+        student: logits of the network that learns from this term, [batch, classes].
         teacher: logits of the peer, [batch, classes].
-        eps: what keeps logarithm and quotient finite, a positive number.
+        eps: keeps logarithm and quotient finite, a positive number.
 
     Returns:
         One value per example, [batch].
@@ -211,7 +211,7 @@ def one(
         student: logits of one branch, [batch, classes].
         teacher: logits of the ensemble, see `gated_logits`, [batch, classes].
         temperature: tau, a positive scalar.
-        eps: what keeps log q finite, a positive number.
+        eps: keeps log q finite, a positive number.
 
     Returns:
         One value per example, [batch].

@@ -94,7 +94,7 @@ def attention_transfer(
 def attention_distance(
     student: ArrayLike, teacher: ArrayLike, *, norm: str = "mean_square"
 ) -> jax.Array:
-    """Distance between attention maps that are computed already, such as stored ones.
+    """Distance between given attention maps, such as stored ones.
 
     `d = student - teacher`, then as in `attention_transfer`, which has the reference.
 
@@ -139,7 +139,7 @@ def feature_mse(student: ArrayLike, teacher: ArrayLike) -> jax.Array:
     Reference:
         Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, Eq. 3.
 
-    **Deviations**: The paper has 1/2 of the sum, in a training stage of its own. The
+    **Deviations**: The paper has 1/2 of the sum, in a separate training stage. The
     published code (RepDistiller) takes the mean, as here, next to the cross-entropy.
     """
     student, teacher = _checks.pair(student, teacher, _checks.MAPS)

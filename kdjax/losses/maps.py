@@ -26,7 +26,7 @@ def vid(
     `loss = mean_{h,w,c} ((f_t - mu_s)^2 / v_c + log v_c) / 2`
 
     Args:
-        student: the mean mu that the student predicts of the teacher's features,
+        student: the mean mu that the student predicts for the teacher's features,
             [batch, height, width, channels].
         teacher: feature maps, [batch, height, width, channels].
         log_scale: the variances before the softplus, trained too, [channels].
@@ -67,7 +67,7 @@ def ab(
         student: features before the activation, after a connector to the teacher's
             shape, [batch, height, width, channels].
         teacher: features before the activation, [batch, height, width, channels].
-        margin: how far from the boundary is far enough, greater than 0.
+        margin: the sufficient distance from the boundary, greater than 0.
 
     Returns:
         One value per example, [batch].
@@ -109,7 +109,7 @@ def factor_transfer(
         teacher: the paraphraser's factors; height and width may differ, and for 'map'
             the number of channels.
         form: 'map' or 'factor'.
-        p1: the exponent of the maps, greater than 1; without effect for 'factor'.
+        p1: the exponent of the maps, greater than 1; not used with 'factor'.
         p2: the exponent of the differences, at least 1.
 
     Returns:
@@ -150,7 +150,7 @@ def ofd(student: ArrayLike, teacher: ArrayLike, *, margin: ArrayLike) -> jax.Arr
     """Overhaul of feature distillation: a partial distance before the activation.
 
     `t = max(f_t, margin_c)`, `loss = sum_{h,w,c} (f_s - t)^2 [f_s > t or t > 0]`: where
-    the teacher is negative, a student that is even lower has nothing to learn.
+    the teacher is negative, a student that is even lower learns nothing.
 
     Args:
         student: features after the connector, [batch, height, width, channels].

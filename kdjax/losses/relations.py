@@ -189,7 +189,7 @@ def pkt(student: ArrayLike, teacher: ArrayLike, *, eps: float = 1e-7) -> jax.Arr
     Args:
         student: features, [batch, ...].
         teacher: features, [batch, ...].
-        eps: what keeps quotients and logarithms finite, a positive number.
+        eps: keeps quotients and logarithms finite, a positive number.
 
     Returns:
         A scalar.

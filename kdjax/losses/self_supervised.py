@@ -41,16 +41,16 @@ def view_similarities(augmented: ArrayLike, normal: ArrayLike) -> jax.Array:
 
 
 def select_ranked(teacher: ArrayLike, targets: ArrayLike, *, ratio: float) -> jax.Array:
-    """Selects the teacher's predictions to learn: the right and the nearly right.
+    """Selects the teacher's predictions to learn: the correct and nearly correct ones.
 
     A row's rank is the place of its target when the scores are sorted downwards, 0 for
-    a right prediction. All right rows are kept, and of the wrong ones the
+    a correct prediction. All correct rows are kept, and of the wrong ones the
     `int(wrong * ratio)` with the smallest ranks. Equal scores and equal ranks keep
     their order.
 
     Args:
         teacher: scores (logits or similarities), [rows, choices].
-        targets: the right choice of each row, integers, [rows].
+        targets: the correct choice of each row, integers, [rows].
         ratio: the share of wrong rows that is kept, from 0 to 1.
 
     Returns:
@@ -62,8 +62,8 @@ def select_ranked(teacher: ArrayLike, targets: ArrayLike, *, ratio: float) -> ja
     Reference:
         Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020.
 
-    **Deviations**: The published code sorts with an order of ties that is left to
-    PyTorch; here it is stable.
+    **Deviations**: In the published code the order of ties is undefined (PyTorch's
+    sort); here it is stable.
     """
     targets = _checks.labels("teacher", teacher, targets)
     if not 0 <= ratio <= 1:

@@ -53,7 +53,7 @@ def kdsvd(
     """
     if len(student) != len(teacher) or len(student) < 2:
         raise ValueError(
-            f"kdsvd wants the same two levels or more of both, not {len(student)} of "
+            f"kdsvd needs the same two or more levels of both, not {len(student)} of "
             f"the student and {len(teacher)} of the teacher"
         )
     pairs = [_aligned(s, t, k) for s, t in zip(student, teacher, strict=True)]

@@ -1,6 +1,6 @@
-"""Losses that transform the teacher's distribution before the student meets it.
+"""Losses with a transformed distribution of the teacher.
 
-None of these functions stops a gradient, as those of `kdjax.losses.logits`.
+Like the functions of `kdjax.losses.logits`, none of these stops a gradient.
 """
 
 import jax
@@ -78,7 +78,7 @@ def nkd(
 def ttm(
     student: ArrayLike, teacher: ArrayLike, *, power: float | jax.Array = 0.1
 ) -> jax.Array:
-    """Transformed teacher matching: the student meets a flattened teacher unsoftened.
+    """Transformed teacher matching: the teacher is softened, the student is not.
 
     `loss = sum_c q_t(c) * (log q_t(c) - log p_s(c))`, with `p_s = softmax(student)`,
     `p_t = softmax(teacher)` and the power transform `q_t(c) = p_t(c)^g / U`,
@@ -112,13 +112,13 @@ def ttm(
 def wttm(
     student: ArrayLike, teacher: ArrayLike, *, power: float | jax.Array = 0.2
 ) -> jax.Array:
-    """Weighted transformed teacher matching: `ttm`, more for smooth teachers.
+    """Weighted transformed teacher matching: `ttm`, weighted more for smooth teachers.
 
     `loss = U * ttm`, with the power sum `U = sum_c p_t(c)^g` of `p_t =
     softmax(teacher)`
 
     For g below 1 the weight lies between 1, for a teacher that is certain, and
-    `classes^(1 - g)`, for one that knows nothing. With g = 1 it is 1, and the loss `kd`
+    `classes^(1 - g)`, for a uniform one. With g = 1 it is 1, and the loss `kd`
     at temperature 1.
 
     Args:

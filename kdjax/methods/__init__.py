@@ -105,8 +105,8 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
     Args:
         name: a row of `METHODS`, or several joined by '+': the first one's
             cross-entropy counts, the others add their terms.
-        options: hyper-parameters by method name; what is not given keeps its default,
-            which for an added method is the one of `Method.AS_PART`.
+        options: hyper-parameters by method name; others keep their defaults, which for
+            an added method may be those of `Method.AS_PART`.
 
     Raises:
         UserError: an unknown method or option, or a value out of range.
@@ -122,23 +122,25 @@ def create(name: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
         made[part] = build(METHODS[part], part, settings)
     for part in options:
         if part not in made:
-            raise UserError(f"options for {part!r}, but the method is {name!r}")
+            raise UserError(
+                f"there are options for {part!r}, but the method is {name!r}"
+            )
     return made[name] if name in made else Combined(made)
 
 
 def parts(method: Method) -> dict[str, Method]:
-    """Returns the methods that a method is combined of, by name; itself if of none."""
-    # Those of other packages that nobody asked for need not be there.
+    """Returns the parts of a combined method, or the method itself, by name."""
+    # Only loaded rows: entry points that are not used may fail to load.
     names = {cls: name for name, cls in METHODS.loaded().items()}
     several = method.methods.values() if isinstance(method, Combined) else (method,)
     return {names[type(part)]: part for part in several}
 
 
 def options(method: Method) -> dict[str, dict[str, Any]]:
-    """Returns every part's hyper-parameters and version by name: for fingerprints.
+    """Returns every part's hyper-parameters and version by name, for fingerprints.
 
     Args:
-        method: with all that depends on its networks filled in (`Method.fit`).
+        method: after `Method.fit`, so that no option depends on the networks.
     """
     return {
         name: {"version": part.VERSION, **_settings(part)}

@@ -1,39 +1,20 @@
 """Activation boundaries: a start for the student's layers, learned first."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses
-from kdjax.methods.base import Context, Phase, Targets, only
-from kdjax.methods.connectors import BoundaryConnector
-from kdjax.methods.levels import InitialisedLevels, Maps, feature_maps, total
+from kdjax.methods.base import Context, Phase, Targets
+from kdjax.methods.connectors import BoundaryConnector, Connectors
+from kdjax.methods.levels import InitialisedLevels, Maps, total
 from kdjax.methods.ranges import Count, Levels, Positive
-from kdjax.models import Outputs
 
 
-class _Boundaries(nn.Module):
-    levels: tuple[str, ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        outputs: Mapping[str, Outputs],
-        targets: Mapping[str, Targets],
-        train: bool,
-    ) -> dict[str, jax.Array]:
-        """Returns the student's maps in the teacher's shapes, by level."""
-        _, target = only(targets)
-        maps = feature_maps(outputs["student"], self.levels)
-        return {
-            level: BoundaryConnector(target[level].shape[1:], name=level)(
-                maps[level], train
-            )
-            for level in self.levels
-        }
+def _connector(shape: tuple[int, int, int], name: str) -> nn.Module:
+    return BoundaryConnector(shape, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +23,20 @@ class AB(InitialisedLevels):
 
     First phase: beta sum_j w_j AB_j moves the layers that the student's stages are
     computed from, and connectors to the teacher's shapes; not the classifier nor, as in
-    the published code, the last BatchNorm of a Wide ResNet, behind its last stage.
-    Second phase: the cross-entropy; 'ab+kd'
-    adds Hinton's term, as the paper has it.
+    the published code, the last BatchNorm of a Wide ResNet, which follows its last
+    stage. Second phase: the cross-entropy; 'ab+kd' adds Hinton's term, as the paper
+    does.
 
     Deviations: see `losses.ab`; beta = 3/1000 and w = 2^(j - n) for level j of n are
-    the published code's (RepDistiller). There the first phase keeps the learning rate
-    of the start; here, too. The connectors start LeCun normal (see
+    the published code's (RepDistiller). As there, the first phase keeps the initial
+    learning rate. The connectors start LeCun normal (see
     `connectors.convolved`).
 
     Attributes:
         beta: the weight.
         margin: of the boundaries.
         levels: the features before the activations.
-        init_epochs: of the first phase, before the recipe's.
+        init_epochs: the epochs of the first phase, before the recipe's.
     """
 
     VERSION: ClassVar[int] = 2
@@ -66,7 +47,7 @@ class AB(InitialisedLevels):
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
-        return _Boundaries(self.levels)
+        return Connectors(self.levels, _connector)
 
     def phases(self) -> tuple[Phase, ...]:
         """Returns the boundaries' phase and the labels'."""

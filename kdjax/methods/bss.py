@@ -17,17 +17,17 @@ from kdjax.runtime.rng import fold
 def base_samples(
     student: jax.Array, teacher: jax.Array, labels: jax.Array, count: int, base: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns which images to attack, and which of these really are to be.
+    """Returns the images to attack, and which of them count.
 
-    The `count` images with the largest sum over the wrong classes of (p_t - p_s)^2,
-    among those that are classified rightly.
+    They are the `count` correctly classified images with the largest sum over the wrong
+    classes of (p_t - p_s)^2. If there are fewer, the rest are marked as not counting.
 
     Args:
         student: logits, `[batch, classes]`.
         teacher: logits, `[batch, classes]`.
         labels: `[batch]`.
-        count: how many.
-        base: who must be right, 'both' or 'teacher'.
+        count: the number of images.
+        base: whose classification must be correct, 'both' or 'teacher'.
 
     Returns:
         Positions in the batch and booleans, `[count]`.
@@ -51,18 +51,18 @@ def attack(
     rate: float,
     clip: float,
 ) -> jax.Array:
-    """Returns images moved towards the boundary between their class and a target's.
+    """Returns images moved towards the boundary between their and a target class.
 
     `x += rate (z_k - z_t + 1e-4) g / ||g||`, `g = d(z_t - z_k) / dx`, where k is the
-    class at the start and t the target, until the class is another; x stays within
+    class at the start and t the target, until the class changes; x stays within
     +-clip.
 
     Args:
         call: the attacked network.
         images: `[batch, height, width, channels]`.
         target: classes, `[batch]`.
-        steps: how many at the most.
-        rate: of a step.
+        steps: the largest number of steps.
+        rate: the size of a step.
         clip: the largest value of an image.
     """
     start = jnp.argmax(call(images).logits, axis=-1)
@@ -94,28 +94,29 @@ class BSS(DistancesFirst):
     """Boundary supporting samples (Heo et al., 2019).
 
     CE + w(alpha, 1) H(P_T, P_S) of the images + w(beta, 0) H(P_T, P_S) of adversarial
-    samples: images that both networks classify rightly, moved across the frozen
-    teacher's boundary to a class that is sampled by the teacher's probabilities. Made
-    in the step.
+    samples: images that both networks classify correctly, moved across the frozen
+    teacher's boundary to a class sampled by the teacher's probabilities. They are made
+    in the train step.
 
     Deviations: base='both' is the released code's as well as the paper's; 'teacher' is
-    for students that have little right yet. The released code's weights fall with the
-    epoch, to `1 + max(alpha (1 - e/80), 0)` and `max(beta (1 - 4/3 e/80), 0)`: a method
-    knows steps, not epochs, and `decay_steps` is 80 times the steps of an epoch then.
-    The number of samples is fixed under jit: those that do not count are there for the
-    student's BatchNorm alone. Its running statistics do not see the samples, as in the
-    released code they do.
+    for students that classify few images correctly yet. The released code's weights
+    fall with the epoch, to `1 + max(alpha (1 - e/80), 0)` and `max(beta (1 - 4/3 e/80),
+    0)`: a method knows steps, not epochs, so set `decay_steps` to 80 times the steps of
+    an epoch.
+    The number of samples is fixed under jit: those that do not count only affect the
+    student's BatchNorm. Its running statistics leave the samples out; the released code
+    includes them.
 
     Attributes:
-        alpha: what the distillation's weight has more than 1 at the start.
+        alpha: by how much the distillation's weight exceeds 1 at the start.
         beta: weight of the adversarial samples at the start.
         temperature: tau of both terms, without the factor tau^2.
-        samples: how many are attacked in a batch, at the most.
-        attack_steps: of the attack, at the most.
-        attack_rate: of a step of the attack.
+        samples: the largest number of images of a batch to attack.
+        attack_steps: the largest number of steps of an attack.
+        attack_rate: the size of a step of an attack.
         clip: the largest value of an attacked, normalised image.
-        base: who must classify an image rightly, 'both' or 'teacher'.
-        decay_steps: over how many steps the weights fall; 0: they stay.
+        base: who must classify an image correctly, 'both' or 'teacher'.
+        decay_steps: the number of steps over which the weights fall; 0: they are fixed.
     """
 
     call_teachers: ClassVar[bool] = True
@@ -145,10 +146,10 @@ class BSS(DistancesFirst):
     ) -> jax.Array:
         """Samples the class that each attack moves an image to.
 
-        By the teacher's probabilities, without the class that the teacher sees.
+        By the teacher's probabilities, without the class that the teacher predicts.
 
         Args:
-            key: the step's, for this purpose.
+            key: the random key of this step.
             index: `[samples]` positions in the training set.
             logits: the teacher's, `[samples, classes]`.
 
@@ -186,7 +187,7 @@ class BSS(DistancesFirst):
             rate=self.attack_rate,
             clip=self.clip,
         )
-        # Samples are data: nothing is learned through the attack.
+        # Samples are data: no gradient passes through the attack.
         return jax.lax.stop_gradient(moved), valid
 
     def distances(self, context: Context) -> dict[str, Term]:

@@ -1,4 +1,4 @@
-"""Several methods as one: 'rocket+kd' is Rocket Launching with an expert's logits."""
+"""Several methods as one: 'rocket+kd' is Rocket Launching with KD of an expert."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class _PartAdapter(nn.Module):
         targets: Mapping[str, Targets],
         train: bool,
     ) -> Adapted:
-        """Returns what the part's adapter does."""
+        """Returns the outputs of the part's adapter."""
         targets = _of_part(self.part, targets)
         return self.adapter(*_every(self.every, (outputs, targets)), train)
 
@@ -58,7 +58,7 @@ def _of_part(name: str, targets: Mapping[str, Targets]) -> dict[str, Targets]:
 
 
 def _every(every: int, tree: T) -> T:
-    """Returns every n-th row: of several views of an image, the first."""
+    """Returns every n-th row: the first of n views of each image."""
     return tree if every == 1 else jax.tree.map(lambda leaf: leaf[::every], tree)
 
 
@@ -67,8 +67,8 @@ class Combined(Method):
     """The first method's terms, and the others' without their cross-entropy.
 
     The student's cross-entropy counts once, with the first method's weight. Every part
-    that has teachers is taught by the stage's teachers. The parts' earlier phases come
-    one after the other, each as if its part were alone; the last one they share.
+    that has teachers is taught by the stage's teachers. The last phases of all parts
+    are one phase; before it run each part's earlier phases, as if the part were alone.
     """
 
     methods: Mapping[str, Method]
@@ -91,7 +91,7 @@ class Combined(Method):
 
     @property
     def replays(self) -> str | None:
-        """Returns the network that a part wants replayed."""
+        """The model whose recorded training a part uses."""
         wanted = {part.replays for part in self.methods.values() if part.replays}
         if len(wanted) > 1:
             raise UserError(
@@ -130,16 +130,16 @@ class Combined(Method):
     def fit(
         self, outputs: Mapping[str, Outputs], teachers: Mapping[str, Outputs]
     ) -> Self:
-        """Returns the parts with all that depends on the networks filled in."""
+        """Returns the parts with the options that depend on the networks filled in."""
         fitted = {
             name: part.fit(outputs, teachers) for name, part in self.methods.items()
         }
         return dataclasses.replace(self, methods=fitted)
 
     def _phases(self) -> list[tuple[str | None, int, Phase]]:
-        """Returns all phases, each with the part it belongs to and its number there.
+        """Returns all phases, each with its part and its number there.
 
-        The last one belongs to all parts: None.
+        The last one belongs to all parts; its part is None.
         """
         earlier: list[tuple[str | None, int, Phase]] = []
         for name, part in self.methods.items():
@@ -151,11 +151,11 @@ class Combined(Method):
         return [*earlier, (None, 0, shared)]
 
     def phases(self) -> tuple[Phase, ...]:
-        """Returns every part's earlier phases, then the one they share."""
+        """Returns every part's earlier phases, then the shared one."""
         return tuple(phase for _, _, phase in self._phases())
 
     def init_indices(self, init_index: int) -> dict[str, int]:
-        """Returns what tells the starts of all parts' networks apart."""
+        """Returns the numbers that select the roles' initial weights, of all parts."""
         indices: dict[str, int] = {}
         for part in self.methods.values():
             indices |= part.init_indices(init_index)
@@ -217,7 +217,7 @@ class Combined(Method):
     def initial(
         self, variables: dict[str, Variables], frozen: Mapping[str, Variables]
     ) -> dict[str, Variables]:
-        """Returns the start after every part in turn."""
+        """Returns the initial variables after every part has changed them in turn."""
         for part in self.methods.values():
             variables = part.initial(variables, frozen)
         return variables

@@ -13,10 +13,10 @@ from kdjax.models import Outputs
 class Comparison(Method):
     """The labels and one weighted distance: CE + beta d(student, teacher).
 
-    `teacher_targets` is read of the one teacher, `student_features` of the student: the
-    same, unless their levels differ. Where the two do not fit each other, an adapter
-    stands between: a trained module that takes the student's outputs and returns what
-    is compared instead.
+    `teacher_targets` selects what is compared of the teacher's outputs and
+    `student_features` of the student's: the same, unless their levels differ. If the
+    shapes do not match, an adapter, which is a trained module, maps the student's
+    outputs to what is compared.
     """
 
     num_teachers: ClassVar[int | None] = 1
@@ -25,17 +25,17 @@ class Comparison(Method):
     def compare(self, context: Context, student: Adapted, target: Targets) -> jax.Array:
         """Returns the distance, `[batch]` or a scalar.
 
-        Every subclass has one, unless it overrides `distances` (RKD has two terms).
+        Every subclass has this, unless it overrides `distances` (RKD has two terms).
 
         Args:
-            context: of the step, for what a distance takes beside the two.
+            context: of the step, for further inputs of the distance.
             student: the adapter's outputs; without one, `student_features`.
             target: `teacher_targets` of the teacher.
         """
         raise NotImplementedError
 
     def student_features(self, outputs: Outputs) -> Targets:
-        """Returns of the student what `teacher_targets` returns of the teacher."""
+        """Returns the counterpart of `teacher_targets` for the student."""
         return self.teacher_targets(outputs)
 
     def schedule(self) -> Weight:
@@ -43,7 +43,7 @@ class Comparison(Method):
         return self.beta
 
     def adapter(self, target: Targets) -> nn.Module | None:
-        """Returns the module between student and comparison; None: there is none.
+        """Returns the module that maps the student's outputs; None: there is none.
 
         Args:
             target: shapes of `teacher_targets` of the teacher.
@@ -54,7 +54,7 @@ class Comparison(Method):
     def adapters(
         self, outputs: Mapping[str, Outputs], targets: Mapping[str, Targets]
     ) -> dict[str, nn.Module]:
-        """Returns the one adapter, under the name of the term that it serves."""
+        """Returns the adapter under the name of its term."""
         teacher, target = only(targets)
         adapter = self.adapter(target)
         return {} if adapter is None else {f"{self.NAME}/{teacher}": adapter}

@@ -4,19 +4,24 @@ AB's and OFD's connectors, FT's paraphraser and translator. Each maps features `
 height, width, channels]`; all but `BoundaryConnector` keep the size.
 """
 
+from collections.abc import Callable, Mapping
+
 import flax.linen as nn
 import jax
 
+from kdjax.methods.base import Targets, only
+from kdjax.methods.levels import feature_maps
+from kdjax.models import Outputs
 from kdjax.models.layers import he_normal, torch_bias, torch_kernel
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
 
-# What PyTorch starts transposed convolutions with: its fan_in counts their outputs.
+# PyTorch's initialisation of transposed convolutions: its fan_in counts their outputs.
 _torch_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 def _conv(features: int, size: int, name: str) -> nn.Conv:
-    # Without a bias, which the BatchNorm that follows takes off again.
+    # No bias: the BatchNorm that follows would subtract it again.
     return nn.Conv(
         features,
         (size, size),
@@ -28,20 +33,20 @@ def _conv(features: int, size: int, name: str) -> nn.Conv:
 
 
 def convolved(whose: str, x: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    """Returns maps brought to a shape, inside a compact module: one convolution.
+    """Returns maps after one convolution to a given shape, inside a compact module.
 
     `ConvReg` of RepDistiller: 3x3 with stride 2 from twice the size, a transposed 4x4
-    with stride 2 from half the size, otherwise (1 + difference of the sizes). Without a
-    bias, which the BatchNorm that follows takes off again. It starts LeCun normal,
-    variance 1 / fan_in; PyTorch's convolutions start uniform with a third of that.
+    with stride 2 from half the size, otherwise (1 + difference of the sizes). It has
+    no bias, as a BatchNorm follows. It starts LeCun normal, with variance 1 / fan_in;
+    PyTorch's convolutions start uniform with a third of that variance.
 
     Args:
-        whose: the map in errors, such as "fitnet: the student's stage2".
+        whose: names the map in errors, such as "fitnet: the student's stage2".
         x: `[batch, height, width, channels]`.
-        shape: height, width and channels to come to.
+        shape: the height, width and channels to reach.
 
     Raises:
-        UserError: no such convolution leads from the one size to the other.
+        UserError: no such convolution maps the one size to the other.
     """
     *size, channels = shape
     height, width = x.shape[1:3]
@@ -53,15 +58,15 @@ def convolved(whose: str, x: jax.Array, shape: tuple[int, int, int]) -> jax.Arra
         kernel = (1 + height - size[0], 1 + width - size[1])
         return nn.Conv(channels, kernel, padding="VALID", use_bias=False)(x)
     raise UserError(
-        f"{whose} {(height, width)} cannot be brought to the teacher's "
-        f"{tuple(size)}; it must be half its size, as large, or larger"
+        f"{whose} {(height, width)} cannot be resized to the teacher's {tuple(size)}; "
+        "choices: half the teacher's size, the same size, or larger"
     )
 
 
 class BoundaryConnector(nn.Module):
     """AB's connector: a convolution to the teacher's shape and BatchNorm, no ReLU.
 
-    A map that has the teacher's shape is passed on as it is.
+    A map that has the teacher's shape is returned unchanged.
     """
 
     shape: tuple[int, int, int]  # height, width and channels of the teacher's map
@@ -148,3 +153,31 @@ class Translator(nn.Module):
             x = BatchNorm(train, name=f"bn{i}")(_conv(width, 3, f"conv{i}")(x))
             x = nn.leaky_relu(x, 0.1)
         return x
+
+
+class Connectors(nn.Module):
+    """One connector for each level, from the student's maps to the teacher's.
+
+    Attributes:
+        levels: the student's.
+        make: returns a level's connector from the teacher's shape there, `(height,
+            width, channels)`, and the connector's name.
+    """
+
+    levels: tuple[str, ...]
+    make: Callable[[tuple[int, int, int], str], nn.Module]
+
+    @nn.compact
+    def __call__(
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: Mapping[str, Targets],
+        train: bool,
+    ) -> dict[str, jax.Array]:
+        """Returns the student's maps after their connectors, by level."""
+        _, target = only(targets)
+        maps = feature_maps(outputs["student"], self.levels)
+        return {
+            level: self.make(target[level].shape[1:], level)(maps[level], train)
+            for level in self.levels
+        }

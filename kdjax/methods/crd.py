@@ -22,13 +22,13 @@ _SIDES = ("student", "teacher")
 
 
 class ContrastiveMemory(TypedDict):
-    """What CRD keeps between the steps.
+    """CRD's memory between the steps.
 
     Attributes:
         banks: embeddings of the training set, `[N, dimensions]` by side.
         log_partition: constants, by side; see `losses.crd_log_partition`.
-        started: whether the first batch has set them.
-        classes: `losses.class_order` of the training set; of mode 'exact'.
+        started: whether the first batch has set the constants.
+        classes: `losses.class_order` of the training set; only in mode 'exact'.
     """
 
     banks: dict[str, jax.Array]
@@ -38,7 +38,7 @@ class ContrastiveMemory(TypedDict):
 
 
 class Embeddings(nn.Module):
-    """A dense layer on each network's pooled features, brought to length 1."""
+    """A dense layer on each network's pooled features, normalised to length 1."""
 
     dimensions: int
 
@@ -64,18 +64,18 @@ class Embeddings(nn.Module):
 class CRD(Comparison):
     """Contrastive representation distillation (Tian et al., 2020): CE + beta CRD.
 
-    Each network's embedding is told apart from others' in a memory bank of the other
-    network's: L(student; bank of teacher) + L(teacher; bank of student). Both banks are
-    the memory: they are moved in the step, after the scores are taken, and saved.
+    Each network's embedding is contrasted with those in a memory bank of the other
+    network: L(student; bank of teacher) + L(teacher; bank of student). Both banks are
+    the method's memory: the step updates them after it has computed the scores.
 
     Deviations: see `losses.crd`; all defaults are the published code's.
 
     Attributes:
         beta: the weight.
-        dimensions: of the embeddings.
+        dimensions: the embeddings' size.
         negatives: how many are sampled for each image, with replacement.
         temperature: of the scores.
-        momentum: what is kept of a bank's entry.
+        momentum: the share of a bank's entry that an update keeps.
         mode: 'exact': negatives of other classes; 'relax': any other image.
     """
 
@@ -124,13 +124,13 @@ class CRD(Comparison):
         labels: jax.Array,
         memory: ContrastiveMemory,
     ) -> jax.Array:
-        """Samples which images each embedding is told apart from.
+        """Samples the images that each embedding is contrasted with.
 
         Args:
-            key: the step's, for this purpose.
+            key: the random key of this step.
             index: `[batch]` positions in the training set.
             labels: `[batch]` integers.
-            memory: the method's; of it the banks' size and, by mode, the classes.
+            memory: the method's; only the banks' size and the classes are used.
 
         Returns:
             Positions in the training set, `[batch, negatives]`.
@@ -162,7 +162,7 @@ class CRD(Comparison):
         # key, from sampling the same negatives.
         key = fold(context.key, "negatives", context.index[0])
         negatives = self.sample_negatives(key, context.index, context.labels, memory)
-        # The positive comes first: `losses.crd` wants it there.
+        # `losses.crd` expects the positive first.
         index = jnp.concatenate([context.index[:, None], negatives], axis=1)
         partitions, total = {}, jnp.zeros(len(index), banks["student"].dtype)
         for side, other in zip(_SIDES, reversed(_SIDES), strict=True):

@@ -38,14 +38,15 @@ class CTKD(Method):
         beta: weight of the attention term; 0 leaves it out.
         levels: the features whose attention is compared, as of `AT`.
         teacher_levels: the expert's, where they differ.
-        attention_target: whom the expert's attention guides, student or scratch.
+        attention_target: which network the expert's attention guides, 'student' or
+            'scratch'.
         inherit: whether the student's stem and first group start from the expert's,
             BatchNorm and its statistics included: the paper's CTKD-double-dagger
             (Table III), together with beta = 0.
-        replay: whether the expert's logits, recorded while it learned, stand in for
-            the scratch teacher's. With the same start, stream and recipe the scratch
-            teacher retraces the expert, so that the student is the same at the price of
-            KD.
+        replay: whether the expert's logits, recorded while it was trained, replace the
+            scratch teacher's. With the same start, data stream and recipe the scratch
+            teacher repeats the expert's training, so the student is the same, at the
+            cost of KD.
     """
 
     ADDED: ClassVar[tuple[str, ...]] = ("teacher_levels",)
@@ -85,7 +86,7 @@ class CTKD(Method):
     ) -> Self:
         """Returns the method with its levels by name."""
         if not self.beta and self.levels == ("stage*",):
-            # Unused, and so in the fingerprints of earlier versions.
+            # Not used, but part of the fingerprints of earlier versions in this form.
             return dataclasses.replace(self, levels=("stage1", "stage2", "stage3"))
         guided = {"student": outputs[self.attention_target]}
         fitted = self.attention.fit(guided, teachers)
@@ -94,7 +95,7 @@ class CTKD(Method):
         )
 
     def roles(self, student: str) -> dict[str, str]:
-        """Returns the student and the scratch teacher, unless that is replayed."""
+        """Returns the student and, unless it is replayed, the scratch teacher."""
         if self.replay:
             return {"student": student}
         return {"student": student, "scratch": self.scratch}
@@ -131,13 +132,14 @@ class CTKD(Method):
             if path not in donor or donor[path].shape != leaf.shape:
                 raise UserError(
                     f"ctkd: the student cannot inherit {'/'.join(path)} {leaf.shape}: "
-                    "the expert has no equal; it must be at least as deep and as wide"
+                    "the expert has no such layer; it must be at least as deep and "
+                    "as wide"
                 )
             student[path] = donor[path]
         return {**variables, "student": unflatten_dict(student)}
 
     def distances(self, context: Context) -> dict[str, Term]:
-        """Returns the terms of Eq. 4 but the student's cross-entropy."""
+        """Returns the terms of Eq. 4 except for the student's cross-entropy."""
         if self.replay:
             _, recorded = only(context.recorded)
             terms = {"hint/scratch": hint(context, recorded, self.hint_weight)}

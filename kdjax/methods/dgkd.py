@@ -57,16 +57,17 @@ class DGKD(LogitMethod):
         if self.drop != "bernoulli" and not (kind == "fixed" and count.isdecimal()):
             raise unknown("drop of dgkd", self.drop, ("bernoulli", "fixed:K"))
         if kind == "fixed" and self.survival < 1:
-            raise UserError(f"dgkd: drop {self.drop!r} leaves no use for survival")
+            raise UserError(
+                f"dgkd: drop={self.drop!r} does not use survival: leave survival out"
+            )
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the cross-entropy and every guide's divergence, logged unmasked.
 
-        The sum is `losses.dgkd`. That returns nothing but the sum, and here every
-        guide's divergence is logged, kept or not: both are made of
-        `losses.guide_divergences`.
+        The sum is `losses.dgkd`, which returns the sum only. Here every guide's
+        divergence is logged, kept or not: both use `losses.guide_divergences`.
         """
-        # Logits are standardised before they meet the labels: see `DistancesFirst`.
+        # Before the cross-entropy: see `DistancesFirst`.
         student = context.outputs["student"].logits
         guides = dict(context.targets)
         if self.standardise:
@@ -97,7 +98,7 @@ class DGKD(LogitMethod):
         """Samples which guides are kept.
 
         Args:
-            key: the step's, for this purpose.
+            key: the random key of this step.
             index: `[batch]` positions in the training set.
             num_guides: n+1, the teacher and the n assistants.
 
@@ -105,17 +106,17 @@ class DGKD(LogitMethod):
             Booleans, `[guides]` or, by example, `[batch, guides]`; None: all are kept.
 
         Raises:
-            UserError: as many guides as there are would be dropped, or more.
+            UserError: all guides would be dropped.
         """
         if self.drop != "bernoulli":
             dropped = int(self.drop.partition(":")[2])
             if dropped >= num_guides:
                 raise UserError(
-                    f"dgkd: drop {self.drop!r} would drop all of {num_guides} guides"
+                    f"dgkd: drop={self.drop!r} would drop all {num_guides} guides"
                 )
 
             def sample(key: jax.Array) -> jax.Array:
-                # The guides at the places that a permutation gives to 0..K-1 drop out.
+                # A permutation numbers the guides; numbers 0..K-1 are dropped.
                 return jax.random.permutation(key, num_guides) >= dropped
 
         elif self.survival < 1:

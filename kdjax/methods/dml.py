@@ -13,17 +13,18 @@ from kdjax.methods.ranges import Entries
 
 @dataclasses.dataclass(frozen=True)
 class DML(Method):
-    """Deep mutual learning (Zhang et al., 2018): networks that learn beside each other.
+    """Deep mutual learning (Zhang et al., 2018): networks that learn together.
 
     L_i = CE_i + weight sum_{j != i} KL(p_j || p_i), each for network i alone: its
-    peers' predictions are targets. Equal networks start apart.
+    peers' predictions are targets. Equal networks start from different weights.
 
     Deviations: the released code adds the terms of all peers, the default; the paper
-    takes their mean for more than one (reduction='mean'). The paper moves the networks
-    in turn, each after new predictions of the others; here all move at once.
+    takes their mean for more than one (reduction='mean'). The paper updates the
+    networks in turn, each after new predictions of the others; here all are updated at
+    once.
 
     Attributes:
-        peers: models of the further networks; 'student' is the student's.
+        peers: the models of the other networks; 'student' means the student's model.
         weight: of the divergences.
         reduction: over the peers, 'sum' or 'mean'.
     """
@@ -41,7 +42,7 @@ class DML(Method):
         }
 
     def init_indices(self, init_index: int) -> dict[str, int]:
-        """Returns another start for every network."""
+        """Returns different initial weights for every network."""
         return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def terms(self, context: Context) -> dict[str, Term]:
@@ -56,7 +57,7 @@ class DML(Method):
             divergence = jnp.zeros(len(own), own.dtype)
             for peer, target in logits.items():
                 if peer != role:
-                    # A peer is a target here and does not move by this term.
+                    # A peer is a target here: it gets no gradient from this term.
                     divergence += losses.mutual(own, jax.lax.stop_gradient(target))
             terms[f"dml/{role}"] = Term(divergence, weight)
         return terms

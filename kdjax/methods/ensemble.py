@@ -20,8 +20,8 @@ class Ensemble(LogitMethod):
     form='mean': (1 - lambda) CE + lambda tau^2 KL from the mean of the teachers'
     softened probabilities. form='sum': the sum of the teachers' KL terms.
 
-    Deviations: neither paper prints temperature, weight and form for several teachers;
-    the defaults are this package's, the same as `DGKD`'s.
+    Deviations: neither paper states temperature, weight and form for several teachers;
+    the defaults are this package's, equal to those of `DGKD`.
     """
 
     num_teachers: ClassVar[int | None] = None
@@ -30,7 +30,7 @@ class Ensemble(LogitMethod):
     form: Literal["mean", "sum"] = "mean"
 
     def label_term(self, context: Context) -> Term:
-        """Returns the cross-entropy with its share."""
+        """Returns the cross-entropy with its weight."""
         return Term(cross_entropy(context, "student"), 1 - self.alpha)
 
     def distances(self, context: Context) -> dict[str, Term]:

@@ -40,7 +40,7 @@ class FitNet(OneLevel):
 
     Deviations: the regressor starts LeCun normal (see `connectors.convolved`). It is
     trained jointly with the cross-entropy, with BatchNorm and ReLU in the
-    regressor and the mean of squares, as RepDistiller has it; the paper trains the
+    regressor and the mean of squares, as in RepDistiller; the paper trains the
     lower half on the hint first, with half the sum of squares.
     """
 

@@ -22,13 +22,13 @@ class FSP(InitialisedLevels):
     adds Hinton's term.
 
     Networks of equal widths. Deviations: see `losses.fsp`; RepDistiller's scripts have
-    a weight of 50, but its first phase does not use it: beta = 1. Its first phase keeps
-    the learning rate of the start; here, too.
+    a weight of 50, but its first phase does not use it: beta = 1. As there, the first
+    phase keeps the initial learning rate.
 
     Attributes:
         beta: the weight.
         levels: the features, two or more.
-        init_epochs: of the first phase, before the recipe's.
+        init_epochs: the epochs of the first phase, before the recipe's.
     """
 
     beta: float = 1.0
@@ -56,7 +56,7 @@ class FSP(InitialisedLevels):
             if ours != theirs:
                 raise UserError(
                     f"fsp: up to {level} the student's levels are {ours} wide and the "
-                    f"teacher's {theirs}; it wants networks of equal widths, such as "
+                    f"teacher's {theirs}; choices: networks of equal widths, such as "
                     "wrn-16-2 taught by wrn-40-2"
                 )
         return total(losses.fsp(student[level], target[level]) for level in student)

@@ -62,10 +62,10 @@ class FT(OneLevel):
         beta: the weight; 200 belongs to form 'map'.
         form: 'map', RepDistiller's: the factors' attention maps are compared; 'factor',
             the paper's: the factors are.
-        p1: the exponent of the maps; without effect for 'factor'.
+        p1: the exponent of the maps; not used with 'factor'.
         p2: the exponent of the differences.
-        rate: how wide the factor is, as a share of the teacher's map.
-        init_epochs: of the first phase, before the recipe's.
+        rate: the factor's width, as a share of the teacher's map.
+        init_epochs: the epochs of the first phase, before the recipe's.
         init_learning_rate: of the first phase.
     """
 
@@ -85,7 +85,7 @@ class FT(OneLevel):
         teacher, target = only(targets)
         channels = int(target.shape[-1] * self.rate)
         if not channels:
-            raise UserError(f"ft: rate {self.rate} leaves no channel of {target.shape}")
+            raise UserError(f"ft: rate={self.rate} leaves no channel of {target.shape}")
         return {
             f"ft/{teacher}/paraphraser": _Paraphrase(self.rate),
             f"ft/{teacher}/translator": _Translate(self.level, channels),

@@ -30,12 +30,13 @@ class KDSVD(SeveralLevels):
             if ours[2] != theirs[2]:
                 raise UserError(
                     f"kdsvd: the student's {level} {ours} and the teacher's {theirs} "
-                    "differ in width (the last number); it wants networks of equal "
-                    "widths at all its levels, such as wrn-16-2 taught by wrn-40-2"
+                    "differ in width (the last number); choices: networks of "
+                    "equal widths at all levels, such as wrn-16-2 taught by wrn-40-2"
                 )
             if self.k > ours[2]:
                 raise UserError(
-                    f"kdsvd: k={self.k} is more than {level} {ours} is wide"
+                    f"kdsvd: k={self.k} is more than the channels of {level} {ours}; "
+                    f"choices: 1 to {ours[2]}"
                 )
         return losses.kdsvd(
             [student[level] for level in self.levels],

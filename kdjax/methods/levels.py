@@ -1,7 +1,8 @@
 """The named features of a network, its levels, and the methods that compare them.
 
-A level is named, or `stage*`: every stage that student and teacher have. Where a method
-takes one level, it is the last of these. `Method.fit` puts the names in place.
+A level is the name of a feature, or `stage*`: every stage that student and teacher have
+in common; for a method with one level, the last of these. `Method.fit` replaces
+`stage*` by the names.
 """
 
 import dataclasses
@@ -19,20 +20,20 @@ from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError, unknown
 
 Maps = Mapping[str, jax.Array]
-"""Feature or attention maps, or what is made of them, by the student's level."""
-_MOST = 100  # stages of a network
+"""Feature maps, or values computed from them, by the student's level."""
+_MOST = 100  # the largest number of stages of a network
 
 
 def _hint(*networks: Outputs) -> str:
-    """Returns how one's own networks get levels; nothing for the package's.
+    """Returns a hint on how to name the levels of one's own networks.
 
-    The package's networks all have a stem; others name their levels themselves.
+    It is empty for the package's networks, all of which have the feature 'stem'.
     """
     if all("stem" in outputs.features for outputs in networks):
         return ""
     return (
-        " (which of one's own network's modules are its levels is said by "
-        "student_levels= and teacher_levels=, in Python levels=)"
+        " (name the levels of your own network by student_levels= or teacher_levels=, "
+        "in Python by levels=)"
     )
 
 
@@ -98,7 +99,7 @@ def shared_stages(name: str, *networks: tuple[Sequence[str], Outputs]) -> list[s
 
 
 def expand(levels: Sequence[str], numbers: Sequence[str]) -> tuple[str, ...]:
-    """Returns levels of which those with a `*` are repeated, once for every number."""
+    """Returns levels with those that have a `*` repeated, once for every number."""
     return tuple(
         level.replace("*", number)
         for level in levels
@@ -112,7 +113,7 @@ class OneLevel(Comparison):
 
     Attributes:
         level: the feature's name; `stage*` is the last stage that both networks have.
-        teacher_level: its name in the teacher, where that is another; empty: the same.
+        teacher_level: its name in the teacher if it differs; empty: the same.
     """
 
     ADDED: ClassVar[tuple[str, ...]] = ("teacher_level",)
@@ -151,10 +152,10 @@ class SeveralLevels(Comparison):
     """Compares the feature maps of several levels.
 
     Attributes:
-        levels: the features' names, from the first to the deepest; `stage*` stands for
-            all stages that both networks have.
-        teacher_levels: their names in the teacher, in the same order, where these are
-            others; empty: the same.
+        levels: the features' names, from the first to the deepest; `stage*` means all
+            stages that both networks have.
+        teacher_levels: their names in the teacher, in the same order, if they differ;
+            empty: the same.
     """
 
     ADDED: ClassVar[tuple[str, ...]] = ("teacher_levels",)
@@ -184,7 +185,7 @@ class SeveralLevels(Comparison):
 
     @property
     def their_levels(self) -> tuple[str, ...]:
-        """The teacher's levels, each in the place of the student's it belongs to."""
+        """The teacher's levels, in the order of the student's."""
         return self.teacher_levels or self.levels
 
     def read(self, outputs: Outputs, level: str) -> jax.Array:
@@ -215,27 +216,27 @@ def check_pairs(
         return
     if len(levels) != len(teacher_levels):
         raise UserError(
-            f"{name}: levels {', '.join(levels)} are not as many as teacher_levels "
-            f"{', '.join(teacher_levels)}"
+            f"{name}: {len(levels)} levels ({', '.join(levels)}), but "
+            f"{len(teacher_levels)} teacher_levels ({', '.join(teacher_levels)})"
         )
     if len(set(levels)) < len(levels):
-        raise UserError(f"{name}: levels {', '.join(levels)} name one twice")
+        raise UserError(f"{name}: levels= names a level twice: {', '.join(levels)}")
 
 
 class InitialisedLevels(SeveralLevels):
-    """Learns the layers below the classifier by the distance first, then from labels.
+    """Trains the layers below the classifier by the distance, then all by the labels.
 
-    The distance gives these layers a start and is gone in the second phase, which is
-    the stage's recipe.
+    The distance initialises these layers in the first phase; the second phase, with the
+    stage's recipe, does not use it.
 
     Attributes:
-        init_epochs: of the first phase, before the recipe's.
+        init_epochs: the epochs of the first phase, before the recipe's.
     """
 
     init_epochs: int
 
     def init_phase(self) -> Phase:
-        """Returns the first phase: of the student's trunk and the adapters."""
+        """Returns the first phase: it trains the student's trunk and the adapters."""
 
         def trains(path: Path) -> bool:
             return path[0] == "student" or path[0].startswith(f"{self.NAME}/")
@@ -260,8 +261,8 @@ def attention_distance(student: Maps, teacher: Maps, norm: str) -> jax.Array:
     """Returns the attention term, summed over the levels, `[batch]`.
 
     `losses.attention_transfer` is `attention_map` of both networks and then
-    `attention_distance`. Here the two halves are called apart, because the bank stores
-    the teacher's attention maps, one number a position instead of one a channel.
+    `attention_distance`. Here they are called separately, because the bank stores the
+    teacher's attention maps: one number per position, not one per channel.
 
     Args:
         student: attention maps, `[batch, height, width]` by level.
@@ -269,7 +270,7 @@ def attention_distance(student: Maps, teacher: Maps, norm: str) -> jax.Array:
         norm: 'mean_square' or 'l2'.
     """
     if not teacher:
-        raise UserError("attention transfer wants at least one level")
+        raise UserError("attention transfer needs at least one level")
     return total(
         losses.attention_distance(
             *losses.match_attention(student[level], teacher[level]), norm=norm

@@ -15,7 +15,7 @@ from kdjax.runtime.errors import UserError
 
 
 class LogitMethod(Method):
-    """Reads its teachers' logits and nothing else of them."""
+    """A method that uses of its teachers the logits only."""
 
     num_teachers: ClassVar[int | None] = 1
 
@@ -25,7 +25,7 @@ class LogitMethod(Method):
 
 
 class DistancesFirst(LogitMethod):
-    """Computes its distances before the cross-entropy; the terms keep their order."""
+    """A method whose distances are computed before the cross-entropy."""
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns the cross-entropy and the distances."""
@@ -37,7 +37,7 @@ class DistancesFirst(LogitMethod):
 
 
 def logits_of(context: Context, standardise: bool) -> tuple[str, jax.Array, jax.Array]:
-    """Returns the one teacher's name, the student's logits and the teacher's.
+    """Returns the only teacher's name, the student's logits and the teacher's.
 
     Args:
         context: of the step.
@@ -80,7 +80,7 @@ class KD(LogitMethod):
 
     def terms(self, context: Context) -> dict[str, Term]:
         """Returns cross-entropy and distillation term."""
-        # Logits are standardised before they meet the labels: see `DistancesFirst`.
+        # Before the cross-entropy: see `DistancesFirst`.
         teacher, student, target = logits_of(context, self.standardise)
         added = self.form == "added"
         loss = losses.soft_cross_entropy if added else losses.kd
@@ -106,7 +106,7 @@ class DKD(DistancesFirst):
         alpha: weight of the target class's part.
         beta: weight of the other classes' part, by network pair; 8 is the released
             code's for most.
-        warmup_steps: over how many steps the term's weight rises from 0 to 1.
+        warmup_steps: the number of steps over which the weight rises from 0 to 1.
         standardise: whether logits are standardised first (Sun et al., 2024).
     """
 
@@ -218,10 +218,10 @@ class WTTM(DistancesFirst):
 
 @dataclasses.dataclass(frozen=True)
 class LabelSmoothing(Method):
-    """A control without a teacher: soft targets that know nothing of the classes.
+    """Label smoothing (Szegedy et al., 2016): soft targets without a teacher.
 
-    Cross-entropy with (1 - smoothing) of the label and smoothing of all classes alike
-    (Szegedy et al., 2016).
+    Cross-entropy with 1 - smoothing on the label and smoothing spread evenly over all
+    classes.
     """
 
     NAME: ClassVar[str] = "label_smoothing"

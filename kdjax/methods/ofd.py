@@ -1,39 +1,20 @@
 """Overhaul of feature distillation: partial distances beyond the teacher's margins."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 
 from kdjax import losses, models
 from kdjax.methods.base import Context, MemoryInit, Targets, only
-from kdjax.methods.connectors import OverhaulConnector
-from kdjax.methods.levels import Maps, SeveralLevels, feature_maps, total
+from kdjax.methods.connectors import Connectors, OverhaulConnector
+from kdjax.methods.levels import Maps, SeveralLevels, total
 from kdjax.methods.ranges import Levels
-from kdjax.models import Outputs
 from kdjax.runtime.errors import UserError
 
 
-class _Connectors(nn.Module):
-    levels: tuple[str, ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        outputs: Mapping[str, Outputs],
-        targets: Mapping[str, Targets],
-        train: bool,
-    ) -> dict[str, jax.Array]:
-        """Returns the student's maps in the teacher's width, by level."""
-        _, target = only(targets)
-        maps = feature_maps(outputs["student"], self.levels)
-        return {
-            level: OverhaulConnector(target[level].shape[-1], name=level)(
-                maps[level], train
-            )
-            for level in self.levels
-        }
+def _connector(shape: tuple[int, int, int], name: str) -> nn.Module:
+    return OverhaulConnector(shape[-1], name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +36,7 @@ class OFD(SeveralLevels):
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the connectors."""
-        return _Connectors(self.levels)
+        return Connectors(self.levels, _connector)
 
     def init_memory(self, init: MemoryInit) -> dict[str, jax.Array]:
         """Returns the margins, `[channels]` by level."""

@@ -28,10 +28,10 @@ from kdjax.runtime.errors import UserError
 
 
 class Gate(nn.Module):
-    """ONE's gate: how much each branch counts, from the trunk's pooled map.
+    """ONE's gate: the weight of each branch, from the trunk's pooled map.
 
     Average over the positions, a dense layer, BatchNorm and ReLU; the softmax that
-    follows is `losses.gated_logits`'s.
+    follows is in `losses.gated_logits`.
     """
 
     level: str
@@ -59,23 +59,23 @@ class ONE(Method):
     from the labels and from the gated ensemble of all branches, which itself learns
     from the labels through its gate.
 
-    A branch is a network of the student's model whose layers up to a level are the
-    student's; the student is the first branch, and what is deployed. The trunk's output
-    is computed once for all, its gradient for each branch.
+    A branch is a network of the student's model that shares the student's layers up to
+    a level. The student is the first branch, and the one that is deployed. The trunk's
+    output is computed once for all branches, its gradient for each of them.
 
     Deviations: eps in the target and the factor tau^2 are the released code's (see
     `losses.one`). Its weight rises as exp(-5 (1 - epoch/80)^2); a method knows steps,
     not epochs: `rampup_steps` is 80 times the steps of an epoch then.
 
     Attributes:
-        branches: how many, the student included.
-        trunk: the last level that the branches share; empty: the last but one.
+        branches: their number, the student included.
+        trunk: the last level that the branches share; empty: the second to last.
         temperature: tau.
         weight: of the divergences.
-        rampup_steps: over how many steps their weight rises; 0: at once.
+        rampup_steps: the number of steps over which their weight rises; 0: none.
     """
 
-    branches: Annotated[int, Range(least=2)] = 3
+    branches: Annotated[int, Range(least=2, most=100)] = 3
     trunk: str = ""
     temperature: Positive = 3.0
     weight: float = 1.0
@@ -96,7 +96,7 @@ class ONE(Method):
         return {"student": student, **others}
 
     def init_indices(self, init_index: int) -> dict[str, int]:
-        """Returns another start for every branch."""
+        """Returns different initial weights for every branch."""
         return {role: init_index + i for i, role in enumerate(self.roles(""))}
 
     def ties(self, params: Mapping[str, Mapping]) -> dict[Path, Path]:
@@ -104,7 +104,7 @@ class ONE(Method):
         paths = [path for path in flatten_dict(params["student"]) if self._shared(path)]
         if not paths:
             raise UserError(
-                f"one: the student has no layers up to trunk={self.trunk!r}; it wants "
+                f"one: the student has no layers up to trunk={self.trunk!r}; choices: "
                 "'stem', or a level such as 'stage2' of a network with layers of that "
                 "name"
             )

@@ -1,4 +1,4 @@
-"""Methods that teach how the examples of a batch relate to each other.
+"""Methods that teach relations between the examples of a batch.
 
 They work across the whole batch, on features that RepDistiller's scripts choose: its
 feat[-1] is 'pooled', its feat[-2] the last stage's map: 'stage3' or, of VGGs,
@@ -8,7 +8,7 @@ networks have; in the benchmark's pairs they have equally many.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ import jax
 from kdjax import losses
 from kdjax.methods.base import Context, Targets, Term, only
 from kdjax.methods.levels import OneLevel, feature
-from kdjax.methods.ranges import Count, Positive
+from kdjax.methods.ranges import Count, Positive, Range
 from kdjax.models import Outputs
 from kdjax.models.layers import torch_dense
 
@@ -72,7 +72,7 @@ class CC(OneLevel):
         beta: the weight.
         dimensions: of the embeddings.
         form: 'consecutive', RepDistiller's, or 'kernel', the paper's, whose embeddings
-            are brought to length 1.
+            are normalised to length 1.
         gamma: of the kernel.
         order: highest power of the kernel's series.
     """
@@ -83,7 +83,7 @@ class CC(OneLevel):
     dimensions: Count = 128
     form: Literal["consecutive", "kernel"] = "consecutive"
     gamma: Positive = 0.4
-    order: Count = 2
+    order: Annotated[int, Range(least=1, most=100)] = 2
 
     def adapter(self, target: Targets) -> nn.Module:
         """Returns the embeddings."""
@@ -93,7 +93,7 @@ class CC(OneLevel):
         self, context: Context, student: tuple[jax.Array, jax.Array], target: jax.Array
     ) -> jax.Array:
         """Returns the correlation term of both embeddings."""
-        # The adapter embeds the teacher's feature as well: `target` has it bare.
+        # The adapter embeds the teacher's feature as well; `target` is not embedded.
         embeddings = student
         if self.form == "kernel":  # which is the Gaussian's series for these alone
             embeddings = losses.unit_length(student[0]), losses.unit_length(student[1])

@@ -29,10 +29,10 @@ def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 class Fusion(nn.Module):
-    """Attention based fusion (ABF) of one level with what comes from the deeper ones.
+    """Attention-based fusion (ABF) of one level with the result of the deeper ones.
 
     The student's map and the deeper one, both `middle` channels wide, are weighed by
-    position and added; a 3x3 convolution leads to the teacher's width.
+    position and added; a 3x3 convolution maps them to the teacher's width.
     """
 
     middle: int
@@ -97,17 +97,17 @@ class ReviewKD(SeveralLevels):
     The default levels are the published code's on ImageNet: both networks' maps before
     the activations. On CIFAR it takes the student's after them and the teacher's before
     them: levels=('stage*', 'pooled'), teacher_levels=('stage*_pre', 'pooled'), as
-    `configs/kd.py` has it.
+    `configs/kd.py` does.
 
     Deviations: the gates' convolutions start LeCun normal, variance 1 / fan_in, the
     published code's as PyTorch's do, uniform with a third of it; the others start as
     there. The published code raises the weight linearly over its first 20 epochs.
-    A method does not know how long an epoch is: warmup_steps counts steps.
+    A method knows steps, not epochs: see warmup_steps.
 
     Attributes:
-        beta: the weight; the published code has another for every pair of networks.
+        beta: the weight; in the published code it differs by the pair of networks.
         levels: the features, from the first to the deepest.
-        warmup_steps: over how many steps the weight rises from 0; 0: at once.
+        warmup_steps: the number of steps over which the weight rises from 0; 0: none.
     """
 
     beta: float = 1.0
@@ -119,7 +119,7 @@ class ReviewKD(SeveralLevels):
         return Review(self.levels)
 
     def schedule(self) -> Weight:
-        """Returns beta, or its rise."""
+        """Returns beta, or its warm-up schedule."""
         if not self.warmup_steps:
             return self.beta
         return optax.linear_schedule(0.0, self.beta, self.warmup_steps)

@@ -1,4 +1,4 @@
-"""Rocket Launching: a booster that learns beside the student."""
+"""Rocket Launching: a booster that is trained together with the student."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def scratch_terms(context: Context, hint_weight: float) -> dict[str, Term]:
     """Returns the scratch teacher's cross-entropy and its hint to the student.
 
     The hint is lambda ||a_S - stop_gradient(a_T2)||^2 (CTKD, Eq. 4; Rocket Launching's
-    hint with gradient block): it moves the student alone.
+    hint with gradient block): only the student gets its gradient.
     """
     return {
         "ce/scratch": Term(cross_entropy(context, "scratch")),
@@ -29,8 +29,8 @@ def scratch_terms(context: Context, hint_weight: float) -> dict[str, Term]:
 
 def hint(context: Context, scratch: jax.Array, weight: float) -> Term:
     """Returns the distance of the student's logits from given ones, as a term."""
-    # The gradient block: the student's hint leaves the scratch teacher's gradient as if
-    # it learned alone. That is why an expert's recorded logits can stand in for it.
+    # The gradient block: the scratch teacher's gradient is as if it learned alone. That
+    # is why an expert's recorded logits can replace its logits.
     student = context.outputs["student"].logits
     return Term(losses.logit_matching(student, jax.lax.stop_gradient(scratch)), weight)
 
@@ -46,9 +46,9 @@ class Rocket(Method):
     with tied='lower' the stem and its blocks of the first group, with 'all' (the
     released code's param_share) the stem and its blocks of every group, each the
     scratch teacher's block of the same number; 'none' shares nothing (the released
-    code shares the stem even then). A scratch teacher equal to the student starts at
-    the same point and hints at nothing. BatchNorm, scales and shifts included, stays
-    with each network, as in the released code.
+    code shares the stem even then). A scratch teacher equal to the student starts from
+    the same weights, so that the hint is 0. BatchNorm, scales and shifts included,
+    stays with each network, as in the released code.
     """
 
     scratch: str = "wrn-40-1"
@@ -69,7 +69,7 @@ class Rocket(Method):
                 continue
             if path not in owned or owned[path].shape != leaf.shape:
                 raise UserError(
-                    f"rocket: the student's {'/'.join(path)} {leaf.shape} has no equal "
+                    f"rocket: the student's {'/'.join(path)} {leaf.shape} is not "
                     f"in scratch teacher {self.scratch!r}; it must be at least as deep "
                     "and as wide as the student, or tied='none'"
                 )

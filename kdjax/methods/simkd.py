@@ -1,4 +1,4 @@
-"""SimKD: the student's features lead into the teacher's own classifier."""
+"""SimKD: the student's features are classified by the teacher's classifier."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,18 @@ class SimKD(Method):
     """The reused teacher classifier (Chen et al., 2022): beta MSE, and no labels.
 
     The stage ends in another network than its model: the model's trunk, a projector to
-    the teacher's width, and the teacher's classifier, which stays as it is
+    the teacher's width, and the teacher's classifier, which is not trained
     (`simkd-2:MODEL:TEACHER` in `kdjax.models`). That network is evaluated and saved,
     and teaches like any other.
 
-    Which maps these are: see `kdjax.models.simkd`. Deviations: the published code pools
-    a student's map that is larger than the teacher's before the projector; here it is
-    pooled after it, for the loss alone.
+    For which maps these are, see `kdjax.models.simkd`. Deviations: the published code
+    pools a student's map that is larger than the teacher's before the projector; here
+    it is pooled after it, for the loss alone.
 
     Attributes:
         beta: weight of the mean squared difference of the last maps.
-        factor: how much narrower than the teacher's map the projector is inside.
+        factor: how many times narrower than the teacher's map the projector's first two
+            convolutions are.
     """
 
     num_teachers: ClassVar[int | None] = 1
@@ -42,11 +43,11 @@ class SimKD(Method):
     def network(self, student: str, teachers: Sequence[str]) -> str:
         """Returns the student's trunk with the teacher's classifier."""
         if len(teachers) != 1:
-            raise UserError("simkd: it reuses the classifier of one teacher")
+            raise UserError(f"simkd: it has one teacher, not {len(teachers)}")
         return simkd.name_of(self.factor, student, teachers[0])
 
     def phases(self) -> tuple[Phase, ...]:
-        """Returns the one phase, which leaves the classifier as it is."""
+        """Returns the only phase, which does not train the classifier."""
         return (Phase(trains=_trains),)
 
     def teacher_targets(self, outputs: Outputs) -> jax.Array:

@@ -1,4 +1,4 @@
-"""SSKD: rotated views, and from which image each was made."""
+"""SSKD: distillation of the similarities between images and their rotations."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def _is_teachers(path: Path) -> bool:
 
 
 def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the images' own rows and those of their rotations."""
+    """Returns the rows of the images and those of their rotations."""
     by_image = rows.reshape(-1, _VIEWS, *rows.shape[1:])
     return by_image[:, 0], by_image[:, 1:].reshape(-1, *rows.shape[1:])
 
@@ -56,7 +56,7 @@ class SSKD(Method):
     """Self-supervised distillation (Xu et al., 2020).
 
     Every image comes in four rotations, made in the step. First phase: a head on the
-    frozen teacher learns to tell which image a rotated view was made from. Second
+    frozen teacher learns which image a rotated view was made from. Second
     phase: alpha CE + kd_weight KD of the images, transformed_weight KD of the rotated
     views, and contrast_weight KD of the similarities between rotated views and images,
     which the student's own head makes; of the last two those rows count that the
@@ -72,10 +72,12 @@ class SSKD(Method):
         contrast_weight: weight of the similarities' distillation.
         temperature: of both distillations.
         contrast_temperature: of the similarities.
-        transformed_ratio: the share of wrong rows that is kept of the rotated views.
-        contrast_ratio: the share of wrong rows that is kept of the similarities.
-        init_epochs: of the first phase, before the recipe's.
-        init_learning_rate: of the first phase; it drops to a tenth twice.
+        transformed_ratio: share of the rotated views that the teacher gets wrong and
+            that are kept.
+        contrast_ratio: share of the similarities that the teacher gets wrong and that
+            are kept.
+        init_epochs: the epochs of the first phase, before the recipe's.
+        init_learning_rate: of the first phase; it is divided by 10 twice.
     """
 
     num_teachers: ClassVar[int | None] = 1
@@ -97,7 +99,7 @@ class SSKD(Method):
         _, height, width, _ = images.shape
         if height != width:
             raise UserError(f"sskd: images of {height}x{width} cannot be rotated by 90")
-        # Next to its image, so that every slice of the batch has whole groups of views.
+        # Next to their image, so that slices of the batch have all views of an image.
         turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(_VIEWS)]
         return jnp.stack(turned, axis=1).reshape(-1, *images.shape[1:])
 

@@ -1,4 +1,4 @@
-"""Variational information distillation: a trained guess of the teacher's features."""
+"""Variational information distillation: trained predictions of teacher features."""
 
 import dataclasses
 import math
@@ -68,7 +68,7 @@ class VID(SeveralLevels):
 
     Attributes:
         beta: the weight.
-        variance: what the predicted variances start from.
+        variance: the initial predicted variance.
     """
 
     beta: float = 1.0

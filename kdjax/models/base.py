@@ -8,7 +8,7 @@ import jax
 
 @flax.struct.dataclass
 class Outputs:
-    """The outputs of every network; under jit, XLA removes those that nothing uses.
+    """The outputs of every network; under jit, XLA removes those that are not used.
 
     Attributes:
         logits: `[batch, classes]`.

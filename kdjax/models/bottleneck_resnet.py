@@ -1,7 +1,7 @@
 """Residual networks of bottlenecks for small images: ResNet-50.
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016: the stages of the
-ImageNet network behind a 3x3 stem of full resolution, without pooling. This is the
+ImageNet network after a 3x3 stem of full resolution, without pooling. This is the
 teacher 'ResNet50' in the CIFAR-100 tables of CRD (Tian et al., 2020) and later papers.
 
 It is neither 'resnet-50', the 6n + 2 network for CIFAR with basic blocks in three

@@ -1,4 +1,4 @@
-"""What the parts of a network return while it runs, for levels by module path."""
+"""Captures the outputs of a network's submodules, for levels by module path."""
 
 import contextlib
 import contextvars
@@ -11,12 +11,12 @@ import flax.linen as nn
 
 @dataclasses.dataclass
 class Captured:
-    """What the parts of a network return while it runs.
+    """Outputs of a network's submodules, captured while it runs.
 
     Attributes:
-        wanted: paths of the parts whose outputs are kept.
-        seen: paths of all parts that ran.
-        values: outputs by path; of a part that ran several times, the last.
+        wanted: paths of the submodules whose outputs are kept.
+        seen: paths of all submodules that ran.
+        values: outputs by path; of a submodule that ran several times, the last.
     """
 
     wanted: tuple[str, ...]
@@ -24,18 +24,18 @@ class Captured:
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def sees(self, path: Sequence[str]) -> bool:
-        """Returns whether the output of a path's part is wanted; lists the part."""
+        """Notes that a path's submodule runs; returns whether to keep its output."""
         text = "/".join(path)
         if text and text not in self.seen:
             self.seen.append(text)
         return text in self.wanted
 
     def asks(self, module: nn.Module, method: str) -> bool:
-        """Returns whether a linen module's method returns what is wanted."""
+        """Returns whether to keep the output of a linen module's method."""
         return method == "__call__" and self.sees(module.path)
 
     def add(self, path: Sequence[str], value: Any) -> None:
-        """Takes what the part at a path returned."""
+        """Keeps the output of the submodule at a path."""
         self.values["/".join(path)] = value
 
 
@@ -45,18 +45,18 @@ _captured: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
 
 
 def current() -> Captured | None:
-    """Returns where a network puts its parts' outputs, if somebody asks for them."""
+    """Returns the `Captured` of the innermost `capturing` block, or None."""
     return _captured.get()
 
 
 @contextlib.contextmanager
 def capturing(wanted: tuple[str, ...]) -> Iterator[Captured]:
-    """Keeps the outputs of some parts of the network that runs inside.
+    """Captures outputs of submodules of the network that runs inside the block.
 
     Where two are open the outer one lists the parts that run in the inner one as well.
 
     Args:
-        wanted: the parts' paths, such as 'block2/conv'.
+        wanted: the submodules' paths, such as 'block2/conv'.
     """
     captured, outer = Captured(wanted), _captured.get()
     token = _captured.set(captured)

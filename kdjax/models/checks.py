@@ -1,4 +1,4 @@
-"""Whether one's own network can serve: by its shapes, before anything is computed."""
+"""Checks whether one's own network can be used, by its shapes alone."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,20 +15,20 @@ from kdjax.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def told(
+def user_errors(
     name: str,
     image_shape: tuple[int, ...],
     advice: Callable[[], str] = lambda: "",
 ) -> Iterator[None]:
-    """Turns an error of somebody else's network into one line.
+    """Turns every error of one's own network into a UserError of one line.
 
     Args:
         name: the network's.
         image_shape: height, width and channels.
-        advice: returns what else the line says.
+        advice: returns text to add to the line.
 
     Raises:
-        UserError: instead of any other error.
+        UserError: in place of any other error.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def told(
 
 
 def _taken(network: Network, image_shape: tuple[int, ...]) -> Callable[[], str]:
-    """Returns a function to the larger images that a network can take, if any."""
+    """Returns a function that finds a larger image size that a network accepts."""
 
     def advice() -> str:
         for factor in (2, 4, 8, 16, 32):
@@ -52,7 +52,7 @@ def _taken(network: Network, image_shape: tuple[int, ...]) -> Callable[[], str]:
             )
             with contextlib.suppress(Exception):
                 jax.eval_shape(network.init_with_output, jax.random.key(0), images)
-                return f" (it takes {height}x{width}: image_size)"
+                return f" (it accepts {height}x{width}: set image_size)"
         return ""
 
     return advice
@@ -64,17 +64,17 @@ def check(
     """Checks a network by its shapes: nothing is computed.
 
     Args:
-        network: what `name` stands for.
-        name: for errors.
+        network: the network.
+        name: its name, for error messages.
         num_classes: the data set's.
         image_shape: height, width and channels.
 
     Raises:
-        UserError: it fails, keeps variables that cannot be trained, gives another
-            number of logits, or its maps have no positions left.
+        UserError: the network fails, keeps variables in unknown collections, returns a
+            wrong number of logits, or has a feature map of size 0.
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with told(name, image_shape, _taken(network, image_shape)):
+    with user_errors(name, image_shape, _taken(network, image_shape)):
         variables = jax.eval_shape(network.init, jax.random.key(0), images)
         if others := sorted(
             key
@@ -82,40 +82,40 @@ def check(
             if key not in ("params", "batch_stats") and jax.tree.leaves(part)
         ):
             raise UserError(
-                f"model {name!r} keeps variables in {', '.join(others)}; choices: "
-                "params, batch_stats"
+                f"model {name!r} has variables in the collections {', '.join(others)}; "
+                "choices: params, batch_stats"
             )
         outputs = jax.eval_shape(network.apply, variables, images)
     if (given := outputs.logits.shape[-1]) != num_classes:
         raise UserError(
-            f"model {name!r} gives {given} logits; the data set has {num_classes} "
+            f"model {name!r} returns {given} logits; the data set has {num_classes} "
             "classes"
         )
     for feature, value in outputs.features.items():
         if not value.size:
             raise UserError(
                 f"model {name!r}: images of {image_shape[0]}x{image_shape[1]} are too "
-                f"small: nothing is left of {feature!r} {list(value.shape)}"
+                f"small: feature {feature!r} is empty, {list(value.shape)}"
             )
 
 
 def needs_key(network: Network, image_shape: tuple[int, ...]) -> bool:
-    """Returns whether a network asks for random numbers in training mode.
+    """Returns whether a network uses random numbers in training mode.
 
     Args:
-        network: in question.
+        network: the network.
         image_shape: height, width and channels.
 
     Raises:
-        UserError: it fails in training mode.
+        UserError: the network fails in training mode.
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     variables: Variables = jax.eval_shape(network.init, jax.random.key(0), images)
 
     def train(variables: Variables, images: jax.Array) -> Any:
-        return network.apply(variables, images, True, ["batch_stats"])
+        return network.apply(variables, images, True, mutable=["batch_stats"])
 
-    with told(network.name, image_shape):
+    with user_errors(network.name, image_shape):
         try:
             jax.eval_shape(train, variables, images)
         except flax.errors.InvalidRngError:

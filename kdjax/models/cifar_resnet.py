@@ -1,7 +1,7 @@
 """ImageNet's residual networks for images of 32x32: ResNet-18, 34 and 50.
 
 He et al., *Deep Residual Learning for Image Recognition*, 2016: four stages of 64 to
-512 channels behind a 3x3 stem of full resolution without pooling, as the public
+512 channels after a 3x3 stem of full resolution without pooling, as the public
 PyTorch code for CIFAR builds them. 'cifar_resnet-50' has the architecture of
 'bottleneck_resnet-50', the name that the configs of the CIFAR-100 benchmark use.
 """

@@ -1,4 +1,4 @@
-"""From classes, functions and objects of the user to networks of the package."""
+"""Makes networks of the package from the user's classes, functions and objects."""
 
 import inspect
 import sys
@@ -15,8 +15,13 @@ from kdjax.runtime.errors import UserError
 def of_object(value: Any, name: str, num_classes: int) -> own.Network:
     """Returns a registered object as a network of the package.
 
+    Args:
+        value: a module, a class, a function that returns a module, or a `Function`.
+        name: the network's.
+        num_classes: passed to a class or function that takes it.
+
     Raises:
-        UserError: it is no module.
+        UserError: the object is not a module.
     """
     if isinstance(value, Function):
         return FunctionNetwork(value, name)
@@ -34,10 +39,10 @@ def called(
         target: the class or function.
         reference: with the arguments to call it with.
         name: the network's.
-        num_classes: given to it if it takes that.
+        num_classes: passed to the class or function if it takes it.
 
     Raises:
-        UserError: it refuses its arguments, or returns no module.
+        UserError: the call fails, or does not return a module.
     """
     kwargs = names.with_classes(target, reference, num_classes)
     seeded = "rngs" in names.signature(target).parameters
@@ -63,7 +68,7 @@ def called(
 def _torch_network(
     target: Callable, name: str, num_classes: int, make: Callable[[], Any]
 ) -> own.Network:
-    """Returns a network of PyTorch: made once for all traces, as it takes a while."""
+    """Returns a PyTorch network; it is made once for all traces, as that is slow."""
     from kdjax.models.foreign import torch
 
     key = target, name, num_classes
@@ -78,8 +83,12 @@ _made: dict[Any, own.Network] = {}
 def wrap(value: Any, name: str) -> own.Network:
     """Returns an object as a network of the package.
 
+    Args:
+        value: a module of flax or PyTorch, or a network of the package.
+        name: the network's, for error messages.
+
     Raises:
-        UserError: it is no module.
+        UserError: the object is not a module.
     """
     if isinstance(value, own.Network):
         return value
@@ -143,21 +152,21 @@ def _refusal(
 
 
 def is_nnx(value: Any) -> bool:
-    """Returns whether something is an NNX module or its class."""
-    nnx = sys.modules.get("flax.nnx")  # not imported: nobody can have made one
+    """Returns whether an object is an NNX module or a class of NNX modules."""
+    nnx = sys.modules.get("flax.nnx")  # if it is not imported, the value cannot be one
     cls = value if isinstance(value, type) else type(value)
     return nnx is not None and issubclass(cls, nnx.Module)
 
 
 def is_torch(value: Any) -> bool:
-    """Returns whether something is a module of PyTorch or its class."""
-    torch = sys.modules.get("torch")  # not imported: nobody can have made one
+    """Returns whether an object is a PyTorch module or a class of PyTorch modules."""
+    torch = sys.modules.get("torch")  # if it is not imported, the value cannot be one
     cls = value if isinstance(value, type) else type(value)
     return torch is not None and issubclass(cls, torch.nn.Module)
 
 
 def is_torch_network(network: own.Network) -> bool:
-    """Returns whether a network of the package is a module of PyTorch inside."""
+    """Returns whether a network of the package wraps a PyTorch module."""
     if "torch" not in sys.modules:
         return False
     from kdjax.models.foreign import torch
@@ -166,12 +175,12 @@ def is_torch_network(network: own.Network) -> bool:
 
 
 def as_function(value: Any) -> Function | None:
-    """Returns a model of Keras or Equinox as a function, or None for anything else.
+    """Returns a Keras or Equinox model as a frozen teacher; None for other objects.
 
     Args:
-        value: in question; of Equinox also `(module, state)`.
+        value: any object; an Equinox model may be a pair `(module, state)`.
     """
-    # Not imported: nobody can have made a model of a library that is not there.
+    # If a library is not imported, the value cannot be a model of it.
     if "keras" in sys.modules:
         from kdjax.models.foreign import keras
 

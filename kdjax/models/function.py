@@ -1,8 +1,8 @@
 """A function of JAX with its variables: a frozen teacher."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ class Function:
         apply: `(variables, images) -> logits`, or logits with a dictionary of features,
             or `Outputs`; in evaluation mode.
         variables: a tree of arrays.
-        name: for people.
+        name: for messages and tables.
     """
 
     apply: Callable[[Any, jax.Array], Any]
@@ -31,12 +31,12 @@ class Function:
 class FunctionNetwork(own.Network):
     """A frozen teacher that is a function.
 
-    Its 'params' are the function's variables, or their 'params' where they have
-    'params' and 'batch_stats' alone.
+    Its 'params' are the function's variables. If these are a dictionary of 'params' and
+    'batch_stats' alone, its collections are the same.
 
     Attributes:
-        function: what it runs.
-        name: for errors.
+        function: the function with its variables.
+        name: for error messages.
     """
 
     function: Function
@@ -44,7 +44,7 @@ class FunctionNetwork(own.Network):
 
     @property
     def given(self) -> bool:
-        """Whether its initial variables are given: they depend on no key."""
+        """Whether its initial variables are given, whatever the key."""
         return True
 
     def _is_split(self) -> bool:
@@ -58,7 +58,7 @@ class FunctionNetwork(own.Network):
     def init(
         self, key: jax.Array, images: jax.Array, train: bool = False
     ) -> dict[str, Any]:
-        """Returns the function's variables: they are given."""
+        """Returns the function's variables; they do not depend on the key."""
         del key, images, train
         variables = self.function.variables
         return jax.tree.map(
@@ -70,15 +70,13 @@ class FunctionNetwork(own.Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[own.ApplyOptions],
     ) -> Any:
         """Returns the function's outputs.
 
         Raises:
-            UserError: it is asked to train.
+            UserError: it is called in training mode.
         """
-        del rngs
         if train:
             raise UserError(
                 f"model {self.name!r} is a function: it can teach, but not be trained"
@@ -89,11 +87,11 @@ class FunctionNetwork(own.Network):
         elif "batch_stats" not in self.function.variables:
             given.pop("batch_stats", None)
 
-        # Numbers that count something came back as floats, as all parameters do.
+        # kdjax keeps all variables in floating point: integers get their dtype back.
         def restored(leaf: Any, own: Any) -> Any:
             dtype = jnp.asarray(own).dtype
             return leaf if jnp.issubdtype(dtype, jnp.floating) else leaf.astype(dtype)
 
         given = jax.tree.map(restored, given, self.function.variables)
         outputs = own.as_outputs(self.function.apply(given, images), self.name)
-        return outputs if mutable is False else (outputs, {})
+        return (outputs, {}) if options.get("mutable", False) is not False else outputs

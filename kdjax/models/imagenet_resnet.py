@@ -9,10 +9,9 @@ basic blocks; 2, 3, 5 and 2 blocks would be as deep.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from kdjax.models.base import Outputs
-from kdjax.models.layers import ConvBatchNorm, torch_dense
+from kdjax.models.layers import ConvBatchNorm, classify
 from kdjax.models.resnet import Block, Bottleneck
 from kdjax.runtime.errors import unknown
 
@@ -60,9 +59,7 @@ class ImageNetResNet(nn.Module):
                 )(x, train)
                 x = nn.relu(pre)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
-        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
-        return Outputs(head(pooled), features)
+        return classify(x, features, self.num_classes)
 
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Returns the last BatchNorm before a level's activation: path by feature."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models import grouped
+from kdjax.models.base import Outputs
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime import backend
 
@@ -82,3 +83,19 @@ def torch_dense(inputs: int, features: int, name: str) -> nn.Dense:
     return nn.Dense(
         features, kernel_init=torch_kernel, bias_init=torch_bias(inputs), name=name
     )
+
+
+def classify(x: jax.Array, features: dict[str, jax.Array], classes: int) -> Outputs:
+    """Returns the outputs of a network, inside a compact module: its classifier.
+
+    The classifier is a dense layer named 'head', which reads the average over the
+    positions of the last map; that average is added to the features as 'pooled'.
+
+    Args:
+        x: the last map, `[batch, height, width, channels]`.
+        features: the maps of the stem and the stages, by name.
+        classes: the number of classes.
+    """
+    pooled = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
+    head = torch_dense(pooled.shape[-1], classes, "head")
+    return Outputs(head(pooled), {**features, "pooled": pooled})

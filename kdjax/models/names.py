@@ -1,4 +1,4 @@
-"""Names of networks from outside of the package: `package.module:Class(width=32)`."""
+"""Names of networks from outside the package: `package.module:Class(width=32)`."""
 
 import ast
 import difflib
@@ -27,11 +27,11 @@ _OBJECT = re.compile(r"\(#[0-9a-f]{8}\)")
 
 
 class Reference(NamedTuple):
-    """What a name says.
+    """The parts of a name such as `package.module:Class(width=32)`.
 
     Attributes:
-        module: of the class or function, dotted.
-        attribute: the class or function in it; dotted where it is inside a class.
+        module: where the class or function is defined, such as 'package.module'.
+        attribute: the class or function; dotted if it is nested in a class.
         args: positional arguments.
         kwargs: arguments by name.
     """
@@ -43,21 +43,24 @@ class Reference(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Returns whether a name is one of a module and what is in it."""
+    """Returns whether a name has the form `module:attribute`: one's own network."""
     return re.match(rf"{_MODULE}:[A-Za-z_]", name) is not None
 
 
 def is_object(name: str) -> bool:
-    """Returns whether a name stands for an object that only its process knows."""
+    """Returns whether a name refers to an object that only its own process has."""
     match = _NAME.fullmatch(name)
     return bool(match and match[3] and _OBJECT.fullmatch(match[3]))
 
 
 def parse(name: str) -> Reference:
-    """Returns what a name says; nothing is imported.
+    """Returns the parts of a name; nothing is imported.
+
+    Args:
+        name: such as 'package.module:Class(width=32)'.
 
     Raises:
-        UserError: it is of another form, or an argument is no literal.
+        UserError: the name has another form, or an argument is not a literal.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -78,15 +81,15 @@ def parse(name: str) -> Reference:
             kwargs[str(keyword.arg)] = ast.literal_eval(keyword.value)
     except ValueError:
         raise UserError(
-            f"model {name!r}: arguments are numbers, strings, True, False, None, and "
-            "tuples, lists or dicts of them; where others are needed, name a function "
-            "that returns the network"
+            f"model {name!r}: arguments must be numbers, strings, True, False, None or "
+            "tuples, lists and dicts of these; for others, write a function without "
+            "arguments that returns the network"
         ) from None
     return Reference(module, attribute, args, kwargs)
 
 
 def canonical(reference: Reference) -> str:
-    """Returns the name that says just this, in one way of writing."""
+    """Returns the canonical spelling of a name, from its parts."""
     values = [repr(value) for value in reference.args]
     values += [f"{key}={value!r}" for key, value in reference.kwargs.items()]
     call = f"({', '.join(values)})" if values else ""
@@ -98,7 +101,7 @@ def first(names: str, families: Collection[str]) -> tuple[str, str]:
 
     Args:
         names: such as 'resnet-8:nets:Net(width=3)'.
-        families: of the built-in networks: 'shufflenetv1' is none's module.
+        families: names of the families: 'shufflenetv1:...' is not a module's name.
     """
     head, _, rest = names.partition(":")
     if head in families or not re.fullmatch(_MODULE, head):
@@ -137,12 +140,12 @@ def load(name: str, reference: Reference) -> Any:
     """Returns the class or function that a name refers to.
 
     Args:
-        name: for errors.
-        reference: what it says.
+        name: the network's, for error messages.
+        reference: the parts of the name.
 
     Raises:
-        UserError: there is no such module or no such thing in it, or it cannot be
-            imported.
+        UserError: there is no such module, it cannot be imported, or it has no such
+            class or function.
     """
     if reference.module in LIBRARIES:
         from kdjax.models.foreign import zoo
@@ -165,7 +168,7 @@ def load(name: str, reference: Reference) -> Any:
 
 
 def _callables(module: Any) -> list[str]:
-    """Returns the names of what a module defines and can be called."""
+    """Returns the names of the classes and functions that a module defines."""
     return [
         name
         for name, value in vars(module).items()
@@ -179,10 +182,10 @@ def _callables(module: Any) -> list[str]:
 def _module(name: str, module: str) -> Any:
     if module in sys.modules:
         return sys.modules[module]
-    # As `python -m` has it; at the end, so that it hides nothing.
+    # As with `python -m`; at the end of the path, so that it hides no other module.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
-    importlib.invalidate_caches()  # it may have been written since the start
+    importlib.invalidate_caches()  # the file may be newer than this process
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -194,8 +197,8 @@ def _module(name: str, module: str) -> Any:
             ) from error
         extra = ": pip install 'kdjax[torch]'" if missing == "torch" else ""
         raise UserError(
-            f"model {name!r}: module {module!r} cannot be imported: it wants "
-            f"{missing!r}, which is not there{extra}"
+            f"model {name!r}: module {module!r} cannot be imported: it needs "
+            f"{missing!r}, which is not installed{extra}"
         ) from error
     except Exception as error:
         raise UserError(
@@ -204,7 +207,7 @@ def _module(name: str, module: str) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """Returns an error of somebody else's code as one short line."""
+    """Returns an error that another library or the user's code raised as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
@@ -215,13 +218,13 @@ def with_classes(target: Any, reference: Reference, num_classes: int) -> dict[st
 
     Args:
         target: the class or function.
-        reference: with the arguments that are given.
+        reference: with the arguments in the name.
         num_classes: the data set's.
     """
     kwargs, taken = dict(reference.kwargs), signature(target)
     try:
         bound = taken.bind_partial(*reference.args, **kwargs).arguments
-    except TypeError:  # the call itself will tell
+    except TypeError:  # the call itself will report it
         bound = kwargs
     if "num_classes" in taken.parameters and "num_classes" not in bound:
         kwargs["num_classes"] = num_classes
@@ -229,11 +232,11 @@ def with_classes(target: Any, reference: Reference, num_classes: int) -> dict[st
 
 
 def signature(target: Any) -> inspect.Signature:
-    """Returns what a class or function can be called with, as far as it tells."""
+    """Returns the signature of a class or function; empty if it has none."""
     try:
         if not isinstance(target, type):
             return inspect.signature(target)
-        # Not that of the class: NNX's metaclass has its own.
+        # Not `signature(target)`: NNX's metaclass has a signature of its own.
         method = inspect.signature(target.__init__)  # type: ignore[misc]
     except (TypeError, ValueError):
         return inspect.Signature()
@@ -243,13 +246,13 @@ def signature(target: Any) -> inspect.Signature:
 def package(module: str) -> tuple[str, str]:
     """Returns a module's top-level package and its installed version, or 'unknown'."""
     top = module.partition(".")[0]
-    # The distribution may have another name than the package.
+    # The distribution's name may differ from the package's.
     names = _distributions(tuple(sys.path)).get(top, [])
     return top, importlib.metadata.version(names[0]) if names else "unknown"
 
 
 @functools.cache
 def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """Returns distributions by package; reading them all takes a while."""
-    del path  # where they are looked for
+    """Returns the distributions by package; cached, as reading them is slow."""
+    del path  # a key of the cache: distributions are searched there
     return importlib.metadata.packages_distributions()

@@ -1,14 +1,14 @@
-"""One's own networks as the package's: what `models.create` returns for them.
+"""Adapters from one's own networks to the interface of the package's networks.
 
-The user's module is called as it is, so its variables are its own trees: they fit the
-module alone, and the module's fit here.
+The user's module is called unchanged, so its variables are the same trees with and
+without the adapter.
 """
 
 import abc
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from kdjax.models import capture
 from kdjax.models.base import Outputs
 from kdjax.runtime.errors import UserError
 
-# What a module's `__call__` may name the mode, and whether it is the training mode.
+# Names of `__call__` arguments for the mode, and their value in training mode.
 _MODES = {
     "train": True,
     "training": True,
@@ -30,11 +30,23 @@ _MODES = {
 }
 
 
-class Network(abc.ABC):
-    """A network that is no module of the package: `init` and `apply` as modules have.
+class ApplyOptions(TypedDict, total=False):
+    """Options of `Network.apply`, with the meaning and defaults of linen's.
 
     Attributes:
-        name: by which it is known, for errors.
+        mutable: collections that may change; False: none.
+        rngs: random keys by name, such as 'dropout'.
+    """
+
+    mutable: Sequence[str] | bool
+    rngs: Mapping[str, jax.Array] | None
+
+
+class Network(abc.ABC):
+    """A network from outside of the package, with the `init` and `apply` of a module.
+
+    Attributes:
+        name: the network's, for error messages.
     """
 
     name: str
@@ -51,17 +63,15 @@ class Network(abc.ABC):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[ApplyOptions],
     ) -> Any:
-        """Returns `Outputs`; where collections are mutable, also what they become.
+        """Returns `Outputs`; if collections are mutable, also their new values.
 
         Args:
             variables: by collection.
             images: `[batch, height, width, channels]`.
-            train: the mode.
-            mutable: collections that may change.
-            rngs: random keys by name, such as 'dropout'.
+            train: whether it runs in training mode.
+            **options: as linen's `apply` takes them.
         """
 
     def init_with_output(
@@ -77,12 +87,12 @@ class Network(abc.ABC):
 
     @property
     def reorders(self) -> bool:
-        """Whether its classes are in another order than its classifier's."""
+        """Whether its classes are in another order than its classifier's outputs."""
         return False
 
     @property
     def given(self) -> bool:
-        """Whether its initial variables are given: they depend on no key."""
+        """Whether its initial variables are given, whatever the key."""
         return False
 
 
@@ -91,8 +101,8 @@ class LinenNetwork(Network):
     """A linen module of the user's.
 
     Attributes:
-        module: called with images and the mode, as its signature has it.
-        name: for errors.
+        module: called with images and, if its signature has it, the mode.
+        name: for error messages.
     """
 
     module: nn.Module
@@ -102,7 +112,7 @@ class LinenNetwork(Network):
         """Checks that the module can be called with images and a mode.
 
         Raises:
-            UserError: it asks for anything else.
+            UserError: it requires any other argument.
         """
         mode(type(self.module), False, self.name)
 
@@ -119,12 +129,12 @@ class LinenNetwork(Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[ApplyOptions],
     ) -> Any:
         """Returns the module's outputs."""
         kwargs = mode(type(self.module), train, self.name)
         captured = capture.current()
+        mutable = options.get("mutable", False)
         changing = () if mutable is False else tuple(mutable)  # type: ignore[arg-type]
         result, new = self.module.apply(
             variables,
@@ -132,26 +142,26 @@ class LinenNetwork(Network):
             **kwargs,  # type: ignore[arg-type]
             mutable=(*changing, "intermediates"),
             capture_intermediates=captured.asks if captured else False,
-            rngs=rngs,  # type: ignore[arg-type]
+            rngs=options.get("rngs"),  # type: ignore[arg-type]
         )
         new = dict(new)
         parts = flatten_dict(new.pop("intermediates", {}))
         for path, values in parts.items():
             if captured and path[-1] == "__call__":
-                captured.add(path[:-1], values[-1])  # of several calls the last
+                captured.add(path[:-1], values[-1])  # the last of several calls
         outputs = as_outputs(result, self.name)
         return outputs if mutable is False else (outputs, new)
 
     def norms(self) -> dict[str, tuple[str, ...]]:
-        """Returns what the module declares."""
+        """Returns the paths that the module declares."""
         return self.module.norms() if hasattr(self.module, "norms") else {}
 
 
 class Embedded(nn.Module):
-    """A network as a part of a linen module.
+    """A network as a submodule of a linen module.
 
     Attributes:
-        network: its variables lie in this module's place.
+        network: its variables are this module's.
     """
 
     network: Network
@@ -167,7 +177,9 @@ class Embedded(nn.Module):
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
         if not self.is_mutable_collection("batch_stats"):
             return self.network.apply(variables, x, train, rngs=rngs)
-        outputs, new = self.network.apply(variables, x, train, ["batch_stats"], rngs)
+        outputs, new = self.network.apply(
+            variables, x, train, mutable=["batch_stats"], rngs=rngs
+        )
         self._put(new)
         return outputs
 
@@ -178,15 +190,15 @@ class Embedded(nn.Module):
 
 
 def mode(cls: type, train: bool, name: str) -> dict[str, bool]:
-    """Returns the arguments that tell a module's `__call__` the mode.
+    """Returns the keyword arguments that set the mode of a module's `__call__`.
 
     Args:
         cls: the module's class.
-        train: whether it trains.
-        name: of the network, for errors.
+        train: whether it runs in training mode.
+        name: the network's, for error messages.
 
     Raises:
-        UserError: it asks for an argument that is neither images nor a mode.
+        UserError: the module requires an argument that is neither images nor the mode.
     """
     # The module itself and the images come first.
     parameters = list(inspect.signature(cls.__call__).parameters.values())[2:]
@@ -199,21 +211,21 @@ def mode(cls: type, train: bool, name: str) -> dict[str, bool]:
             parameter.VAR_KEYWORD,
         ):
             raise UserError(
-                f"model {name!r}: {cls.__name__}.__call__ wants {parameter.name!r}; it "
-                f"may ask for images and one of {', '.join(_MODES)}"
+                f"model {name!r}: {cls.__name__}.__call__ requires {parameter.name!r}; "
+                f"choices: images and one of {', '.join(_MODES)}"
             )
     return kwargs
 
 
 def as_outputs(result: Any, name: str) -> Outputs:
-    """Returns what a module returned as `Outputs`.
+    """Returns the result of a module as `Outputs`.
 
     Args:
         result: logits, logits with a dictionary of features, or `Outputs`.
-        name: of the network, for errors.
+        name: the network's, for error messages.
 
     Raises:
-        UserError: it is something else.
+        UserError: the result is none of these.
     """
     match result:
         case Outputs():

@@ -3,8 +3,8 @@
 He et al., *Deep Residual Learning for Image Recognition*, 2016, Section 4.2: the 6n + 2
 networks of `resnet`, with identity shortcuts throughout (the paper's option A). Where
 the shape changes, the shortcut takes every second pixel and adds channels of zeros, a
-quarter of the new width before the old channels and a quarter behind them, as most
-public PyTorch code does; the paper does not say where its zeros stand.
+quarter of the new width before the old channels and a quarter after them, as most
+public PyTorch code does; the paper does not state where its zeros are.
 """
 
 import re

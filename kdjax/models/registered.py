@@ -1,4 +1,4 @@
-"""Networks given as objects in Python: each gets a name, and stands behind it."""
+"""Networks given as Python objects: each is registered under a name."""
 
 import ast
 import dataclasses
@@ -27,42 +27,42 @@ _counter = itertools.count(1)
 
 
 def is_function(name: str) -> bool:
-    """Returns whether a name is a `Function`'s that this process has registered."""
+    """Returns whether a name is that of a `Function` registered in this process."""
     return isinstance(find(name), Function)
 
 
 def function_id(name: str, image_shape: tuple[int, int, int]) -> str:
-    """Returns a hash of what a registered function computes, without its variables.
+    """Returns a hash of a registered function's computation, without its variables.
 
     Args:
         name: what `register` returned for a `Function`.
         image_shape: height, width and channels.
 
     Raises:
-        UserError: the name is no function's of this process, or it fails.
+        UserError: no function is registered under the name, or it fails.
     """
     function = find(name)
     if not isinstance(function, Function):
         raise UserError(f"model {name!r} is not a function")
     variables = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, function.variables))
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    with checks.told(name, image_shape):
+    with checks.user_errors(name, image_shape):
         return computation_id(function.apply, variables, images)
 
 
 def register(module: Any) -> str:
-    """Returns the name by which a network is known from here on.
+    """Registers a network and returns its name.
 
-    Where the name says all that the object is, as `nets:Net(width=32)` does, it means
-    the same in every process. Others, with a hash in the name, are known to this
-    process: another has to construct and register its object first. A second object
-    with the same name takes the first one's place.
+    If an import path and literal arguments describe the object completely, they are its
+    name, such as `nets:Net(width=32)`, which means the same in every process. Any other
+    name contains a hash and is known in this process only: another process has to
+    construct and register its object first. A second object with the same name
+    replaces the first.
 
     Args:
-        module: a linen module, its class, an NNX module or its class, a function that
-            returns one of these, a module of PyTorch or its class, or a `Function`. An
-            NNX module or one of PyTorch that is given as an object starts from its own
-            values in every replica.
+        module: a module of linen, NNX or PyTorch, a class of such modules, a function
+            that returns one, or a `Function`. An NNX or PyTorch module that is given as
+            an object starts from its own values in every replica.
 
     Raises:
         UserError: it is none of these.
@@ -95,9 +95,8 @@ def register(module: Any) -> str:
 
         return _keep(_hashed(type(module), variables.content(module)), module)
     raise UserError(
-        f"a network of type {type(module).__name__} is not known; choices: linen and "
-        "NNX modules of flax and modules of PyTorch, their classes, "
-        "kdjax.models.Function"
+        f"an object of type {type(module).__name__} is not a network; choices: modules "
+        "of flax (linen or NNX) or PyTorch, their classes, kdjax.models.Function"
     )
 
 
@@ -108,23 +107,26 @@ def _keep(name: str, value: Any) -> str:
 
 
 def find(name: str) -> Any:
-    """Returns the object behind a name, or None where the name says all itself.
+    """Returns the object registered under a name; None if the name needs no object.
+
+    Args:
+        name: an own network's.
 
     Raises:
-        UserError: the name is of another process's object.
+        UserError: the name is that of an object of another process.
     """
     if name in _objects:
         return _objects[name][1]
     if names.is_object(name):
         raise UserError(
             f"model {name!r} is an object that this process does not have: construct "
-            "it and give it to kdjax.models.register first"
+            "it and pass it to kdjax.models.register first"
         )
     return None
 
 
 def generation(name: str) -> int:
-    """Returns a number that tells apart the objects that one name stood for."""
+    """Returns a number that changes when another object is registered under a name."""
     return _objects[name][0] if name in _objects else 0
 
 
@@ -157,7 +159,7 @@ def _equal(value: Any, other: Any) -> bool:
 
 
 def _is_literal(value: Any) -> bool:
-    """Returns whether a value is written as it is read."""
+    """Returns whether `repr` writes a value as a literal."""
     try:
         return repr(ast.literal_eval(repr(value))) == repr(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -172,7 +174,7 @@ def _hashed(cls: Any, text: str) -> str:
 
 
 def _code(value: Any) -> str:
-    """Returns a text that tells objects apart and is the same in every process."""
+    """Returns a text that identifies an object and is the same in every process."""
     match value:
         case type():
             return f"{value.__module__}.{value.__qualname__}"

@@ -14,7 +14,7 @@ from kdjax.models.base import Outputs
 from kdjax.models.layers import (
     ConvBatchNorm,
     channel_shuffle,
-    torch_dense,
+    classify,
     torch_kernel,
 )
 from kdjax.runtime.errors import unknown
@@ -92,9 +92,7 @@ class ShuffleNetV1(nn.Module):
                 )(x, train)
                 x = nn.relu(pre)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        pooled = features["pooled"] = jnp.mean(x, axis=(1, 2))  # [B, H, W, C] -> [B, C]
-        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
-        return Outputs(head(pooled), features)
+        return classify(x, features, self.num_classes)
 
 
 def create(name: str, num_classes: int) -> ShuffleNetV1:

@@ -13,7 +13,7 @@ from kdjax.models.base import Outputs
 from kdjax.models.layers import (
     ConvBatchNorm,
     channel_shuffle,
-    torch_dense,
+    classify,
     torch_kernel,
 )
 from kdjax.runtime.errors import unknown
@@ -93,7 +93,7 @@ class ShuffleNetV2(nn.Module):
                     kept = Shortcut(half, name=f"{name}_shortcut")(x, train)
                     out = Branch(half, strides=2, name=name)(x, train)
                 else:
-                    # The last shuffle has put channels of both branches here.
+                    # The last shuffle has mixed the channels of both branches.
                     kept = x[..., :half]
                     out = Branch(half, name=name)(x[..., half:], train)
                 pre = jnp.concatenate([kept, out], -1)
@@ -102,9 +102,7 @@ class ShuffleNetV2(nn.Module):
                 x = channel_shuffle(nn.relu(pre), 2)
             features |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
         x = ConvBatchNorm(1024, 1, kernel_init=torch_kernel, name="last")(x, train)
-        pooled = features["pooled"] = jnp.mean(nn.relu(x), axis=(1, 2))
-        head = torch_dense(pooled.shape[-1], self.num_classes, "head")
-        return Outputs(head(pooled), features)
+        return classify(nn.relu(x), features, self.num_classes)
 
 
 def create(name: str, num_classes: int) -> ShuffleNetV2:

@@ -2,10 +2,11 @@
 
 Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, 2022.
 
-The published code takes the student's last map as the network returns it: linear of a
-MobileNetV2, activated of the others. It has no Wide ResNets, whose last stage is
-neither normalised nor rectified: of these the map is the one that their own classifier
-averages, after the BatchNorm and ReLU that follow. Of a teacher it is always that one.
+The published code takes the student's last map as the network returns it: for a
+MobileNetV2 it is linear, for the other networks activated. It has no Wide ResNets,
+whose last stage is neither normalised nor rectified: for these the map is the one that
+their own classifier averages, after the BatchNorm and ReLU that follow. For a teacher
+it is always the map that the classifier averages.
 """
 
 import re
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from kdjax.models import names, own
 from kdjax.models.base import Outputs
-from kdjax.models.checks import told
+from kdjax.models.checks import user_errors
 from kdjax.models.layers import torch_dense, torch_kernel
 from kdjax.models.norm import BatchNorm
 from kdjax.runtime.errors import UserError
@@ -32,15 +33,18 @@ def _deepest(outputs: Outputs) -> str:
         known = ", ".join(outputs.features) or "none"
         raise UserError(
             "simkd: a network has no feature stage1, stage2, ...; it has "
-            f"{known} (of one's own network, student_levels= and teacher_levels=, in "
-            "Python levels=, name them)"
+            f"{known} (name the levels of your own network by student_levels= or "
+            "teacher_levels=, in Python by levels=)"
         )
-    # With one digit each, the names sort as their numbers; before the activation last.
+    # Numbers have one digit, so that names sort by number; "_pre" sorts last.
     return max(stages)
 
 
 def last_map(outputs: Outputs) -> jax.Array:
-    """Returns a teacher's deepest feature map, rectified: its classifier averages it.
+    """Returns a teacher's deepest feature map after ReLU: its classifier averages it.
+
+    Args:
+        outputs: the teacher's.
 
     Raises:
         UserError: the network has none.
@@ -52,9 +56,9 @@ def trunk_map(trunk: nn.Module, outputs: Outputs) -> jax.Array:
     """Returns a student's deepest feature map, as the published code takes it.
 
     Args:
-        trunk: the network; one whose classifier reads its last stage after a further
-            BatchNorm and ReLU has the name of that feature as `classified`.
-        outputs: its.
+        trunk: the network. If its classifier reads the last stage after a further
+            BatchNorm and ReLU, its attribute `classified` names that feature.
+        outputs: the trunk's.
 
     Raises:
         UserError: the network has none.
@@ -145,7 +149,7 @@ def name_of(factor: int, student: str, teacher: str) -> str:
 
 
 def _split(name: str) -> tuple[int, str, str]:
-    """Returns the factor, the student and the teacher that a name says."""
+    """Returns the factor, the student and the teacher that a name consists of."""
     from kdjax import models  # here: it imports this module
 
     head, _, rest = name.partition(":")
@@ -172,14 +176,15 @@ def create(name: str, num_classes: int) -> Reusing:
     whose first two convolutions have half the width.
 
     Raises:
-        UserError: the name is of another form, or the teacher's classifier does not
-            read the average of its last map.
+        UserError: the name is of another form, the factor leaves the projector no
+            channels, or the teacher's classifier does not read the average of its last
+            map.
     """
     from kdjax import models  # here: it imports this module
 
     factor, student, teacher = _split(name)
     if student.startswith("simkd-"):
-        raise UserError(f"model {name!r}: a trunk of that kind has no classifier")
+        raise UserError(f"model {name!r}: the student is itself a simkd network")
     network = models.create(teacher, num_classes)
     shapes, variables = _traced(network, teacher)
     head = variables["params"].get("head", {})
@@ -190,7 +195,8 @@ def create(name: str, num_classes: int) -> Reusing:
         )
     if getattr(network, "reorders", False):
         raise UserError(
-            f"simkd: the classifier of {teacher!r} has its classes in another order"
+            f"simkd: the classifier of {teacher!r} has its classes in another order "
+            "than the data set"
         )
     channels = head["kernel"].shape[0]
     level = _deepest(shapes)
@@ -200,6 +206,11 @@ def create(name: str, num_classes: int) -> Reusing:
             f"simkd: the classifier of {teacher!r} does not read the average of its "
             f"last map {level} of {width} channels; choices: networks such as "
             "resnet-DEPTH, wrn-DEPTH-WIDEN and vgg-DEPTH"
+        )
+    if factor > channels:
+        raise UserError(
+            f"simkd: factor={factor} is more than the {channels} channels of the last "
+            f"map of {teacher!r}; choices: 1 to {channels}"
         )
     trunk = models.create(student, num_classes)
     if isinstance(trunk, own.Network):
@@ -214,12 +225,12 @@ def _traced(network: Any, name: str) -> tuple[Outputs, Any]:
     def apply(x: jax.Array) -> Any:
         return network.init_with_output(jax.random.key(0), x, train=False)
 
-    # Widths do not depend on the images; one's own network may take some sizes alone.
+    # Widths do not depend on the images, but one's own network may accept only some.
     first: UserError | None = None
     for shape in ((32, 32, 3), (32, 32, 1), (28, 28, 1), (224, 224, 3)):
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         try:
-            with told(name, shape):
+            with user_errors(name, shape):
                 return jax.eval_shape(apply, images)
         except UserError as error:
             first = first or error
@@ -236,6 +247,6 @@ def _check_trunk(trunk: own.Network, name: str) -> None:
         _, rest = _traced(trunk, name)
     if "head" not in whole["params"] or "head" in rest["params"]:
         raise UserError(
-            f"simkd: {name!r} has no linen module named 'head' as its classifier, "
-            "which is left out"
+            f"simkd: {name!r} has no linen module named 'head' as its classifier: "
+            "simkd trains the student without it"
         )

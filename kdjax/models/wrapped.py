@@ -1,4 +1,4 @@
-"""Networks around another network: other inputs, another order of classes, levels.
+"""Wrappers around a network: other inputs, another order of classes, levels.
 
 Their variables are those of the network inside, at the same paths.
 """
@@ -6,7 +6,7 @@ Their variables are those of the network inside, at the same paths.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ _MAX_LEVELS = 9  # 'stage1' to 'stage9': names sort as their numbers
 
 @dataclasses.dataclass(frozen=True)
 class Wrapped(own.Network):
-    """A network around another one.
+    """A wrapper around a network.
 
     Attributes:
-        network: the name of the one inside.
+        network: the name of the network inside.
         num_classes: the data set's.
-        name: for errors.
+        name: the wrapper's, for error messages.
     """
 
     VERSION: ClassVar[int] = 1
@@ -62,14 +62,11 @@ class Wrapped(own.Network):
         variables: Mapping[str, Any],
         images: jax.Array,
         train: bool = False,
-        mutable: Sequence[str] | bool = False,
-        rngs: Mapping[str, jax.Array] | None = None,
+        **options: Unpack[own.ApplyOptions],
     ) -> Any:
         """Returns the outputs, changed by `after`."""
-        result = self.run(
-            variables, self.before(images), train=train, mutable=mutable, rngs=rngs
-        )
-        if mutable is False:
+        result = self.run(variables, self.before(images), train=train, **options)
+        if isinstance(result, Outputs):
             return self.after(result)
         return self.after(result[0]), result[1]
 
@@ -78,7 +75,7 @@ class Wrapped(own.Network):
         return self.inner.apply(variables, images, **how)
 
     def before(self, images: jax.Array) -> jax.Array:
-        """Returns what the network inside is shown."""
+        """Returns the images that the network inside receives."""
         return images
 
     def after(self, outputs: Outputs) -> Outputs:
@@ -91,23 +88,23 @@ class Wrapped(own.Network):
 
     @property
     def reorders(self) -> bool:
-        """Whether its classes are in another order than its classifier's."""
+        """Whether its classes are in another order than its classifier's outputs."""
         return self.inner.reorders
 
     @property
     def given(self) -> bool:
-        """Whether its initial variables are given: they depend on no key."""
+        """Whether its initial variables are given, whatever the key."""
         return self.inner.given
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed(Wrapped):
-    """A network that sees `images * scale + shift` and has its own order of classes.
+    """A network with inputs `images * scale + shift` and reordered classes.
 
     Attributes:
-        scale: by channel, or one for all; empty: 1.
-        shift: by channel, or one for all; empty: 0.
-        order: the network's class that is class 0, class 1, ...; empty: as it is.
+        scale: one number per channel, or one for all; empty: 1.
+        shift: one number per channel, or one for all; empty: 0.
+        order: for class 0, 1, ... of the data set the network's class; empty: the same.
     """
 
     _: dataclasses.KW_ONLY
@@ -119,22 +116,23 @@ class Preprocessed(Wrapped):
         """Checks the order.
 
         Raises:
-            UserError: it is not one of the classes' orders.
+            UserError: it is not a permutation of the classes.
         """
         super().__post_init__()
         if sorted(self.order) != list(range(len(self.order))):
             raise UserError(
                 f"model {self.name!r}: order={self.order} does not name each class "
-                "from 0 on once"
+                "once, starting from 0"
             )
 
     def before(self, images: jax.Array) -> jax.Array:
-        """Returns the images as the network is used to them."""
+        """Returns the images scaled and shifted as the network expects them."""
         for values in (self.scale, self.shift):
             if len(values) not in (0, 1, images.shape[-1]):
                 raise UserError(
-                    f"model {self.name!r}: {len(values)} numbers for images of "
-                    f"{images.shape[-1]} channels: {values}"
+                    f"model {self.name!r}: {values} has {len(values)} numbers, but the "
+                    f"images have {images.shape[-1]} channels; choices: one number for "
+                    "all channels, or one for each"
                 )
         if self.scale:
             images = images * _by_channel(self.scale, images)
@@ -148,15 +146,15 @@ class Preprocessed(Wrapped):
             return outputs
         if len(self.order) != outputs.logits.shape[-1]:
             raise UserError(
-                f"model {self.name!r}: an order of {len(self.order)} classes, but "
-                f"{self.network!r} gives {outputs.logits.shape[-1]} logits"
+                f"model {self.name!r}: order= names {len(self.order)} classes, but "
+                f"{self.network!r} returns {outputs.logits.shape[-1]} logits"
             )
         order = jnp.asarray(self.order)
         return Outputs(outputs.logits[..., order], outputs.features)
 
     @property
     def reorders(self) -> bool:
-        """Whether its classes are in another order than its classifier's."""
+        """Whether its classes are in another order than its classifier's outputs."""
         return bool(self.order) or super().reorders
 
 
@@ -166,13 +164,14 @@ def _by_channel(values: tuple[float, ...], images: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Levels(Wrapped):
-    """A network whose parts' outputs are the features 'stage1', 'stage2', ...
+    """A network with the outputs of some submodules as features 'stage1', 'stage2', ...
 
-    A part that returns a vector is 'pooled'. They take the place of the stages that the
-    network names itself.
+    The output of a submodule that returns a vector is the feature 'pooled'. These
+    features replace the stages that the network itself names.
 
     Attributes:
-        levels: paths of parts, such as 'block2/conv', from the first to the deepest.
+        levels: paths of submodules, such as 'block2/conv', from the first to the
+            deepest.
     """
 
     _: dataclasses.KW_ONLY
@@ -182,7 +181,7 @@ class Levels(Wrapped):
         """Checks the number of levels.
 
         Raises:
-            UserError: none, too many, or one twice.
+            UserError: there are none or too many, or one occurs twice.
         """
         super().__post_init__()
         count = len(self.levels)
@@ -213,8 +212,8 @@ class Levels(Wrapped):
                 raise self._unknown(level, captured.seen)
             if level not in captured.values:
                 raise UserError(
-                    f"model {self.network!r}: what {level!r} returns cannot be seen, "
-                    "as within nn.scan; choices: modules around it"
+                    f"model {self.network!r}: {level!r} has no accessible output "
+                    "(for example inside nn.scan); choices: the modules around it"
                 )
             value = captured.values[level]
             if getattr(value, "ndim", 0) == 2:
@@ -232,7 +231,7 @@ class Levels(Wrapped):
         return features
 
     def _unknown(self, level: str, paths: list[str]) -> UserError:
-        """Returns the error for a path that no part has; of many paths near ones."""
+        """Returns the error for an unknown path, with the paths most similar to it."""
         kind = f"level of {self.network!r}:"
         if len(", ".join(paths)) <= _SHOWN:
             return unknown(kind, level, paths)
@@ -244,13 +243,13 @@ class Levels(Wrapped):
 
 
 def with_levels(name: str, levels: Sequence[str]) -> str:
-    """Returns the name of a network whose named parts are its levels.
+    """Returns the name of a network whose levels are the outputs of named submodules.
 
     Args:
         name: the network's.
         levels: paths of its modules, such as 'block2/conv', from the first to the
-            deepest: features 'stage1', 'stage2', ...; one that gives a vector is
-            'pooled'.
+            deepest: they become the features 'stage1', 'stage2', ...; the output of a
+            module that returns a vector becomes 'pooled'.
     """
     return _name(Levels, name, {"levels": tuple(levels)})
 
@@ -261,14 +260,13 @@ def preprocessed(
     shift: Sequence[float] = (),
     order: Sequence[int] = (),
 ) -> str:
-    """Returns the name of a network that sees `images * scale + shift`.
+    """Returns the name of a network with inputs `images * scale + shift`.
 
     Args:
-        name: the network's, whose variables fit as they are.
-        scale: by channel, or one number for all; empty: 1.
-        shift: by channel, or one number for all; empty: 0.
-        order: the network's class that is class 0, class 1, ... of the data; empty: as
-            they are.
+        name: the network's; its variables are used unchanged.
+        scale: one number per channel, or one for all; empty: 1.
+        shift: one number per channel, or one for all; empty: 0.
+        order: for class 0, 1, ... of the data set the network's class; empty: the same.
     """
     kwargs = {
         "scale": tuple(map(float, scale)),

@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class Start(NamedTuple):
-    """How the weights start; biases start at 0.
+    """The initialisation of weights; biases start at 0.
 
     Attributes:
         conv: of the convolutions.
@@ -42,7 +42,7 @@ STARTS = {
     # sqrt(2 / fan_out), and PyTorch's default for the classifier.
     "fan_out": Start(layers.he_normal, layers.torch_kernel),
 }
-"""By the last part of a network's name; 'fan_in' where it has none."""
+"""By the last part of a network's name; the default is 'fan_in'."""
 
 
 def _conv(features: int, size: int, strides: int, start: str, name: str) -> nn.Conv:
@@ -91,7 +91,7 @@ class WideResNet(nn.Module):
     """
 
     classified: ClassVar[str] = "stage3_pre"
-    """What the classifier reads the average of, rectified: not 'stage3' as it is."""
+    """The feature that the classifier averages after a ReLU: not 'stage3' itself."""
     blocks: int
     widen: int
     num_classes: int

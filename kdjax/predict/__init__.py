@@ -1,4 +1,4 @@
-"""Exported models at work: `python -m kdjax.predict`, and the same from Python.
+"""Predictions of exported models: `python -m kdjax.predict`, and the same in Python.
 
 model = Model("student")
 model.predict(["cat.png", "dog.jpg"])[0]  # the best classes of the first image

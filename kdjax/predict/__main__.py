@@ -4,9 +4,9 @@
     python -m kdjax.predict student/ photos/ --json > classes.jsonl
 
 MODEL is a folder that `python -m kdjax.export` wrote, as ONNX or StableHLO. An IMAGE is
-a file, or a folder, which stands for all images in it and below it. One line for every
-image tells its best classes with their probabilities. An image that cannot be read is
-named on stderr, and the others go on.
+a file, or a folder, which means all images in it and its subfolders. For every image
+one line lists its best classes with their probabilities. An image that cannot be read
+is reported on stderr, and the command continues with the others.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=BATCH,
         metavar="N",
-        help="images that the network sees at once (default: %(default)s)",
+        help="images per batch (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
@@ -73,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("top", "batch_size", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}={value}; it is 1 or more")
+            parser.error(f"--{name.replace('_', '-')}={value} must be 1 or more")
     return options
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Who reads the lines has seen enough. Python flushes once more at the end.
+        # The reader of the output has closed it. Python flushes once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text, and those of classes not in its encoding.
+        # File names need not be valid text, nor class names in the output's encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
     model = Model(
         options.model,
@@ -106,7 +106,7 @@ def _main(argv: Sequence[str] | None) -> None:
 
     readable = 0
     with warnings.catch_warnings():
-        # PIL warns of what it reads nevertheless, in several lines.
+        # PIL warns about images that it can read all the same, in several lines.
         warnings.filterwarnings("ignore", module="PIL")
         for path, answer in model.stream(find(options.images, report)):
             if isinstance(answer, UserError):

@@ -1,4 +1,4 @@
-"""A model's folder as `python -m kdjax.export` writes it: what model.json says."""
+"""Reads and checks the model.json of an exported model."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from kdjax.runtime.errors import UserError, unknown
 
 NAME = "model.json"
 VERSION = 1
-"""The newest version of model.json that is known here."""
+"""The newest version of model.json that this version of kdjax reads."""
 
 FORMATS = ("onnx", "stablehlo")
 DTYPES = ("float32", "uint8")
 LAYOUTS = ("NCHW", "NHWC")
 FITS = ("cover",)
-"""How an image comes to its size; 'cover' is `kdjax.data.pixels.view`."""
+"""Ways to resize an image; 'cover' is `kdjax.data.pixels.view`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Description:
     Attributes:
         path: the network's file.
         format: 'onnx' or 'stablehlo'.
-        classes: their names, or their numbers where the model has no names.
-        input_name: of the images.
-        output_name: of the logits.
-        dtype: of the images: 'float32' where they are normalised before, 'uint8' where
-            the network does it.
+        classes: their names, or their numbers if the model has no names.
+        input_name: the name of the input, the images.
+        output_name: the name of the output, the logits.
+        dtype: of the images: 'float32' if they are normalised before, 'uint8' if the
+            network normalises them.
         layout: 'NCHW' or 'NHWC'.
         image_shape: height, width and channels.
         mean: of the channels, on the scale 0 to 1.
         std: standard deviation of the channels.
-        content: all that model.json says.
+        content: the content of model.json.
     """
 
     path: Path
@@ -56,12 +56,12 @@ def read(folder: Path, int8: bool = False) -> Description:
     """Returns the description of a network in a model's folder.
 
     Args:
-        folder: with model.json.
-        int8: whether the quantised network is meant.
+        folder: the model's, with model.json.
+        int8: whether to use the quantised network.
 
     Raises:
-        UserError: no such folder; a model.json that is damaged, of a newer version or
-            of a format that cannot be run; a network's file that is missing.
+        UserError: there is no such folder; model.json is damaged, of a newer version or
+            of a format that cannot be run; or the network's file is missing.
     """
     file = folder / NAME
     if not folder.is_dir():
@@ -140,7 +140,7 @@ class _Reader:
                 + ("; python -m kdjax.export --int8 makes one" * (kind == "int8"))
             )
         name = self.text(files, kind)
-        # A folder that came from elsewhere names files of its own only.
+        # Only files in the folder: it may come from somebody else.
         if Path(name).name != name:
             self.fail(f"files: {kind}={name!r} is not in its folder")
         path = self.file.with_name(name)
@@ -153,7 +153,7 @@ class _Reader:
         if count < 1:
             self.fail(f"num_classes={count}")
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            self.fail("classes is no list of names")
+            self.fail("classes is not a list of names")
         if names and len(names) != count:
             self.fail(f"there are {len(names)} classes, but num_classes={count}")
         return tuple(names) or tuple(map(str, range(count)))
@@ -183,18 +183,18 @@ class _Reader:
     def integer(self, values: Mapping[str, Any], key: str) -> int:
         value = values.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            self.fail(f"{key}={value!r} is no whole number")
+            self.fail(f"{key}={value!r} is not an integer")
         return value
 
     def text(self, values: Mapping[str, Any], key: str) -> str:
         value = values.get(key)
         if not isinstance(value, str):
-            self.fail(f"{key}={value!r} is no text")
+            self.fail(f"{key}={value!r} is not text")
         return value
 
     def mapping(self, value: Any, what: str) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            self.fail(f"{what} is no JSON object")
+            self.fail(f"{what} is not a JSON object")
         return value
 
     def fail(self, what: str) -> NoReturn:

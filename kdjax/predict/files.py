@@ -9,8 +9,8 @@ from kdjax.data.pixels import SUFFIXES
 def find(paths: Iterable[str], report: Callable[[str], None]) -> Iterator[str]:
     """Yields the image files that paths mean, in the order of the paths.
 
-    A folder stands for all images in it and below it, told by their endings, in the
-    order of their names; hidden ones do not count. Anything else is yielded as it is,
+    A folder means all images in it and its subfolders, recognised by their endings, in
+    the order of their names, without hidden files. Any other path is yielded unchanged,
     whatever its ending. The names in one folder are held at a time, with those of the
     folders around it.
 

@@ -46,7 +46,7 @@ class Model:
     """A network that `python -m kdjax.export` wrote.
 
     Attributes:
-        description: what its model.json says.
+        description: the content of its model.json.
         threads: how many batches are in work at once.
         batch_size: images of a batch.
     """
@@ -66,7 +66,7 @@ class Model:
             int8: take the quantised network.
             threads: that decode images and run the network; None takes the cores that
                 this process may use, at most 16.
-            batch_size: images that the network sees at once.
+            batch_size: images per batch.
 
         Raises:
             UserError: a folder without such a network, a damaged file, or a runtime
@@ -75,7 +75,7 @@ class Model:
         threads = min(_cores(), _MOST_THREADS) if threads is None else threads
         for name, value in (("threads", threads), ("batch_size", batch_size)):
             if value < 1:
-                raise UserError(f"{name}={value}; it is 1 or more")
+                raise UserError(f"{name}={value} must be 1 or more")
         self.description = description.read(Path(folder), int8)
         self.threads = threads
         self.batch_size = batch_size
@@ -128,7 +128,7 @@ class Model:
             UserError: `top` is below 1.
         """
         if top < 1:
-            raise UserError(f"top={top}; it is 1 or more")
+            raise UserError(f"top={top} must be 1 or more")
         wide = np.asarray(logits, np.float64)
         weights = np.exp(wide - wide.max())
         order = np.argsort(-wide, kind="stable")[:top]
@@ -147,7 +147,7 @@ class Model:
             images: paths of image files, PIL images, or uint8 arrays.
 
         Yields:
-            An item and its logits, float32 `[classes]`, or the error that says why
+            An item and its logits, float32 `[classes]`, or the error that explains why
             this one cannot be read.
         """
         numbered = enumerate(images)

@@ -30,7 +30,7 @@ def open_network(description: Description, batch_size: int) -> Network:
         return open_format(description, batch_size)
     except UserError:
         raise
-    except Exception as error:  # every runtime has kinds of its own
+    except Exception as error:  # every runtime has its own classes of errors
         raise UserError(
             f"{description.path} cannot be opened: {_first_line(error)}"
         ) from error
@@ -44,7 +44,7 @@ def prepare(images: np.ndarray, description: Description) -> np.ndarray:
         description: of the network.
 
     Returns:
-        `[N, C, H, W]` or `[N, H, W, C]`: uint8 as they are, or float32
+        `[N, C, H, W]` or `[N, H, W, C]`: uint8 unchanged, or float32
         `(images / 255 - mean) / std`.
     """
     channels_first = description.layout == "NCHW"
@@ -90,7 +90,7 @@ def _onnx(description: Description, batch_size: int) -> Network:
 
 
 def _check_onnx(description: Description, session: Any) -> None:
-    """Raises UserError if a file has other inputs and outputs than is said of it."""
+    """Raises UserError unless a file has the inputs and outputs of its model.json."""
     height, width, channels = description.image_shape
     image = (
         (channels, height, width)
@@ -146,7 +146,7 @@ def _stablehlo(description: Description, batch_size: int) -> Network:
     call = jax.jit(exported.call)
 
     def run(images: np.ndarray) -> np.ndarray:
-        # Every number of images would be compiled anew.
+        # Every new number of images would be compiled again.
         filled = np.zeros((batch_size, *images.shape[1:]), np.uint8)
         filled[: len(images)] = images
         return np.asarray(call(prepare(filled, description)))[: len(images)]

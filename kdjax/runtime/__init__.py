@@ -1,1 +1,1 @@
-"""What all packages may use: devices, random keys, files, errors, the console."""
+"""What all other packages use: devices, random keys, files, errors, the console."""

@@ -51,7 +51,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second start does not compile again.
 
-    JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) win where they are given.
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR and so on) take precedence.
     """
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         folder = cache_folder() / "xla"
@@ -71,7 +71,7 @@ def compiler_options() -> Options:
 
     On GPU convolutions, too, become part of command buffers (CUDA graphs), so that a
     step has few launches: on an H100 in bf16 a supervised step of WRN-16-1 takes
-    1.17 ms instead of 1.25. The user's own choice in XLA_FLAGS is left as it is. Since
+    1.17 ms instead of 1.25. The user's own choice in XLA_FLAGS takes precedence. Since
     cuDNN cannot be started while a command buffer is captured, it is started here.
     """
     if platform() == "cpu":
@@ -123,11 +123,11 @@ def start_options() -> Options:
 
 
 def _accepted(options: Options, platform: str) -> Options:
-    """Returns the options that the compiler takes; the others only cost speed.
+    """Returns the options that the compiler accepts; the others only affect speed.
 
-    Options come and go with versions of jaxlib. For a platform that this process does
-    not run on, all are returned: they cannot be tried here, and preflight must compile
-    what a run would compile, or show the compiler's own refusal.
+    Options differ between versions of jaxlib. For a platform that this process does not
+    run on, all are returned: they cannot be tried here, and preflight must compile what
+    a run would compile, or show the compiler's own error.
     """
     if platform != jax.default_backend():
         return dict(options)
@@ -162,7 +162,7 @@ def _is_accepted(platform: str, name: str, value: str | bool) -> bool:
 
 
 def steps_per_dispatch() -> int:
-    """Returns how many train steps one call of the compiled program makes at most.
+    """Returns the largest number of train steps per call of the compiled program.
 
     On CPU one: convolutions' weight gradients inside a loop take a path 20 times
     slower (9,800 ms a step instead of 400). Elsewhere a loop on the device saves the
@@ -175,7 +175,7 @@ def steps_per_dispatch() -> int:
 def loop(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, count: int
 ) -> tuple[Any, Any]:
-    """Returns what `jax.lax.scan` does over 0, 1, ..., count - 1.
+    """Returns the result of `jax.lax.scan` over 0, 1, ..., count - 1.
 
     Unrolled on CPU, for the reason in `steps_per_dispatch`.
     """
@@ -191,7 +191,7 @@ def loop(
 def own_batch_norm_gradient() -> bool:
     """Returns whether BatchNorm's gradient is hand-written, or autodiff's.
 
-    Hand-written on CPU, where every sum over a map is a pass of its own. On GPU it has
+    Hand-written on CPU, where every sum over a map is a separate pass. On GPU it has
     two sums over the maps where autodiff's has three: compiled for an H100, a bf16 step
     of WRN-16-1 has 245 kernels instead of 279. Run with a launch from the host after
     every step, both took the same time (1.70 and 1.72 ms a supervised step, 7.0 and 7.3

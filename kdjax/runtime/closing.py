@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with` block."""
+"""A base class for objects that are closed at the end of a `with` block."""
 
 import abc
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line for what its user can correct."""
+"""How a command ends: its exit code, and one line for errors the user can correct."""
 
 import argparse
 import os
@@ -13,15 +13,15 @@ from kdjax.runtime import distributed
 from kdjax.runtime.errors import UserError, one_line
 from kdjax.runtime.signals import Interrupted
 
-_PATIENCE = 5.0  # seconds for threads that may wait for what will not come
+_PATIENCE = 5.0  # seconds that threads get to end, as some may wait forever
 
 
 def finish(code: int) -> int:
-    """Returns a command's exit code, and sees to it that the process ends with it.
+    """Returns a command's exit code, and makes sure that the process ends with it.
 
-    After an error the line is printed. A storage library may then still have threads
-    that wait for a failed write, or complain of it: they are neither waited for nor
-    heard.
+    After an error a storage library may still have threads that wait for a failed
+    write, or print further messages about it: the process does not wait for them, and
+    their output is dropped.
 
     Args:
         code: as `run` returns it.
@@ -48,17 +48,17 @@ class Parser(argparse.ArgumentParser):
 def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
     """Runs a command and returns the exit code.
 
-    The code is 0 when all is done, 2 after a mistake of the user, 128 plus its number
-    after a signal, and 1 when another process of the run ended. Any code but 0 comes
-    with one line on stderr.
+    The code is 0 after success, 2 after a mistake of the user, 128 plus the signal's
+    number after a signal, and 1 when another process of the run ended. With any code
+    but 0 one line is printed on stderr.
 
     Args:
         command: reads the arguments and does the work.
-        prefix: of the line.
+        prefix: what the line starts with.
 
     Raises:
-        Exception: what is no mistake of the user. One of several processes prints it
-            instead, and ends with 1.
+        Exception: any error that is not a mistake of the user. If the run has several
+            processes, this one prints the error instead and ends with 1.
     """
     try:
         command()

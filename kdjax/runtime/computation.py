@@ -1,4 +1,4 @@
-"""A hash of what a function computes, taken from its traced form."""
+"""A hash of a function's computation, from its traced form (jaxpr)."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ from kdjax.runtime.files import digest
 def computation_id(function: Callable, *args: Any) -> str:
     """Returns a hash of a traced function: equal hashes for equal computations.
 
-    A traced function's text shows numbers, but only shapes and dtypes of arrays: the
-    arrays' bits are hashed as well. Python code that JAX calls back is not hashed.
+    The text of a jaxpr contains scalars, but of arrays only shapes and dtypes, so the
+    arrays' bits are hashed as well. Python callbacks are not hashed.
 
     Args:
-        function: can be traced by JAX.
+        function: a function that JAX can trace.
         *args: arrays or their shapes and dtypes.
     """
     traced = jax.make_jaxpr(function)(*args)
@@ -30,18 +30,18 @@ def computation_id(function: Callable, *args: Any) -> str:
 
 
 _CALLS = ("jit", "pjit", "checkpoint", "remat2")
-"""What calls a function as it stands; of loops and branches all is taken for used."""
+"""Operations that call a function unchanged; loops and branches use all inputs."""
 
 
 def used_inputs(function: Callable, tree: Any) -> Any:
     """Returns which leaves of a tree the results of a function depend on.
 
     Args:
-        function: of the tree; can be traced by JAX.
+        function: takes the tree; JAX can trace it.
         tree: arrays or their shapes and dtypes.
 
     Returns:
-        The tree, with a bool in the place of every array.
+        The tree with a bool in place of every array.
     """
     traced = jax.make_jaxpr(function)(tree).jaxpr
     used = _used(traced, [True] * len(traced.outvars))
@@ -49,7 +49,7 @@ def used_inputs(function: Callable, tree: Any) -> Any:
 
 
 def _used(traced: Jaxpr, wanted: list[bool]) -> list[bool]:
-    """Returns which inputs the wanted results of a traced function depend on."""
+    """Returns which inputs the given results of a traced function depend on."""
     outputs = zip(traced.outvars, wanted, strict=True)
     needed = {id(var) for var, want in outputs if want}
     for equation in reversed(traced.eqns):
@@ -78,7 +78,7 @@ def _arrays_in(part: Any) -> Iterator[Any]:
             yield from getattr(part, "consts", ())
             for equation in part.eqns:
                 for operand in equation.invars:
-                    # A number is in the text, with all of its digits.
+                    # The text contains a scalar with all of its digits.
                     if isinstance(operand, Literal) and np.ndim(operand.val):
                         yield operand.val
                 for _, value in sorted(equation.params.items()):

@@ -43,7 +43,7 @@ class StageProgress(Closing):
         self._bar.start()
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._bar.stop()
 
     def step(self, done: int, images_per_second: float) -> None:
@@ -53,20 +53,20 @@ class StageProgress(Closing):
             self._bar.update(self._task, completed=done, speed=speed)
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line above the bar."""
         console.print(text, markup=False)
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far work is: a bar on a terminal, one line elsewhere.
+    """Shows progress: a bar on a terminal, one line elsewhere.
 
     Args:
-        label: says what is done.
-        total: how many there are.
+        label: names the work.
+        total: the number of items.
 
     Yields:
-        A function to call with how many more are done.
+        A function to call with the number of items just done.
     """
     if not console.is_terminal:
         console.print(f"{label} ({total:,})", markup=False)

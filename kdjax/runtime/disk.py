@@ -1,4 +1,4 @@
-"""What a disk does not take: full, worn out, or read-only; said in one line."""
+"""Disks that are full, damaged or read-only: their errors as one line."""
 
 import contextlib
 import errno
@@ -11,22 +11,22 @@ FAULTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no space or inodes; a limit
     *(errno.EIO, errno.EROFS, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT),
 )
-"""Numbers of the system's errors that no program can mend."""
+"""The system's error numbers that a program cannot do anything about."""
 
 _FULL = FAULTS[:3]
 _AGAIN = "run the same command again: it continues from what is saved"
 
 
 def is_fault(error: OSError) -> bool:
-    """Returns whether an error is the disk's, and not the program's."""
+    """Returns whether the disk caused an error, and not the program."""
     return error.errno in FAULTS
 
 
 def describe(error: OSError, where: object = None) -> str:
-    """Returns the line for a disk's error: what happened where, and what to do.
+    """Returns the message for a disk's error: what happened where, and what to do.
 
     Args:
-        error: one of which `is_fault` is true.
+        error: one for which `is_fault` is true.
         where: the file or folder, if the error does not name it.
     """
     return line(error.errno or 0, error.filename or where)
@@ -41,7 +41,7 @@ def line(number: int, where: object) -> str:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Names a folder in errors of files that name none: those of a failed write."""
+    """Adds a folder to errors that name no file, such as those of a failed write."""
     try:
         yield
     except OSError as error:
@@ -51,9 +51,9 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def number_in(text: str) -> int | None:
-    """Returns which of `FAULTS` a library's message is about, if it is about one.
+    """Returns the number in `FAULTS` that a library's message is about, or None.
 
-    Libraries in C++ raise errors of their own, whose texts have the system's.
+    C++ libraries raise errors of their own, which contain the system's text.
     """
     for number in FAULTS:
         if re.search(re.escape(os.strerror(number)), text, re.IGNORECASE):

@@ -1,7 +1,7 @@
 """Several processes: how they find each other, and how they end together.
 
 Processes join by flags, or by the environment that Slurm, Open MPI or a Cloud TPU slice
-sets; a single process does nothing of this. When one process ends, the others end too,
+sets; a single process does none of this. When one process ends, the others end too,
 within a minute: nothing can be computed without it.
 
 JAX is imported only where it is needed, so that commands report wrong flags at once.
@@ -22,9 +22,9 @@ LOST = (
     "another process of this run ended; "
     "start the same command again in all of them to continue"
 )
-# A process is given up after this many seconds without a sign of life.
+# A process counts as lost after this many seconds without a heartbeat.
 _HEARTBEAT = 30
-# Seconds that a process which failed waits for the others, which may fail alike.
+# Seconds that a failed process waits for the others, which may fail in the same way.
 _PATIENCE = 5
 
 
@@ -43,13 +43,13 @@ def start(
 
     Args:
         coordinator: HOST:PORT of process 0, which must be free there.
-        num_processes: how many processes there are.
-        process_id: which of them this is, from 0.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
         auto: whether to look for Slurm, Open MPI and Cloud TPU slices.
-        wait: how many seconds to wait for the others.
+        wait: the seconds to wait for the others.
 
     Raises:
-        UserError: the arguments or the environment do not fit, the coordinator's port
+        UserError: the arguments or the environment are invalid, the coordinator's port
             is taken, or the coordinator is not reached in time.
     """
     import jax
@@ -69,7 +69,7 @@ def start(
         method, devices = launcher, launchers.local_devices(os.environ)
     _Abort.line = (
         f"the processes did not come together {there}within {wait} s: "
-        "is each of them started, with a number of its own?"
+        "is each of them started, with its own process number?"
     )
     _Abort.install()
     try:
@@ -98,7 +98,7 @@ def several() -> bool:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Returns whether an error is what the death of another process looks like."""
+    """Returns whether an error looks like the end of another process."""
     if not several() or isinstance(error, UserError):
         return False
     import jax
@@ -109,7 +109,7 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def leave(code: int, patience: float = _PATIENCE) -> int:
-    """Leaves the other processes after an error, without waiting for them for long.
+    """Leaves the other processes after an error, without a long wait for them.
 
     At a normal exit JAX waits for all processes, for minutes. If the others do not
     share the error they continue and never exit: then this process ends alone.

@@ -1,4 +1,4 @@
-"""Tables of a package's parts that other installed packages add rows to."""
+"""Tables whose rows come from kdjax and, by entry points, from other packages."""
 
 import functools
 import importlib.metadata
@@ -24,8 +24,8 @@ def _declared(
 class Registry(MutableMapping[str, T]):
     """Rows by name: a package's own, and those of an entry-point group.
 
-    An entry point is imported when its row is first looked up; names alone are listed
-    without importing anything. A name of the package's own cannot be taken over.
+    An entry point is imported when its row is first looked up; listing the names
+    imports nothing. An entry point cannot replace one of the package's own rows.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Registry(MutableMapping[str, T]):
         Args:
             group: of entry points, such as 'kdjax.methods'.
             rows: the package's own.
-            problem: what is wrong with a loaded entry, by its name and the object; None
-                where it can be a row.
+            problem: called with the name and the object of a loaded entry point;
+                returns what is wrong with it, or None.
         """
         self._group, self._problem = group, problem
         self._rows: dict[str, T] = dict(rows)
@@ -53,8 +53,8 @@ class Registry(MutableMapping[str, T]):
         """Returns a row.
 
         Raises:
-            KeyError: there is none of that name.
-            UserError: it is an entry point that cannot be loaded.
+            KeyError: there is no row of that name.
+            UserError: the row is an entry point that cannot be loaded.
         """
         if name in self._rows:
             return self._rows[name]
@@ -68,8 +68,8 @@ class Registry(MutableMapping[str, T]):
         try:
             value = point.load()
         except Exception as error:
-            told = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"{where} cannot be loaded: {told}") from error
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{where} cannot be loaded: {reason}") from error
         if problem := self._problem(point.name, value):
             raise UserError(f"{where} {problem}")
         return value

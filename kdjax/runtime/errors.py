@@ -1,4 +1,4 @@
-"""The error for everything that the user of a command can correct."""
+"""The error for mistakes that the user can correct, and its messages."""
 
 import difflib
 import errno
@@ -11,10 +11,10 @@ DEPENDENCIES = (
     *("matplotlib", "ml_collections", "numpy", "orbax", "PIL", "requests", "rich"),
     *("scipy", "sklearn", "tensorboardX", "tensorflow_datasets", "threadpoolctl"),
 )
-"""Modules that kdjax needs besides jax and optax, which are enough for its losses."""
+"""Modules that kdjax needs; its losses need only jax and optax."""
 
 LONGEST = 290
-"""Characters of a command's message, which stays within 300 with what is before it."""
+"""The longest message of a command; with the prefix it stays within 300 characters."""
 
 _PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 _CUT = " ... "
@@ -22,7 +22,7 @@ _LIST = 220  # characters of a list of choices
 
 
 class UserError(ValueError):
-    """A mistake outside the program; its one-line message names value and choices.
+    """A mistake of the user; its one-line message names the value and the choices.
 
     The command line prints the message without a traceback and exits with 2.
     """
@@ -33,10 +33,10 @@ class NotFiniteError(UserError):
 
 
 def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
-    """Returns the error for a name that is none of `choices`.
+    """Returns the error for a name that is not among `choices`.
 
     Args:
-        kind: the kind of thing that is named, such as 'model'.
+        kind: what the name is for, such as 'model'.
         value: the name that was given.
         choices: the names that exist.
     """
@@ -47,11 +47,11 @@ def unknown(kind: str, value: object, choices: Iterable[object]) -> UserError:
 
 
 def listed(names: Iterable[object], near: str = "") -> str:
-    """Returns names joined by commas: all of a few, of many the first ones.
+    """Returns names joined by commas; of a long list the first ones and a count.
 
     Args:
-        names: of what there is.
-        near: what was asked for; of many names those that look like it come first.
+        names: all names.
+        near: the unknown name; in a long list the names most similar to it come first.
     """
     words = list(map(str, names))
     whole = ", ".join(words)
@@ -66,10 +66,10 @@ def listed(names: Iterable[object], near: str = "") -> str:
 
 
 def shorten(text: str, most: int = LONGEST) -> str:
-    """Returns a text on one line and of at most so many characters.
+    """Returns a text on one line of at most `most` characters.
 
-    A longer one lacks its middle: the beginning says what it is about, the end what is
-    wrong or what to do.
+    A longer text is cut in the middle: its beginning names the subject, its end the
+    mistake or what to do.
     """
     text = " ".join(text.split("\n"))
     if len(text) <= most:
@@ -79,7 +79,7 @@ def shorten(text: str, most: int = LONGEST) -> str:
 
 
 def one_line(error: BaseException) -> str | None:
-    """Returns the line for what the user can correct, or None for anything else."""
+    """Returns the message for an error that the user can correct, or None."""
     line = _line(error)
     return None if line is None else shorten(line)
 
@@ -95,7 +95,7 @@ def _line(error: BaseException) -> str | None:
         # Of two names the second is the target; the first is a temporary file.
         path = error.filename2 or error.filename
         return (
-            f"{path} is a folder where a file belongs; delete {path} and run the same "
+            f"{path} is a folder, but must be a file; delete {path} and run the same "
             "command again"
         )
     if isinstance(error, OSError) and error.errno in _PATHS:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashes of arrays, and the cache's folder."""
+"""Atomic writing of files, hashes of arrays, and the cache's folder."""
 
 import contextlib
 import errno
@@ -46,7 +46,7 @@ def _is_there(path: Path) -> bool:
     """Returns whether a path exists.
 
     Raises:
-        OSError: it cannot: a part of it is a file, or a name is too long.
+        OSError: it cannot exist: a parent is a file, or a name is too long.
     """
     try:
         os.stat(path)
@@ -56,11 +56,11 @@ def _is_there(path: Path) -> bool:
 
 
 def check_folder(path: Path, what: str) -> None:
-    """Raises UserError unless a folder is there or could be made, and written to.
+    """Raises UserError unless a folder exists or can be made, and can be written to.
 
     Args:
-        path: of the folder; nothing is made.
-        what: it is called in the message.
+        path: the folder's; it is not made.
+        what: its name in the message.
     """
     shown = shorten(str(path), 150)
     if path.parts and _SCHEME.fullmatch(path.parts[0]):
@@ -83,23 +83,25 @@ def check_folder(path: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, whose file replaces `path` at the end of the block."""
+    """Yields a temporary path; its file replaces `path` at the end of the block."""
     temporary = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write names no file
+        error.filename = error.filename or str(
+            path
+        )  # the error of a failed write names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes of this machine were writing in a folder.
+    """Removes the temporary files of killed processes of this machine.
 
     Args:
-        folder: is searched with all folders in it; may be absent.
+        folder: searched with all folders in it; it need not exist.
     """
     for path in folder.rglob(f"*.{_HOST}.*.tmp"):
         process = path.name.removesuffix(".tmp").rpartition(".")[2]
@@ -112,7 +114,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # another user's; none of ours
+    except (PermissionError, OverflowError):  # a process of another user
         return True
     return True
 
@@ -129,25 +131,25 @@ def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file; without the hash, which it may lack.
+    """Returns the content of a JSON file without the hash, which it need not have.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
         raise ValueError("it holds no object")
-    # Earlier versions wrote none.
+    # Earlier versions wrote no hash.
     saved = value.pop(_CHECKSUM, None)
     if saved is not None and saved != _checksum(value):
-        raise ValueError(f"its content is not what {_CHECKSUM!r} says")
+        raise ValueError(f"its content does not match its {_CHECKSUM!r}")
     return value
 
 
 def _checksum(value: Mapping[str, Any]) -> str:
     text = json.dumps(value, sort_keys=True)
-    # As it will be read: keys are strings then.
+    # In the form in which it will be read: keys become strings.
     text = json.dumps(json.loads(text), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

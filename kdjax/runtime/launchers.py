@@ -1,4 +1,4 @@
-"""The processes that Slurm, Open MPI or a Cloud TPU slice has started, if any."""
+"""Detects the processes that Slurm, Open MPI or a Cloud TPU slice has started."""
 
 import importlib.util
 import re
@@ -9,7 +9,7 @@ from kdjax.runtime.errors import UserError
 
 
 def check(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Raises UserError unless the three describe a process of a run."""
+    """Raises UserError unless the three values describe a process of a run."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"coordinator {coordinator!r} is not HOST:PORT")
@@ -23,7 +23,7 @@ def check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def detect(environment: Mapping[str, str]) -> str | None:
-    """Returns which launcher started several processes, or None if there is one only.
+    """Returns the launcher that started several processes; None for a single process.
 
     Args:
         environment: the environment variables; JAX itself reads further ones. Open MPI
@@ -57,10 +57,10 @@ def detect(environment: Mapping[str, str]) -> str | None:
 
 
 def local_devices(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns this task's share of the GPUs that Slurm or Open MPI show on its node.
+    """Returns this task's share of the GPUs that are visible to it on its node.
 
     JAX alone would give task i of a node its i-th GPU, which is wrong for one task with
-    all GPUs of a node, and where every task is shown its own GPU only.
+    all GPUs of a node, and if only its own GPU is visible to every task.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if "SLURM_STEP_NODELIST" in environment:
@@ -76,7 +76,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
         rank = int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
     if visible == [""] or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
-    # Fewer GPUs than tasks: each task is shown its own ones only.
+    # Fewer GPUs than tasks: only its own are visible to each task.
     if len(visible) < tasks:
         return list(range(len(visible)))
     share = len(visible) // tasks
@@ -84,8 +84,8 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _metadata(server: str, key: str) -> str:
-    """Returns an attribute of this machine, or nothing if it has none."""
-    # Here: no command waits for it at its start.
+    """Returns an attribute of this machine, or an empty text if it has none."""
+    # Imported here, so that commands start without it.
     import urllib.error
     import urllib.request
 

@@ -1,7 +1,7 @@
-"""Devices and processes: the mesh, where arrays live, and what processes agree on.
+"""Devices and processes: the mesh, the placement of arrays, and agreement.
 
 The mesh has two axes. 'data' shards the batch: BatchNorm and losses see the global
-batch. 'replica' holds different seeds of one stage side by side: no data move along it.
+batch. 'replica' trains different seeds of one stage at once: no data move along it.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def make_mesh(
 
     Args:
         devices: their number must be a multiple of `replicas`.
-        replicas: how many seeds are trained side by side.
+        replicas: the number of seeds that are trained at once.
     """
     devices = jax.devices() if devices is None else devices
     # The devices' order is that of one axis, whatever the number of replicas: arrays
@@ -43,7 +43,7 @@ def make_mesh(
 
 
 def side_by_side(remaining: int, devices: int) -> int:
-    """Returns how many of the remaining seeds are trained at once.
+    """Returns the number of the remaining seeds that are trained at once.
 
     It is the largest number that divides the devices, so that none is idle.
     """
@@ -51,19 +51,19 @@ def side_by_side(remaining: int, devices: int) -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def over_replicas(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what has a leading axis of replicas."""
+    """Returns the sharding of arrays with a leading axis of replicas."""
     return NamedSharding(mesh, P("replica"))
 
 
 def spread(
     mesh: Mesh, leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct
 ) -> NamedSharding:
-    """Returns the sharding of one array that has a leading axis of replicas.
+    """Returns the sharding of one array with a leading axis of replicas.
 
     Every device of a replica holds a small array whole. The rows of a large one, such
     as a memory bank, are sharded over the replica's devices, if they divide evenly.
@@ -95,7 +95,7 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
 
     Args:
         function: of one replica's arguments.
-        mesh: whose 'replica' axis the arguments' and results' leading axis is.
+        mesh: its 'replica' axis is the leading axis of arguments and results.
         shared: positions of arguments that all replicas share.
     """
 
@@ -128,7 +128,7 @@ def by_replica(function: Callable, mesh: Mesh, shared: Sequence[int] = ()) -> Ca
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Returns replicas' trees as one on the host, with a leading axis of replicas."""
+    """Stacks the replicas' trees on the host, along a leading axis of replicas."""
     return jax.tree.map(_stack, *trees)
 
 
@@ -140,7 +140,7 @@ def _stack(*leaves: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns a tree of arrays that every process has, on the devices."""
+    """Places a tree of arrays, which every process has, on the devices."""
     return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
 
 
@@ -148,7 +148,7 @@ def _place(leaf: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     if _is_key(leaf):
-        # JAX cannot place keys on devices of other processes, but their data.
+        # JAX cannot place random keys on devices of other processes, only their data.
         data = np.asarray(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(_place(data, sharding))
     array = np.asarray(leaf)
@@ -173,12 +173,12 @@ def fetch(tree: Any) -> Any:
 
 
 def is_first() -> bool:
-    """Returns whether this process writes: of several, the first one does."""
+    """Returns whether this is the first process, which writes the files."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

@@ -1,8 +1,8 @@
 """What kdjax uses of other libraries beyond their public interfaces.
 
-Each function names the library, the version that has the name or text, and what happens
-without it: at worst a slower or less clear end. A library is imported by the functions
-that need it, so that importing this module imports none.
+Each function names the library, the versions that have the name or text, and what
+happens without it: at worst a slower end or a less clear message. A library is imported
+by the functions that need it, so that importing this module imports none.
 """
 
 import contextlib
@@ -57,9 +57,9 @@ def jax_met_no_tpu(environment: Mapping[str, str]) -> bool:
 def missing_backend(error: BaseException) -> str | None:
     """Returns the line for a backend that JAX cannot start, or None for other errors.
 
-    jax 0.10.2 and 0.12.0 raise a plain RuntimeError where JAX_PLATFORMS names what they
-    do not know, and fail an assertion where the plugin of a GPU is not installed. If
-    the module changes its name (None), the error is shown whole.
+    jax 0.10.2 and 0.12.0 raise a plain RuntimeError if JAX_PLATFORMS names an unknown
+    platform, and fail an assertion if the plugin of a GPU is not installed. If the
+    module changes its name (None), JAX's error is shown.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not frames or frames[-1].f_globals.get("__name__") != "jax._src.xla_bridge":
@@ -76,15 +76,15 @@ def is_about_a_dead_worker(error: RuntimeError) -> bool:
     """Returns whether an error of Grain means that a worker process has died.
 
     grain 0.2.18 raises a plain RuntimeError, as it does for other reasons. If the text
-    changes, the error is shown as it is.
+    changes, Grain's error is shown.
     """
     return "terminated unexpectedly" in str(error)
 
 
 def free_memory_of_ended_workers() -> None:
-    """Waits for Grain to give back the memory that it shared with workers.
+    """Waits until Grain has released the memory that it shared with workers.
 
-    grain 0.2.18: a thread of Grain does so, a little later. Without the thread's name
+    grain 0.2.18: a thread of Grain does so with some delay. Without the thread's name
     there is no wait, and Python may warn of shared memory when the program ends.
     """
     module = sys.modules.get("grain._src.python.ipc.shared_memory_array")
@@ -107,8 +107,8 @@ def tfds_sorts_in_memory(limit: int) -> contextlib.AbstractContextManager[None]:
 def tfds_retries(count: int) -> contextlib.AbstractContextManager[None]:
     """Lets TFDS repeat a failed download up to `count` times.
 
-    tensorflow-datasets 4.9.10: ten times, which takes more than three minutes where the
-    network is off. Without the name there are still ten.
+    tensorflow-datasets 4.9.10: ten times, which takes more than three minutes without a
+    network. Without the name there are still ten.
     """
     downloader = _module("tensorflow_datasets.core.download.downloader")
     return _changed(downloader, "MAX_RETRIES", count)
@@ -129,10 +129,10 @@ def hugging_face_offline(offline: bool) -> contextlib.AbstractContextManager[Non
 
 
 def tfds_checksum_errors() -> tuple[type[Exception], ...]:
-    """Returns what TFDS raises for a download whose checksum is not the published one.
+    """Returns the error class of TFDS for a download with a wrong checksum.
 
     tensorflow-datasets 4.9.10: the class is in no public module. Without the name (an
-    empty tuple) the error of TFDS is shown as it is.
+    empty tuple) the error of TFDS is shown.
     """
     manager = _module("tensorflow_datasets.core.download.download_manager")
     error = getattr(manager, "NonMatchingChecksumError", None)
@@ -173,10 +173,10 @@ def source_line(equation: Any) -> str:
 
 @contextlib.contextmanager
 def torch_answers_for_dropped_overloads() -> Iterator[None]:
-    """Lets PyTorch answer for overloads that it has dropped, while torchax is imported.
+    """Provides overloads that PyTorch has dropped, while torchax is imported.
 
-    torchax 0.0.13 names 22 overloads of named tensors that torch 2.13.0 does not have
-    any more, and cannot be imported without them. In here such a name leads to the
+    torchax 0.0.13 names 22 overloads of named tensors that torch 2.13.0 no longer
+    has, and cannot be imported without them. Inside the block such a name returns the
     first overload of its operation. Without the class's name (torch up to 2.12 was not
     tried) or with a torchax that fits, nothing is changed.
     """
@@ -200,7 +200,7 @@ def torch_answers_for_dropped_overloads() -> Iterator[None]:
 
 
 def import_torchvision() -> types.ModuleType:
-    """Returns torchvision, also where its compiled operations do not load.
+    """Returns torchvision, even if its compiled operations cannot be loaded.
 
     torchvision 0.28.0 from PyPI beside torch 2.13.0 built for CPUs alone: its
     operations are missing, and its import describes two of them. They are declared

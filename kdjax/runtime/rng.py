@@ -6,7 +6,7 @@ import jax
 
 
 def fold(key: jax.Array, *parts: str | int | jax.Array) -> jax.Array:
-    """Returns `key` with names and numbers folded in, one after the other.
+    """Returns `key` with names and numbers folded in, in their order.
 
     Args:
         key: a typed key.

@@ -1,4 +1,4 @@
-"""Dataclasses from settings: names and types are checked, errors name both."""
+"""Makes dataclasses from settings, with checks of names and types."""
 
 import dataclasses
 import math
@@ -15,12 +15,12 @@ def build(cls: type[T], kind: str, settings: Mapping[str, Any]) -> T:
 
     Args:
         cls: a dataclass.
-        kind: what it is called in errors.
+        kind: its name in error messages.
         settings: values by field name; lists become tuples, and ints become floats
             where the default is one.
 
     Raises:
-        UserError: a name that is no field, or a value of another type.
+        UserError: a name is not a field, or a value has another type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
@@ -54,13 +54,13 @@ def check_keys(
     known: tuple[str, ...],
     required: tuple[str, ...],
 ) -> None:
-    """Raises UserError for a key that is not known, or that is missing.
+    """Raises UserError if a key is unknown or missing.
 
     Args:
-        kind: what the keys are called in errors.
+        kind: the keys' name in error messages.
         settings: values by key.
-        known: the keys there are.
-        required: those that must be there.
+        known: the permitted keys.
+        required: the keys that must be present.
     """
     for key in settings:
         if key not in known:

@@ -14,11 +14,13 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_SAME = 0.5  # seconds in which signals are one: shells and terminals each send theirs
+_SAME = (
+    0.5  # seconds in which signals count as one: shell and terminal may both send it
+)
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """Raised after a signal, when all is saved; the exit code is 128 + its number."""
+    """Raised after a signal, once all is saved; the exit code is 128 + its number."""
 
     def __init__(self, number: int):
         name = signal.Signals(number).name
@@ -27,29 +29,29 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class Interrupt:
-    """Remembers the first signal, and says so; a second one ends the process at once.
+    """Remembers the first signal and prints a line; a second one ends the process.
 
-    A handler in Python waits for the main thread, which may compile for half a minute.
-    So a thread is told of signals as well, by the system itself: it answers at once.
+    A Python signal handler runs in the main thread, which may be compiling for half a
+    minute. So the system also reports signals to another thread, which prints at once.
     """
 
     def __init__(self, at_once: bool = False) -> None:
-        """Handles nothing yet.
+        """Makes the object; `install` sets the handlers.
 
         Args:
-            at_once: whether the first signal ends the process until `remember` is
-                called: while nothing can be lost.
+            at_once: whether, until `remember` is called, the first signal ends the
+                process, because nothing can be lost yet.
         """
         self.number: int | None = None
         self._at_once = at_once
         self._heard = 0.0  # when the first one came; 0: none has
 
     def remember(self) -> None:
-        """Keeps signals from now on: something could be lost."""
+        """Only remembers the first signal from now on: something could be lost."""
         self._at_once = False
 
     def install(self) -> None:
-        """Handles the signals from now on; one that is ignored by nohup stays so."""
+        """Handles the signals from now on, except for those that nohup ignores."""
         for number in SIGNALS:
             ignored = signal.getsignal(number) is signal.SIG_IGN
             if number != signal.SIGHUP or not ignored:
@@ -57,9 +59,9 @@ class Interrupt:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the signals within a block, if this thread may: the main one.
+        """Handles the signals within a block, if this is the main thread.
 
-        Handlers of notebooks and others come back at the end.
+        The previous handlers, such as those of notebooks, are restored at the end.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -85,9 +87,9 @@ class Interrupt:
         self.number = self.number or number
 
     def _watch(self, reader: socket.socket) -> None:
-        """Answers signals, whose numbers the system writes, until the other end closes.
+        """Reads signals' numbers from the system and prints a line for each.
 
-        It runs beside what the main thread does, also while that is in a library.
+        It runs in a thread of its own, also while the main thread is in a library.
         """
         while numbers := reader.recv(64):
             for number in numbers:
@@ -105,7 +107,7 @@ class Interrupt:
         if not self._heard:
             self._heard, self.number = now, self.number or number
             _say(
-                f"{name} is heard: the run saves and stops after this step, or when "
+                f"{name} received: the run saves and stops after this step, or when "
                 "what is being compiled is ready; a second signal stops at once, and "
                 "the next start continues from the last checkpoint"
             )
@@ -113,9 +115,9 @@ class Interrupt:
             os._exit(128 + number)
 
     def raise_if_set(self) -> None:
-        """Raises Interrupted if a signal has come, to this process or another.
+        """Raises Interrupted if this process or another has received a signal.
 
-        Of several processes, all must call this together.
+        If there are several processes, all must call this together.
         """
         from kdjax.runtime import (
             parallel,  # here: signals are handled before JAX is imported
@@ -126,13 +128,13 @@ class Interrupt:
 
 
 def _say(line: str) -> None:
-    """Writes a line past all buffers: another thread may be within a print."""
+    """Writes a line without buffers, as another thread may be printing."""
     with contextlib.suppress(OSError):
         os.write(2, f"kdjax: {line}\n".encode())
 
 
 def _leave_dead_terminal() -> None:
-    """Lets output go nowhere if its terminal was closed: it would be an error."""
+    """Discards output if its terminal was closed, where writing would fail."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is None:
             continue

@@ -121,10 +121,10 @@ def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
 
 
 def open_ranges(sweep: Sweep, search: str | None) -> dict[str, tuple[float, float]]:
-    """Returns the given ranges, or those of the usual ones that can be searched.
+    """Returns the given ranges, or those default ranges that can be searched.
 
     Raises:
-        UserError: an argument that the config fixes, does not take or does not use.
+        UserError: the config fixes an argument, or does not take or use it.
     """
     fixed = [word.partition("=")[0] for word in sweep.arg.split(",") if "=" in word]
     ranges = {}
@@ -149,10 +149,10 @@ def parse(argv: Sequence[str]) -> tuple[Sweep, int] | None:
     """Returns the sweep and the number of trials, or None for --help.
 
     Raises:
-        UserError: wrong flags or values.
+        UserError: flags or values are invalid.
     """
     values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # an override's value may be a word of its own
+    values.set_gnu_getopt(True)  # an override's value may be a separate word
     for name in ("config", "workdir", "search"):
         flags.DEFINE_string(name, None, "", flag_values=values)
     for name, default, least in (("trials", 20, 1), ("validation", None, 1)):
@@ -186,7 +186,7 @@ def search(sweep: Sweep, wanted: int, interrupt: Interrupt) -> None:
     """Runs trials until `wanted` are finished, and prints the best setting.
 
     Raises:
-        UserError: what a user can correct.
+        UserError: a mistake that the user can correct.
         Interrupted: after a signal.
     """
     try:

@@ -25,7 +25,7 @@ from kdjax.runtime.errors import NotFiniteError, UserError
 from kdjax.train.metrics import Record
 
 PRUNED = (optuna.TrialPruned, NotFiniteError)
-"""What ends a trial, but not the sweep."""
+"""Errors that end a trial but not the sweep."""
 
 _SCORE = "test/accuracy/student"  # of the images held out
 _IDENTITY, _REASON = "identity", "reason"
@@ -39,12 +39,13 @@ def opened(
     """Locks a study for this process, and yields it with its storage.
 
     Args:
-        path: of the file, which is made if absent.
-        identity: what the study must have been started with, once a trial is finished.
+        path: the file's; it is made if it does not exist.
+        identity: settings that may not change once a trial is finished.
         warmup: the first epoch after which a trial may be pruned.
 
     Raises:
-        UserError: it is another sweep's or another process's, or damaged.
+        UserError: it belongs to another sweep, is in use by another process, or is
+            damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open(path.with_suffix(".lock"), "w") as lock, contextlib.ExitStack() as stack:
@@ -100,8 +101,8 @@ def next_trial(
         ranges: least and greatest value by parameter.
         seed: of the search.
     """
-    # Seeded by the number of finished trials: a study that was stopped samples what it
-    # would have sampled without the stop.
+    # Seeded by the number of finished trials, so that a stopped study continues with
+    # the samples that it would have had without the stop.
     seeds = np.random.SeedSequence([seed, len(finished(study))])
     study.sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]))
     stopped = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -115,7 +116,7 @@ def next_trial(
 def _continued(
     study: optuna.Study, storage: optuna.storages.RDBStorage, stopped: FrozenTrial
 ) -> optuna.Trial:
-    """Returns a trial that is marked as running, as one to report to."""
+    """Returns a trial that is marked as running in a form that takes reports."""
     study_id = storage.get_study_id_from_name(study.study_name)
     number = stopped.number
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
@@ -123,7 +124,7 @@ def _continued(
 
 
 def observer(trial: optuna.Trial, student: Stage) -> Observer:
-    """Returns what reports a student's accuracy and raises a member of `PRUNED`.
+    """Returns a function that reports the student's accuracy or prunes the trial.
 
     Of several seeds the first is reported.
     """
@@ -144,7 +145,7 @@ def observer(trial: optuna.Trial, student: Stage) -> Observer:
 
 
 def tell(trial: optuna.Trial, outcome: float | BaseException) -> None:
-    """Ends a trial with its accuracy, or the reason why it is pruned; prints a line."""
+    """Ends a trial with its accuracy or the reason for pruning it; prints a line."""
     if isinstance(outcome, BaseException):
         trial.set_user_attr(_REASON, str(outcome))
         trial.study.tell(trial, state=TrialState.PRUNED)

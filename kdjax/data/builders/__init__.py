@@ -2,8 +2,8 @@
 
 These builders write what the official ones write: the same names, versions, features,
 ids and order (PNG files may differ in bytes, never in pixels), so that a folder
-prepared by either can be read by both. Tiny ImageNet, which TFDS lacks, has a builder
-of its own.
+prepared by either can be read by both. Tiny ImageNet, which TFDS lacks, has its own
+builder.
 """
 
 from kdjax.data.builders.cifar import Cifar10, Cifar100

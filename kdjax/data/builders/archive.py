@@ -1,4 +1,4 @@
-"""Published archives: fetched or taken from a folder, and read with clear errors."""
+"""Published archives: downloaded or taken from a folder, read with clear errors."""
 
 import contextlib
 import pathlib
@@ -24,8 +24,8 @@ class FromArchive:
         """Makes a builder.
 
         Args:
-            archive_dir: a folder with the archives under their published names; None
-                downloads them.
+            archive_dir: a folder with the archives under their published names; None:
+                they are downloaded.
             **kwargs: for the TFDS builder.
         """
         self._archive_dir = archive_dir
@@ -51,7 +51,7 @@ class FromArchive:
                 )
             return path
         try:
-            # TFDS's ten retries take more than three minutes where the network is off.
+            # TFDS's ten retries take more than three minutes without a network.
             with private_names.tfds_retries(3):
                 return pathlib.Path(manager.download(url))
         except private_names.tfds_checksum_errors() as error:
@@ -65,7 +65,7 @@ class FromArchive:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-    """Turns what a damaged archive raises while it is read into a UserError."""
+    """Turns the errors of reading a damaged archive into a UserError."""
     try:
         yield
     except (

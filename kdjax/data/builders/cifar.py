@@ -22,7 +22,7 @@ _OfficialCifar100: Any = tfds.builder_cls("cifar100")
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What an archive holds.
+    """The content of an archive.
 
     Attributes:
         url: where it is published.
@@ -40,7 +40,7 @@ class _Layout:
 
 
 class _Cifar(FromArchive):
-    """Overrides what needs TensorFlow in the official builders."""
+    """Overrides the parts of the official builders that need TensorFlow."""
 
     info: Any
     _layout: ClassVar[_Layout]
@@ -113,7 +113,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """Returns a member's content; its size is stated before it.
 
     Raises:
-        ValueError: it is larger than anything that was published.
+        ValueError: it is larger than any published member.
     """
     limits.check_bytes(member.size, member.name)
     return cast(IO[bytes], archive.extractfile(member)).read()

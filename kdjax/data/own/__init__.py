@@ -1,4 +1,4 @@
-"""One's own data: folders of images, arrays, parquet, any data set of TFDS.
+"""One's own data: folders of images, arrays, parquet, any TFDS data set.
 
 found = describe({"name": "folder", "path": "photos"})
 data = open_own({"name": "folder", "path": "photos", "image_size": 64})

@@ -1,4 +1,4 @@
-"""Images that are decoded already: npz files, arrays in Python, other packages'."""
+"""Decoded images: npz files, arrays in Python, and data of other packages."""
 
 import hashlib
 import zipfile
@@ -28,19 +28,19 @@ def from_arrays(
     *,
     what: str = "arrays",
 ) -> ArrayData:
-    """Returns arrays as data, checked.
+    """Checks arrays and returns them as data.
 
     Args:
         images: uint8 `[N, H, W]` or `[N, H, W, C]`, C being 1 or 3.
         labels: `[N]` integers from 0, or names.
         test_images: as `images`, of the same height, width and channels.
         test_labels: as `labels`.
-        classes: names by label; None: what labels say.
-        what: the data set is called in messages.
+        classes: names by label; None: taken from the labels.
+        what: the data set's name in messages.
 
     Raises:
-        UserError: pixels that are not uint8, shapes or lengths that do not fit, test
-            images without labels, or labels as for `classes.encode`.
+        UserError: pixels are not uint8, shapes or lengths do not match, test images
+            have no labels, or labels are invalid (see `classes.encode`).
     """
     if (test_images is None) != (test_labels is None):
         raise UserError(f"{what}: test_images and test_labels belong together")
@@ -69,16 +69,17 @@ def from_arrays(
 def register_arrays(
     images: Any, labels: Any, test_images: Any = None, test_labels: Any = None
 ) -> str:
-    """Makes arrays known to this process as data of the kind 'arrays'.
+    """Registers arrays in this process as data of the kind 'arrays'.
 
     Args:
         images: uint8 `[N, H, W]` or `[N, H, W, C]`, C being 1 or 3.
         labels: `[N]` integers from 0, or names.
-        test_images: as `images`, of the same height, width and channels; None splits.
+        test_images: as `images`, of the same height, width and channels; None: a part
+            of the images.
         test_labels: as `labels`.
 
     Returns:
-        The path under which they are found: 'arrays-' and a hash of all of them.
+        The path under which they are found: 'arrays-' and a hash of all arrays.
 
     Raises:
         UserError: as for `from_arrays`.
@@ -95,14 +96,14 @@ def register_arrays(
 
 
 def registered(path: str) -> ArrayData:
-    """Returns the arrays that `register_arrays` made known.
+    """Returns the arrays that `register_arrays` has registered.
 
     Raises:
-        UserError: not in this process.
+        UserError: they are not registered in this process.
     """
     if path not in _registered:
         raise UserError(
-            f"data.path={path!r}: these arrays are not known to this process; give "
+            f"data.path={path!r}: these arrays are not known to this process; pass "
             "them to kdjax.data.own.register_arrays first, or save them as npz"
         )
     return _registered[path]
@@ -112,7 +113,8 @@ def read_npz(path: str) -> ArrayData:
     """Returns the arrays of an npz file.
 
     Raises:
-        UserError: no such file, no npz file, or one without images and labels.
+        UserError: the file does not exist, is not an npz file, or has no images or no
+            labels.
     """
     what, file = f"npz {path}", expand(path)
     if not file.is_file():
@@ -140,13 +142,13 @@ def read_npz(path: str) -> ArrayData:
 
 
 def from_entry(settings: OwnData) -> ArrayData:
-    """Returns what the function of an installed package returns.
+    """Returns the data that the function of an installed package returns.
 
-    It is called as `function(path, **options)` and returns images and labels, then
-    perhaps test images, test labels, and class names, as `from_arrays` takes them.
+    It is called as `function(path, **options)` and returns images and labels and, if
+    it has them, test images, test labels and class names, as for `from_arrays`.
 
     Raises:
-        UserError: it cannot be imported, or returns something else.
+        UserError: the function cannot be imported, or returns something else.
     """
     entry = entries()[settings.name]
     what = f"data source {settings.name!r} ({entry.value})"
@@ -155,7 +157,7 @@ def from_entry(settings: OwnData) -> ArrayData:
     except (ImportError, AttributeError) as error:
         raise UserError(f"{what} cannot be imported: {error}") from error
     if not callable(function):
-        raise UserError(f"{what} is no function (entry points {GROUP})")
+        raise UserError(f"{what} is not a function (entry points {GROUP})")
     found = function(settings.path, **settings.options)
     if not isinstance(found, tuple) or not 2 <= len(found) <= len(_KEYS):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Arrays kept in the user's cache folder, found again by what they were made from."""
+"""Arrays in the user's cache folder, under a hash of what they were made from."""
 
 import contextlib
 import hashlib
@@ -17,11 +17,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def path_of(kind: str, *made_from: Any) -> Path:
-    """Returns the file for arrays.
+    """Returns the path of a cached file.
 
     Args:
-        kind: what they are.
-        *made_from: plain data that decides them.
+        kind: a word for its content.
+        *made_from: plain data that determines the content.
     """
     text = json.dumps(made_from, sort_keys=True, default=_plain)
     return (
@@ -31,7 +31,7 @@ def path_of(kind: str, *made_from: Any) -> Path:
 
 
 def load(path: Path) -> Arrays | None:
-    """Returns the arrays of a file, or None if there is no whole one."""
+    """Returns the arrays of a file, or None if it is missing or damaged."""
     with (
         contextlib.suppress(
             OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
@@ -44,13 +44,13 @@ def load(path: Path) -> Arrays | None:
 
 
 def keep(path: Path, arrays: Arrays) -> None:
-    """Writes a file whole, or not at all where there is no place for it."""
+    """Writes a file atomically, or not at all if it cannot be written."""
     with contextlib.suppress(OSError):  # the cache only saves time
         write_arrays(path, arrays)
 
 
 def _plain(value: Any) -> Any:
-    """Returns an array's hash: positions count, but need not be written out."""
+    """Returns a hash in place of an array, which would make a long text."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
     raise TypeError(f"{type(value).__name__} decides no arrays")

@@ -1,4 +1,4 @@
-"""Class names and labels: made whole numbers, and checked."""
+"""Checks class names and labels, and converts labels to integers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,37 +9,37 @@ from kdjax.runtime.errors import UserError
 
 
 def check_names(names: Sequence[str], what: str) -> None:
-    """Raises UserError unless there are two classes or more, of distinct names.
+    """Raises UserError unless there are two or more classes with distinct names.
 
     Args:
         names: of all classes.
-        what: the data set is called in messages.
+        what: the data set's name in messages.
     """
     if len(names) < 2:
-        found = f"one class alone ({names[0]!r})" if names else "no class"
+        found = f"only one class ({names[0]!r})" if names else "no class"
         raise UserError(f"{what} has {found}; a classifier needs two or more")
     by_case: dict[str, str] = {}
     for name in names:
         other = by_case.setdefault(name.casefold(), name)
         if other != name:
             raise UserError(
-                f"{what}: the classes {other!r} and {name!r} differ in case alone; "
+                f"{what}: the classes {other!r} and {name!r} differ in case only; "
                 "rename or merge them"
             )
         if list(names).count(name) > 1:
-            raise UserError(f"{what}: the class name {name!r} comes twice")
+            raise UserError(f"{what}: the class name {name!r} occurs twice")
 
 
 def check_counts(
     train: np.ndarray, test: np.ndarray | None, names: Sequence[str], what: str
 ) -> None:
-    """Raises UserError for labels out of range, or a class without training images.
+    """Raises UserError for labels out of range or classes without training images.
 
     Args:
         train: integers `[N]`.
         test: integers `[N]`.
         names: of all classes.
-        what: the data set is called in messages.
+        what: the data set's name in messages.
     """
     for part, labels in (("training", train), ("test", test)):
         if labels is None:
@@ -68,17 +68,17 @@ def encode(
     names: Sequence[str] | None,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Returns labels as int32 and the names of their classes, checked.
+    """Checks labels; returns them as int32, and the names of the classes.
 
     Args:
         train: integers from 0, or names, `[N]`.
         test: the same kind.
-        names: of the classes by label; None: the sorted names that labels are, or
+        names: of the classes by label; None: the sorted names that occur as labels, or
             numbers up to the largest label.
-        what: the data set is called in messages.
+        what: the data set's name in messages.
 
     Raises:
-        UserError: labels of another kind, or as for the checks of this module.
+        UserError: the labels are of another kind or fail the checks of this module.
     """
     parts = [plain(train, f"{what}: labels")]
     if test is not None:
@@ -94,7 +94,7 @@ def encode(
             for name in np.unique(part):
                 if str(name) not in number:
                     raise UserError(
-                        f"{what}: label {str(name)!r} is none of the classes "
+                        f"{what}: label {str(name)!r} is not one of the classes "
                         f"{', '.join(known)}"
                     )
         parts = [np.array([number[str(n)] for n in p], np.int32) for p in parts]
@@ -130,15 +130,15 @@ def plain(labels: Any, what: str) -> np.ndarray:
     """Returns labels as an array of integers or of strings, `[N]`.
 
     Raises:
-        UserError: they are of another kind or shape.
+        UserError: the labels are of another kind or shape.
     """
     try:
         labels = np.asarray(labels)
     except ValueError as error:
-        raise UserError(f"{what} are not one integer or name an image") from error
+        raise UserError(f"{what} must be one integer or name per image") from error
     if labels.ndim != 1:
         raise UserError(
-            f"{what} have the shape {labels.shape}; give one integer or name an image"
+            f"{what} have the shape {labels.shape}; give one integer or name per image"
         )
     if labels.dtype.kind == "S" or (
         labels.dtype.kind == "O" and all(isinstance(one, str | bytes) for one in labels)

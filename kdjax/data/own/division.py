@@ -1,4 +1,4 @@
-"""Which of one's own images are trained on, and which are tested."""
+"""Splits one's own images into training, validation and test images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Division:
         test: int32 `[M]`, ascending: of the test images, or of the training images
             where `held`.
         held: whether test images are taken from the training images.
-        note: says how.
+        note: a line for the user on how they are taken.
     """
 
     train: np.ndarray
@@ -35,16 +35,16 @@ def divide(
     train: np.ndarray,
     test: np.ndarray | None,
 ) -> Division:
-    """Returns which images are used for what: subsets are fixed and stratified.
+    """Returns the training and the test images; subsets are fixed and stratified.
 
     Args:
         settings: sizes, validation and the share of the test images.
         classes: their names by label.
         train: labels `[N]`; -1 where an image cannot be read.
-        test: labels `[M]` of the test images, None where there are none.
+        test: labels `[M]` of the test images; None: there are none.
 
     Raises:
-        UserError: a size that is not between 1 and the split's, or a class without
+        UserError: a size is not between 1 and that of the split, or a class has no
             training images.
     """
     what = settings.label

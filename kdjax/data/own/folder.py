@@ -18,7 +18,7 @@ from kdjax.runtime.files import expand
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
-"""Names of the folders of splits; of several test folders the first is taken."""
+"""Names of the splits' folders; of several test folders the first is used."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Files:
     """Image files as records.
 
     Attributes:
-        split: what part they are, for messages.
+        split: the name of their split, for messages.
         root: the folder.
         names: paths within it.
         classes: int32 `[N]`.
@@ -41,7 +41,7 @@ class Files:
         return len(self.names)
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
-        """Returns files' contents; in place of one that cannot be read, the reason."""
+        """Returns the files' contents, or the error for a file that cannot be read."""
         return [self._one(int(number)) for number in numbers]
 
     def labels(self) -> np.ndarray:
@@ -49,7 +49,7 @@ class Files:
         return self.classes
 
     def damaged(self, what: str) -> UserError:
-        """Returns the error for files of which none can be read."""
+        """Returns the error for the case that no file can be read."""
         return UserError(f"folder {self.root}: {what}")
 
     def _one(self, number: int) -> Example | Exception:
@@ -71,9 +71,9 @@ def read(path: str) -> EncodedData:
     """Returns the images of a folder, sorted by class and name; opens no file.
 
     Raises:
-        UserError: no such folder, or one that is not made of class folders; an empty
-            class, one class alone, two that differ in case alone, or a class that is in
-            test but not in training.
+        UserError: the folder does not exist or has no class folders; or a class is
+            empty, is the only one, differs from another only in upper and lower case,
+            or occurs in test but not in training.
     """
     root = expand(path)
     label = f"folder {path}"
@@ -120,7 +120,7 @@ def read(path: str) -> EncodedData:
 
 
 def _splits(root: Path) -> tuple[Path, list[Path]]:
-    """Returns the folder of the training classes, and those of test classes."""
+    """Returns the folder of the training classes and the folders of test classes."""
     inside = {name.casefold(): root / name for name in subfolders(root)}
 
     def split(names: Sequence[str]) -> list[Path]:
@@ -193,13 +193,13 @@ def _without_classes(folder: Path) -> str:
 def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
         status = entry.stat()
-    except OSError:  # a link to nothing: named when it is read
+    except OSError:  # a broken link: reported when it is read
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
 def contents(folder: Path) -> str:
-    """Says what a folder holds."""
+    """Describes the content of a folder in words."""
     with os.scandir(folder) as entries:
         suffixes = Counter(
             os.path.splitext(entry.name)[1].casefold() or "no suffix"

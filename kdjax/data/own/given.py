@@ -1,4 +1,4 @@
-"""What a reader of one's own data returns: encoded records, or arrays."""
+"""The results of readers of one's own data: encoded records, or arrays."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ from kdjax.data.streaming.encoded import Records
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedData:
-    """Encoded images on disk, not yet looked into.
+    """Encoded images on disk, not yet read.
 
     Attributes:
-        train: the training images, or all where there are no test images.
-        test: the test images, if there are some.
+        train: the training images, or all images if there are no test images.
+        test: the test images, or None.
         classes: their names by label.
-        stamp: a hash of place, names, sizes and times of all files: for caches.
+        stamp: a hash of path, names, sizes and times of all files, for caches.
         note: a line for the user, or ''.
     """
 
@@ -30,8 +30,8 @@ class ArrayData:
     """Decoded images in memory.
 
     Attributes:
-        train: the training images, or all where there are no test images.
-        test: the test images, if there are some.
+        train: the training images, or all images if there are no test images.
+        test: the test images, or None.
         classes: their names by label.
     """
 

@@ -1,8 +1,8 @@
-"""Varied training images on the host, for data that is streamed; without JAX.
+"""Augmentation on the host, for streamed training images; without JAX.
 
-The options are those of `vary.Vary`, which does the same on the device; the random
-numbers are others. What an image looks like is a pure function of (stream seed, epoch,
-index) and the file.
+The options are those of `vary.Vary`, which does the same on the device with other
+random numbers. The result is a pure function of (stream seed, epoch, index) and the
+file.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ _FURTHER = 6  # rows and columns of a shift, the angle, three strengths of colou
 
 @dataclasses.dataclass(frozen=True)
 class HostVary:
-    """How streamed training images are varied.
+    """The augmentation of streamed training images.
 
     Attributes:
-        crop: see `Vary`, as all others.
+        crop: see `Vary`, also for the others.
         padding: 'reflect' or 'zero'.
         flip: whether half of the images are mirrored.
         rotate: degrees.
-        area: smallest and largest part of the image's area; () takes its middle.
+        area: smallest and largest part of the image's area; (): its middle part.
         ratio: smallest and largest width over height of that part.
         jitter: strengths of brightness, contrast and saturation, or ().
         channels: of the images.
     """
 
-    # The first numbers are those that `Crop` draws.
+    # The first random numbers are those that `Crop` uses.
     DRAWS: ClassVar[int] = Crop.DRAWS + _FURTHER
     crop: int = 0
     padding: str = "reflect"
@@ -45,7 +45,7 @@ class HostVary:
     channels: int = 3
 
     def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """Returns an encoded image as training sees it.
+        """Returns an encoded image decoded and augmented for training.
 
         Args:
             content: an image file.
@@ -72,7 +72,7 @@ class HostVary:
                 return pixels.cover(pixels.convert(image, self.channels), size, size)
             crop = Crop((self.area[0], self.area[1]), (self.ratio[0], self.ratio[1]))
             mode = "L" if self.channels == 1 else "RGB"
-            # A JPEG that needs no turning may be decoded at a part of its resolution.
+            # A JPEG that is not rotated may be decoded at a part of its resolution.
             if image.mode not in ("L", "RGB") or pixels.is_turned(image):
                 image = pixels.convert(image, self.channels)
             return crop.cut(image, size, uniform[: Crop.DRAWS], mode)

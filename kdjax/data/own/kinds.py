@@ -1,4 +1,4 @@
-"""What kinds of data there are, and the reader of each."""
+"""The kinds of data, and the reader of each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from kdjax.runtime.settings import build
 
 
 def parse(settings: Mapping[str, Any] | OwnData) -> OwnData:
-    """Returns the settings of a config's data section; its augmentation is left out.
+    """Returns the settings of a config's data section, without its augmentation.
 
     Raises:
-        UserError: an unknown key, or a value of another type or out of range.
+        UserError: a key is unknown, or a value has another type or is out of range.
     """
     if isinstance(settings, OwnData):
         return settings
@@ -24,10 +24,10 @@ def parse(settings: Mapping[str, Any] | OwnData) -> OwnData:
 
 
 def read(settings: OwnData) -> EncodedData | ArrayData:
-    """Returns what lies at the settings' path.
+    """Returns the data at the settings' path.
 
     Raises:
-        UserError: nothing, or something else than the kind.
+        UserError: there is nothing, or data of another kind.
     """
     if settings.name not in KINDS:
         return arrays.from_entry(settings)
@@ -46,7 +46,7 @@ def find_kind(path: str) -> str:
     """Returns the kind of data at a path: 'folder', 'npz' or 'parquet'.
 
     Raises:
-        UserError: there is nothing, or something else.
+        UserError: there is nothing, or data of no known kind.
     """
     place = expand(path)
     if not place.exists():

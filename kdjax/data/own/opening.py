@@ -1,4 +1,4 @@
-"""Opens one's own data: in memory, or streamed where it is beyond a share of it."""
+"""Opens one's own data: in memory, or streamed if it needs more than a share of it."""
 
 import dataclasses
 import functools
@@ -42,13 +42,13 @@ def open_own(
 
     Args:
         settings: a config's data section.
-        vary: how training images are varied if they are streamed; None: not at all.
+        vary: the augmentation of streamed training images; None: none.
 
     Returns:
-        The data set in memory, or one that is read while it is used.
+        The data set in memory, or one that is read during training.
 
     Raises:
-        UserError: what was found is not what the settings say: see the messages.
+        UserError: the data does not match the settings.
     """
     own = parse(settings)
     data = read(own)
@@ -74,7 +74,7 @@ def _resident(own: OwnData, plan: Plan) -> Dataset:
     for records, known, numbers in plan.parts:
         if id(records) not in decoded:
             used = np.concatenate([n for r, _, n in plan.parts if r is records])
-            # All of them where it is little more: other sizes find them in the cache.
+            # All of them if that is little more: other sizes find them in the cache.
             every = np.flatnonzero(known.labels >= 0)
             taken = every if 2 * len(used) >= len(every) else np.sort(used)
             found = decode(
@@ -135,7 +135,7 @@ def _streamed(own: OwnData, plan: Plan, vary: HostVary) -> Streamed:
 
 
 def square_view(content: bytes, size: int, channels: int) -> np.ndarray:
-    """Returns an encoded image as evaluation sees it, `[size, size, channels]`."""
+    """Returns an image decoded for evaluation, `[size, size, channels]`."""
     return pixels.view(content, (size, size, channels))
 
 
@@ -199,7 +199,7 @@ def _say_size(own: OwnData, plan: Plan, resident: bool) -> None:
 
 
 def _tell(own: OwnData, lines: Sequence[str]) -> None:
-    """Names what cannot be read, or stops."""
+    """Prints a line for each image that cannot be read, or raises UserError."""
     if lines and own.broken == "stop":
         raise UserError(
             f"{own.label}: {lines[0]} (cannot be read); data.broken=skip leaves it out"

@@ -30,15 +30,15 @@ _BATCH = 64  # rows that are unpacked at once
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unpacked:
-    """Images of parquet rows, one after the other in a file.
+    """Images of parquet rows, concatenated in a file.
 
     Attributes:
-        split: what part they are, for messages.
+        split: the name of their split, for messages.
         path: the file.
         ends: where each image ends, int64 `[N]`.
         classes: int32 `[N]`.
-        names: of the files that rows were made from, or ''.
-        source: what they were unpacked from, for messages.
+        names: the rows' original file names, or ''.
+        source: the files they were unpacked from, for messages.
     """
 
     split: str
@@ -52,7 +52,7 @@ class Unpacked:
         return len(self.ends)
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
-        """Returns rows; in place of one that cannot be read, the reason."""
+        """Returns the rows, or the error for a row that cannot be read."""
         found: list[Example | Exception] = []
         with open(self.path, "rb") as file:
             for number in map(int, numbers):
@@ -68,15 +68,15 @@ class Unpacked:
         return self.classes
 
     def damaged(self, what: str) -> UserError:
-        """Returns the error for rows of which none can be read."""
+        """Returns the error for the case that no row can be read."""
         return UserError(f"{self.source}: {what}")
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:
-    """Returns the parquet files at a path by split; nothing if there are none.
+    """Returns the parquet files at a path by split; an empty result if there are none.
 
-    Files are told apart by how their names begin, or by their folders' names; if none
-    is of training, all are.
+    The beginning of a file's name, or its folder's name, determines its split. If there
+    are no training files, all files are training files.
     """
     if path.is_file():
         return {"train": [path]}
@@ -103,7 +103,8 @@ def read(settings: OwnData) -> EncodedData:
     """Returns the images of parquet files.
 
     Raises:
-        UserError: pyarrow is missing, no such files, or columns that do not fit.
+        UserError: pyarrow is not installed, there are no such files, or columns are
+            missing or of another type.
     """
     path, label = expand(settings.path), settings.label
     if not path.exists():
@@ -112,7 +113,7 @@ def read(settings: OwnData) -> EncodedData:
     if not files:
         raise UserError(f"{label}: there are no parquet files in it or in its data/")
     train, names = _labels(settings, files["train"])
-    # The labels of many published test sets are secret, -1: then validation stands in.
+    # Many published test sets have secret labels, -1: then validation is used instead.
     tests = {
         split: _labels(settings, files[split])[0]
         for split in SPLITS[1:]

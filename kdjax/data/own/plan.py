@@ -179,7 +179,7 @@ def array_shape(own: OwnData, data: ArrayData) -> tuple[int, int, int]:
 
 
 def content_of(plan: Plan, way: str) -> str:
-    """Returns a hash of all that decides pixels and labels, wherever files lie."""
+    """Returns a hash of all that decides pixels and labels, wherever the files are."""
     decided = [VERSION, pixels.VERSION, way, plan.shape]
     content = hashlib.sha256(json.dumps(decided).encode())
     for _, known, numbers in plan.parts:
@@ -191,5 +191,5 @@ def content_of(plan: Plan, way: str) -> str:
 
 def fits(own: OwnData, plan: Plan) -> bool:
     """Returns whether decoded images are within the share of the memory."""
-    # Of all memory, not of what is free just now: it decides a fingerprint.
+    # Of all memory, not of the free memory: the result is part of fingerprints.
     return plan.bytes <= own.memory_share * memory()

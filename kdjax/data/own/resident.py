@@ -1,4 +1,4 @@
-"""Decoded images in memory, and what training images are like on average."""
+"""Decoded images in memory, and the mean and deviation of training images."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ class Decoded:
     """Images of some records.
 
     Attributes:
-        numbers: which records they are, ascending: those that can be read.
+        numbers: the records' numbers, ascending; only those that can be read.
         images: uint8 `[N, H, W, C]`.
         labels: int32 `[N]`.
-        broken: lines that say what cannot be read and why, by number.
+        broken: by number, a line on what cannot be read and why.
     """
 
     numbers: np.ndarray
@@ -37,14 +37,14 @@ def decode(
     stamp: str,
     label: str,
 ) -> Decoded:
-    """Returns images as evaluation sees them, from the cache if they are the same.
+    """Returns images decoded for evaluation, from the cache if the files are unchanged.
 
     Args:
-        records: to read.
-        numbers: which, ascending.
+        records: all records.
+        numbers: of the records to read, ascending.
         shape: height, width and channels.
-        stamp: of the files; see `EncodedData`.
-        label: what the data set is called in messages.
+        stamp: the files'; see `EncodedData`.
+        label: the data set's name in messages.
     """
     path = cache.path_of("images", pixels.VERSION, stamp, records.split, shape, numbers)
     arrays = cache.load(path)
@@ -61,11 +61,11 @@ def decode(
 
 
 def choose(decoded: Decoded, numbers: np.ndarray) -> tuple[Split, list[str]]:
-    """Returns the images of some of the decoded records, and what cannot be read.
+    """Returns the images of some of the decoded records.
 
     Args:
-        decoded: of these records and perhaps others.
-        numbers: ascending.
+        decoded: these records and possibly others.
+        numbers: of the records to return, ascending.
     """
     lines = [decoded.broken[n] for n in map(int, numbers) if n in decoded.broken]
     if np.array_equal(decoded.numbers, numbers):
@@ -88,7 +88,9 @@ def _decode(
                     raise example
                 images[row] = pixels.view(example.content, shape)
                 labels[row] = example.label
-            except Exception as error:  # PIL raises many kinds for damaged files
+            except (
+                Exception
+            ) as error:  # PIL raises many kinds of errors for damaged files
                 number = int(numbers[row])
                 broken[number] = describe(records, number, example, error)
         return broken
@@ -109,7 +111,7 @@ def _decode(
 
 
 def count_values(images: np.ndarray) -> np.ndarray:
-    """Returns how often each channel has each value, integers `[C, 256]`.
+    """Counts how often each channel has each value; integers `[C, 256]`.
 
     Args:
         images: uint8 `[..., C]`.
@@ -130,8 +132,8 @@ def statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel, on the scale 0 to 1.
 
-    Pixels are counted by value, so that the sums are exact whatever their number; a
-    constant channel has the deviation 1, by which it can be divided.
+    Pixels are counted by value, so that the sums are exact for any number of pixels.
+    The deviation of a constant channel is returned as 1, so that one can divide by it.
 
     Args:
         counts: how often each channel has each value, integers `[C, 256]`.
@@ -141,7 +143,7 @@ def statistics(
     for count in counts:
         total = int(count.sum())
         first, second = int(count @ values), int(count @ values**2)
-        # In whole numbers, of any size, up to the last division.
+        # In integers of any size, up to the last division.
         variance = (total * second - first**2) / total**2
         means.append(first / total / 255)
         deviations.append(variance**0.5 / 255 or 1.0)

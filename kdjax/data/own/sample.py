@@ -1,4 +1,4 @@
-"""Mean and deviation of streamed images: of a fixed part of them, decoded once."""
+"""Mean and deviation of streamed images, from a fixed sample that is decoded once."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from kdjax.data.streaming.encoded import Example, Records
 from kdjax.data.subsets import stratified
 
 MOST = 10_000
-"""Images that are looked at: the mean's standard error is then 1 % of the deviation."""
+"""Images in the sample: the mean's standard error is then 1 % of the deviation."""
 
 
 def streamed_statistics(
@@ -25,11 +25,11 @@ def streamed_statistics(
 
     Args:
         records: the training images.
-        numbers: which of them are used; of more than `MOST` a stratified part counts.
+        numbers: those that are used; of more than `MOST` a stratified sample is taken.
         labels: of all records.
         shape: height, width and channels.
-        stamp: of the files; see `EncodedData`.
-        label: what the data set is called in messages.
+        stamp: the files'; see `EncodedData`.
+        label: the data set's name in messages.
     """
     chosen = np.sort(numbers[stratified(labels[numbers], min(MOST, len(numbers)))])
     path = cache.path_of("mean", pixels.VERSION, stamp, records.split, shape, chosen)
@@ -43,7 +43,7 @@ def streamed_statistics(
                 try:
                     if isinstance(example, Example):
                         total += count_values(pixels.view(example.content, shape))
-                except Exception:  # told when it is trained on
+                except Exception:  # reported when it is trained on
                     continue
             return total
 

@@ -1,4 +1,4 @@
-"""The settings of one's own data, with every default, and the kinds there are."""
+"""The settings of one's own data with their defaults, and the kinds of data."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,29 +19,31 @@ BROKEN = ("skip", "stop")
 
 @dataclasses.dataclass(frozen=True)
 class OwnData:
-    """A data set of one's own, and how it is read.
+    """The settings of a data set of one's own.
 
     Attributes:
         name: its kind: one of `KINDS`, or an entry point's name.
-        path: of the folder or file; of 'tfds' the data set's name as TFDS knows it
-            ('name', 'name/config', 'name:version'); of 'arrays' what
-            `register_arrays` returned; an entry point's function takes it as it is.
-        dir: of 'tfds' the folder of all data sets; None is the one TFDS uses.
-        image_size: height and width of what networks see; None takes the median of
-            the images' shorter sides, 224 at the most, and arrays as they are.
-        test_share: of the images, kept from training where there are no test images.
+        path: the folder or file; for 'tfds' the data set's name in TFDS ('name',
+            'name/config', 'name:version'); for 'arrays' the result of
+            `register_arrays`; passed unchanged to an entry point's function.
+        dir: for 'tfds' the folder of all data sets; None: TFDS's default folder.
+        image_size: height and width of the networks' inputs; None: the median of the
+            images' shorter sides, at most 224, and for arrays their own size.
+        test_share: the share of the images that is used as test images if there are
+            none.
         image_column: column or feature of the images ('parquet', 'tfds').
         label_column: column or feature of the labels ('parquet', 'tfds').
-        memory_share: of the machine's memory that decoded images may take; a larger
-            data set is read while it is used.
-        broken: 'skip' names a file that cannot be read and continues without it, 'stop'
-            ends the run.
-        workers: processes that read a data set beyond memory; 0 takes threads.
-        train_size: take that many training images; None takes all.
-        test_size: take that many test images; None takes all.
-        validation: if positive, this many images leave the training set and replace the
-            test images.
-        normalise: whether mean and deviation are the training images', or 0 and 1.
+        memory_share: the share of the machine's memory that decoded images may take; a
+            larger data set is streamed during training.
+        broken: what happens to a file that cannot be read: 'skip' prints a line and
+            continues without it, 'stop' ends the run.
+        workers: the processes that read a streamed data set; 0: threads.
+        train_size: the number of training images; None: all.
+        test_size: the number of test images; None: all.
+        validation: if positive, this many images are removed from the training set and
+            replace the test images.
+        normalise: whether images are normalised by the mean and deviation of the
+            training images, or not at all.
         options: further arguments of an entry point's function.
     """
 
@@ -65,7 +67,7 @@ class OwnData:
         if not is_own(self.name):
             raise unknown("kind of data", self.name, names())
         if not self.path and self.name in KINDS:
-            raise UserError(f"data.path is missing: what {self.name!r} is to be read")
+            raise UserError(f"data.path is missing: the path of the {self.name!r} data")
         for key, value, kind in (
             ("dir", self.dir, str),
             ("image_size", self.image_size, int),
@@ -91,7 +93,7 @@ class OwnData:
 
     @property
     def label(self) -> str:
-        """What messages call the data set: its kind and path."""
+        """The data set's name in messages: its kind and path."""
         return f"{self.name} {self.path}".strip()
 
 

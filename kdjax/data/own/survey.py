@@ -1,4 +1,4 @@
-"""A look at every file once: its hash, size and colours; no pixel is decoded."""
+"""Reads every file once for its hash, size and colours; no pixel is decoded."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from kdjax.data.own import cache
 from kdjax.data.streaming.encoded import Example, Records
 from kdjax.runtime import console
 
-_VERSION = 1  # raised when the same files would give other results
-_CHUNK = 64  # records that a thread takes at once
+_VERSION = 1  # raised when the results for the same files change
+_CHUNK = 64  # records per task of a thread
 _DIGEST = 16  # bytes
 
 T = TypeVar("T")
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Survey:
-    """What is known of records without decoding them.
+    """Properties of records that are known without decoding them.
 
     Attributes:
         labels: int32 `[N]`; -1 where an image cannot be read.
         digests: hashes of the encoded images, uint8 `[N, 16]`.
         sizes: height and width as viewers show them, int32 `[N, 2]`.
-        grey: which are stored without colours, bool `[N]`.
+        grey: whether a record is stored without colours, bool `[N]`.
         broken: why an image cannot be read, by number.
     """
 
@@ -43,12 +43,12 @@ class Survey:
 
 
 def survey(records: Records, stamp: str, label: str) -> Survey:
-    """Returns what is known of records, from the cache if the files are the same.
+    """Returns the properties of records, from the cache if the files are unchanged.
 
     Args:
-        records: to look at.
-        stamp: of the files; see `EncodedData`.
-        label: what the data set is called in messages.
+        records: all records.
+        stamp: the files'; see `EncodedData`.
+        label: the data set's name in messages.
     """
     path = cache.path_of("survey", _VERSION, stamp, records.split, len(records))
     arrays = cache.load(path)
@@ -85,7 +85,9 @@ def _look(records: Records, label: str) -> cache.Arrays:
                     sizes[number] = pixels.upright_size(image)
                     grey[number] = pixels.is_grey(image)
                 labels[number] = example.label
-            except Exception as error:  # PIL raises many kinds for damaged files
+            except (
+                Exception
+            ) as error:  # PIL raises many kinds of errors for damaged files
                 broken[int(number)] = describe(records, int(number), example, error)
         return broken
 
@@ -116,10 +118,10 @@ def describe(
 def in_threads(
     function: Callable[[np.ndarray], T], numbers: np.ndarray, label: str
 ) -> Iterator[T]:
-    """Calls a function for chunks of records on all cores, and shows how far it is.
+    """Calls a function for chunks of records on all cores, and shows the progress.
 
     Yields:
-        What it returns, in order.
+        Its results, in order.
     """
     chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
     with (

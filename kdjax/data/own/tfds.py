@@ -1,4 +1,4 @@
-"""Any data set that TFDS prepared as array_record: what it is, from its own files."""
+"""Any data set that TFDS has prepared as array_record, read from its files."""
 
 import json
 from typing import Any
@@ -16,7 +16,8 @@ def read(settings: OwnData) -> EncodedData:
     """Returns the images of a prepared data set.
 
     Raises:
-        UserError: it is not there or damaged, or has no such features or splits.
+        UserError: the data set is missing or damaged, or has no such features or
+            splits.
     """
     name, _, version = settings.path.partition(":")
     prepared = tfds_files.locate(
@@ -59,7 +60,7 @@ def _check(features: dict[str, Any], name: str, kind: str, label: str) -> None:
 def _classes(
     prepared: tfds_files.Prepared, features: dict[str, Any], name: str
 ) -> tuple[str, ...]:
-    """Returns the classes' names, or their numbers where they have none."""
+    """Returns the classes' names, or their numbers if they have no names."""
     file = prepared.path / f"{name}.labels.txt"
     if file.exists():
         return tuple(file.read_text().splitlines())

@@ -12,24 +12,24 @@ from kdjax.data.own.host_vary import HostVary
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
 
-_ATTEMPTS = 10  # to find a part with the drawn area and ratio, as in `streaming.crop`
+_ATTEMPTS = 10  # to find a part with the sampled area and ratio, as in `streaming.crop`
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL makes grey of RGB
 
 
 @dataclasses.dataclass(frozen=True)
 class Vary:
-    """How training images of one's own are varied, in this order.
+    """The augmentation of one's own training images, in this order.
 
     Attributes:
         area: smallest and largest part of the image's area that is cut out at random
-            and scaled to the whole; () or (1, 1) cuts nothing.
+            and resized to the whole; () or (1, 1): no random part.
         ratio: smallest and largest width over height of that part.
-        crop: see `Augment`, as padding, flip and rotate.
+        crop: see `Augment`, also for padding, flip and rotate.
         padding: 'reflect' or 'zero'.
         flip: whether half of the images are mirrored.
         rotate: the largest angle in degrees.
         jitter: strengths of brightness, contrast and saturation, each from 0 to 1, in
-            this order; a factor is drawn from 1 - strength to 1 + strength. () is none.
+            this order; a factor is sampled from 1 - strength to 1 + strength. (): none.
 
     Images in memory are cut to the networks' size first, so `area` is a share of that
     middle part; streamed images are cut out of the whole file.
@@ -73,15 +73,15 @@ class Vary:
 
     @property
     def varies(self) -> bool:
-        """Whether images look different in every epoch."""
+        """Whether images differ from epoch to epoch."""
         return self._plain().varies or self.cuts or any(self.jitter)
 
     def apply(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Returns varied images; without `area` and `jitter` those of `Augment`.
+        """Returns augmented images; without `area` and `jitter` those of `Augment`.
 
         Args:
             images: `[batch, height, width, channels]`, uint8.
-            keys: `[batch]` keys; an image's variation depends on its own key alone.
+            keys: `[batch]` random keys; an image's result depends on its own key only.
 
         Returns:
             The same shape; uint8, or float32 from 0 to 255 after a change that
@@ -97,7 +97,7 @@ class Vary:
         return images
 
     def on_host(self) -> HostVary:
-        """Returns the same variation for streamed images."""
+        """Returns the same augmentation for streamed images."""
         options = dataclasses.asdict(self)
         return HostVary(**{**options, "area": self.area if self.cuts else ()})
 

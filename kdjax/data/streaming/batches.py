@@ -29,13 +29,22 @@ class HostBatch:
 
 
 class Varied(Protocol):
-    """How training images are cut out and varied on the host."""
+    """The augmentation of training images on the host."""
 
     DRAWS: ClassVar[int]
-    """How many uniform numbers decide what one example looks like."""
+    """The number of uniform random numbers for one example."""
 
     def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """Returns an encoded image as training sees it, uint8 `[size, size, C]`."""
+        """Returns an image decoded and augmented for training.
+
+        Args:
+            content: the encoded image.
+            size: height and width of the result.
+            uniform: random numbers in [0, 1).
+
+        Returns:
+            uint8 `[size, size, C]`.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +59,7 @@ class BatchMaker:
         seed: of the stream.
         epoch: counted from 0.
         channels: of the images.
-        evaluation: makes test images of contents and `size`.
+        evaluation: makes test images from contents and `size`.
     """
 
     examples: Records
@@ -89,7 +98,7 @@ class BatchMaker:
         """Writes an example into `image` and returns the example that was used.
 
         A training example that cannot be read is replaced by the next readable one of
-        the set, with the crop of the first: the result depends on the files alone.
+        the set, with the crop of the first, so the result depends on the files only.
         """
         position = index
         for _ in range(min(_PATIENCE, len(self.numbers))):
@@ -99,7 +108,9 @@ class BatchMaker:
                 # The crop of `index`, also for the image of a later position.
                 image[:] = self._view(example.content, index)
                 return example
-            except Exception as error:  # PIL raises many kinds for damaged files
+            except (
+                Exception
+            ) as error:  # PIL raises many kinds of errors for damaged files
                 name = "" if isinstance(example, Exception) else f" ({example.name})"
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 record = f"{self.examples.split} record {self.numbers[position]}{name}"

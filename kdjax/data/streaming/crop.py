@@ -1,6 +1,6 @@
 """Random resized crops of encoded photographs, on the host: ImageNet's augmentation.
 
-What a crop looks like is a pure function of (stream seed, epoch, index) and the file.
+A crop is a pure function of (stream seed, epoch, index) and the file.
 """
 
 import dataclasses
@@ -16,25 +16,25 @@ from kdjax.runtime.errors import UserError
 
 _ATTEMPTS = 10
 _DRAWS = 3 + 2 * _ATTEMPTS  # left, top and flip; area and ratio of each attempt
-_DOMAIN = 0x6B646A6178  # 'kdjax': no other use of the seed shares these numbers
+_DOMAIN = 0x6B646A6178  # 'kdjax': other uses of the seed have other numbers
 _EVALUATION = 256 / 224  # shorter side of the resized image over the side of the crop
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """How training images are cut out, scaled and mirrored.
+    """Random crops of training images, scaled and mirrored.
 
     Attributes:
         area: smallest and largest part of the image's area.
         ratio: smallest and largest width over height.
         flip: whether half of the crops are mirrored.
-        random: False cuts training images as in evaluation: the centre crop.
+        random: False: the centre crop, as in evaluation.
 
     Reference: C. Szegedy et al., "Going Deeper with Convolutions", 2015 (the crop with
     8 % to 100 % of the area); ten attempts and the central fallback are torchvision's.
 
     **Deviations**: pixels just outside the crop take part in the interpolation at its
-    border, where torchvision cuts first; and a crop of at least twice the wanted size
+    border, where torchvision crops first; and a crop of at least twice the output size
     is decoded at a half, a quarter or an eighth of the resolution.
     """
 
@@ -58,7 +58,7 @@ class Crop:
 
     @property
     def varies(self) -> bool:
-        """Whether images look different in every epoch."""
+        """Whether images differ from epoch to epoch."""
         return self.random
 
     def box(
@@ -88,7 +88,7 @@ class Crop:
         return (width - w) // 2, (height - h) // 2, w, h
 
     def training(self, content: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """Returns an image as training sees it.
+        """Returns an image decoded and augmented for training.
 
         Args:
             content: an encoded image, such as a JPEG file.
@@ -136,7 +136,7 @@ class Crop:
 def sample_uniform(
     seed: int, epoch: int, index: int, count: int = _DRAWS
 ) -> np.ndarray:
-    """Returns the numbers in [0, 1) that decide what one example looks like.
+    """Returns the random numbers in [0, 1) for the crop of one example.
 
     Raw bits of a counter-based generator: NumPy promises them for every version.
 
@@ -144,7 +144,7 @@ def sample_uniform(
         seed: of the stream, from 0 to 2**64 - 1.
         epoch: counted from 0.
         index: the example's position in the training set.
-        count: how many; the first ones do not depend on it.
+        count: how many numbers; the first ones do not depend on it.
     """
     key = np.array([seed, _DOMAIN], np.uint64)
     # Philox increments the first word for every block of numbers; the others are free.
@@ -155,7 +155,7 @@ def sample_uniform(
 
 
 def evaluation(content: bytes, size: int) -> np.ndarray:
-    """Returns an image as evaluation sees it: the centre of the scaled image.
+    """Returns an image decoded for evaluation: the centre of the scaled image.
 
     The shorter side becomes 256 for a centre crop of 224, and in proportion.
 

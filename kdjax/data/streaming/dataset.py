@@ -4,8 +4,8 @@
         for batch in data.train(order, seed, epoch, batch_size=256):
             ...
 
-What example i looks like in epoch e depends on the seed, e and i alone: not on
-processes, workers, batches, or how often the run was resumed.
+Example i in epoch e depends only on the seed, e and i: not on processes, workers,
+batches, or how often the run was resumed.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ BROKEN = ("skip", "stop")
 
 
 class Streamed(Closing):
-    """A data set that is read during use; `close` or `with` ends its workers.
+    """A data set that is read during training; `close` or `with` ends its workers.
 
     Attributes:
         name: its key in `sources.SOURCES`, or the kind of one's own data.
@@ -46,9 +46,9 @@ class Streamed(Closing):
         test_size: the number of test images.
         mean: mean of each channel, on the scale 0 to 1.
         std: standard deviation of each channel, on the scale 0 to 1.
-        content: a hash of the files, whatever their folder: for fingerprints.
-        crop: how training images are varied.
-        classes: their names by label, where they are known.
+        content: a hash of the files, not of their folder, for fingerprints.
+        crop: the augmentation of training images.
+        classes: their names by label, if they are known.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class Streamed(Closing):
         content: str,
         evaluation: Callable[[bytes, int], np.ndarray] = crops.evaluation,
     ):
-        """Reads nothing yet.
+        """Makes the object; files are read when batches are.
 
         Args:
-            source: what is known of the data set.
-            train: the training records, and the number of each position's.
-            test: the same of the test images.
-            crop: how training images are varied.
+            source: the data set's description.
+            train: the training records, and the record number of each position.
+            test: the same for the test images.
+            crop: the augmentation of training images.
             workers: see `open_streamed`.
             broken: see `open_streamed`.
             name: of the data set.
             version: of its files.
             content: their hash.
-            evaluation: makes test images of contents and their height and width.
+            evaluation: makes test images from contents and their height and width.
         """
         self.name, self.version, self.content = name, version, content
         self.num_classes, self.image_shape = source.num_classes, source.image_shape
@@ -108,11 +108,11 @@ class Streamed(Closing):
             epoch: counted from 0.
             batch_size: images per step, of all processes together.
             start: the first step to return.
-            shard: this process's number and how many there are; each has a slice of
-                every batch.
+            shard: this process's number and the number of processes; each has a slice
+                of every batch.
 
         Raises:
-            UserError: positions that do not exist, or a batch that cannot be shared.
+            UserError: positions do not exist, or the batch cannot be divided.
         """
         order = np.asarray(order)
         steps = len(order) // batch_size
@@ -135,7 +135,7 @@ class Streamed(Closing):
             shard: as for `train`.
 
         Raises:
-            UserError: a batch that cannot be shared.
+            UserError: the batch cannot be divided.
         """
         # Rounded up to whole batches, of which the last is padded with -1.
         rows = np.full(-(-self.test_size // batch_size) * batch_size, -1, np.int32)
@@ -150,7 +150,7 @@ class Streamed(Closing):
         return self._start(make, part, self._checked)
 
     def examples(self, index: np.ndarray, seed: int, epoch: int) -> HostBatch:
-        """Returns given examples as they look in an epoch, decoded in threads.
+        """Returns given examples of an epoch, decoded in threads.
 
         Args:
             index: positions in the training set.
@@ -161,13 +161,13 @@ class Streamed(Closing):
         return HostBatch(*self._in_threads(self._views(seed, epoch), index))
 
     def evaluated(self, split: str, index: np.ndarray) -> Arrays:
-        """Returns given examples as evaluation sees them, decoded in threads.
+        """Returns given examples for evaluation, decoded in threads.
 
         Images that cannot be read are reported and not valid, as in `test`.
 
         Args:
             split: 'train' or 'test'.
-            index: positions in it.
+            index: positions in the split.
 
         Returns:
             Images, labels and validity.
@@ -194,12 +194,12 @@ class Streamed(Closing):
 
     @property
     def labels(self) -> np.ndarray:
-        """The training labels, `[N]`; the first time, all records are read for them."""
+        """The training labels, `[N]`; the first call reads all records."""
         examples, numbers = self._train
         return examples.labels()[numbers]
 
     def close(self) -> None:
-        """Ends all workers; iterators return nothing more."""
+        """Ends all workers and iterators."""
         for batches in list(self._running):
             batches.close()
 
@@ -232,7 +232,7 @@ class Streamed(Closing):
         return batches
 
     def _checked(self, made: Made) -> Arrays:
-        """Returns the arrays; reports each broken record once, or stops."""
+        """Returns the arrays; reports each broken record once, or raises UserError."""
         *arrays, broken = made
         for record, reason in broken:
             line = f"{self.name}: {record} cannot be read: {reason}"
@@ -264,20 +264,20 @@ def open_streamed(
 
     Args:
         name: a key of `sources.SOURCES` with `in_memory=False`.
-        dir: the folder of TFDS data sets; by default the one TFDS uses.
-        train_size: take that many training images; None takes all. A subset is fixed
-            as those of `sources.load` are; the first time, all labels are read.
-        test_size: take that many test images; None takes all.
+        dir: the folder of TFDS data sets; by default TFDS's own.
+        train_size: the number of training images; None: all. A subset is fixed
+            as in `sources.load`; the first time, all labels are read.
+        test_size: the number of test images; None: all.
         normalise: whether mean and deviation are the data set's, or 0 and 1.
-        image_size: height and width of images.
-        crop: how training images are varied.
-        workers: processes that make batches; 0 takes threads of this one.
+        image_size: height and width of the images.
+        crop: the augmentation of training images.
+        workers: the number of processes that make batches; 0: threads of this process.
         broken: 'skip' replaces a training example that cannot be read by the next one,
             marks such a test image as not valid, and reports both; 'stop' raises.
 
     Raises:
-        UserError: no such data set, or not prepared, damaged, or a size that is not
-            between 1 and the split's.
+        UserError: there is no such data set, it is not prepared or damaged, or a size
+            is not between 1 and that of the split.
     """
     if name not in sources.SOURCES:
         raise unknown("data set", name, sources.SOURCES)
@@ -333,7 +333,8 @@ def _share(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
     batch = rows.shape[1]
     if not 0 <= number < count or batch % count:
         raise UserError(
-            f"batch_size={batch} cannot be shared as part {number} of {count} processes"
+            f"batch_size={batch} cannot be divided among {count} processes "
+            f"(process {number})"
         )
     size = batch // count
     return rows[:, number * size : (number + 1) * size]  # [batches, batch / processes]

@@ -1,4 +1,4 @@
-"""Encoded examples of a prepared data set, read by number: for sets beyond memory."""
+"""Encoded examples of a prepared data set, read by number, for streaming."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ class Example(NamedTuple):
     """One example.
 
     Attributes:
-        name: of its file when it was published.
+        name: its file name in the published data set.
         content: the encoded image.
         label: its class.
     """
@@ -37,22 +37,22 @@ class Records(Protocol):
 
     @property
     def split(self) -> str:
-        """What part of the data set they are, for messages."""
+        """The name of their split, for messages."""
 
     def __len__(self) -> int: ...
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
-        """Returns examples; in place of one that cannot be read, the reason.
+        """Returns the examples, or the error for one that cannot be read.
 
         Args:
             numbers: of records, from 0.
         """
 
     def labels(self) -> np.ndarray:
-        """Returns every label, int32 `[N]`; of what cannot be read it may be -1."""
+        """Returns every label, int32 `[N]`; -1 for an example that cannot be read."""
 
     def damaged(self, what: str) -> UserError:
-        """Returns the error for records of which none can be read."""
+        """Returns the error for the case that no record can be read."""
 
 
 class Encoded:
@@ -97,7 +97,7 @@ class Encoded:
         self._open()
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Example | Exception]:
-        """Returns examples; in place of one that cannot be read, the reason.
+        """Returns the examples, or the error for one that cannot be read.
 
         Args:
             numbers: of records, from 0.
@@ -106,7 +106,7 @@ class Encoded:
         try:
             # Read in parallel; one broken record makes the whole call fail.
             return [self._example(record) for record in self._source.__getitems__(keys)]
-        except Exception:  # array_record and protobuf raise many kinds
+        except Exception:  # array_record and protobuf raise many kinds of errors
             return [self._one(key) for key in keys]
 
     def labels(self) -> np.ndarray:
@@ -150,7 +150,7 @@ class Encoded:
             try:
                 builder = tfds.builder_from_directory(path)
                 for file in builder.info.splits[self.split].filenames:
-                    (path / file).stat()  # else missed only far into an epoch
+                    (path / file).stat()  # otherwise noticed only late in an epoch
                 self._source = builder.as_data_source(
                     self.split,
                     decoders={self._image: tfds.decode.SkipDecoding()},
@@ -170,15 +170,16 @@ class Encoded:
         return Example(name, record[self._image], int(record[self._label]))
 
     def damaged(self, what: str) -> UserError:
-        """Returns the error for files of which nothing can be read."""
+        """Returns the error for the case that no file can be read."""
         return tfds_files.damaged(self.prepared, what)
 
 
 def content_of(prepared: tfds_files.Prepared, splits: Sequence[str]) -> str:
     """Returns a hash of some splits' files: their names, sizes and numbers of records.
 
-    Neither the folder nor the files' dates count, so that copies have the same hash. Of
-    the contents only dataset_info.json counts, so that no large file is read.
+    It does not depend on the folder or the files' dates, so that copies have the same
+    hash. Of the contents only dataset_info.json is hashed, so that no large file is
+    read.
     """
     files = [
         (file.name, file.stat().st_size)

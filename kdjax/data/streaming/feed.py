@@ -30,9 +30,9 @@ class StreamedFeed:
 
     Attributes:
         data: the data set.
-        stream: which images come when.
+        stream: the order of the images.
         mesh: of the programs; its axis 'replica' is 1 long.
-        micro_batches: into how many micro-batches a step's batch is cut.
+        micro_batches: the number of micro-batches in a step's batch.
     """
 
     data: Streamed
@@ -119,7 +119,7 @@ class StreamedFeed:
     def example_inputs(
         self, index: np.ndarray, seed: int, epoch: int
     ) -> tuple[jax.Array, ...]:
-        """Returns images, labels and positions, read now, over all devices."""
+        """Reads images, labels and positions, and places them on all devices."""
         batch = self.data.examples(index, seed, epoch)
         arrays = batch.images, batch.labels, batch.index
         return parallel.place(arrays, parallel.over_devices(self.mesh))
@@ -136,7 +136,7 @@ class StreamedFeed:
 
     @property
     def test_specs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The shapes of what `test` yields."""
+        """The shapes of the results of `test`."""
         devices = self.mesh.size
         batch = math.ceil(min(_EVAL_BATCH, self.data.test_size) / devices) * devices
         sharding = NamedSharding(self.mesh, P(None, "data"))

@@ -1,4 +1,4 @@
-"""Batches made ahead of their use, by Grain, in other processes or in threads."""
+"""Prefetches batches with Grain, in other processes or in threads."""
 
 import atexit
 import gc
@@ -27,7 +27,7 @@ _running: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
 
 class Batches(Closing, Iterator[T], Generic[T]):
-    """An iterator over batches that workers make ahead; `close` ends the workers.
+    """An iterator over prefetched batches; `close` ends its workers.
 
     The workers start with the first call of `next`; each is at most three batches
     ahead.
@@ -40,13 +40,13 @@ class Batches(Closing, Iterator[T], Generic[T]):
         workers: int,
         finish: Callable[[Made], T],
     ):
-        """Starts nothing yet.
+        """Makes the iterator; the workers start later.
 
         Args:
             make: makes a batch of one row; it is pickled to the workers.
             rows: `[batches, ...]`.
-            workers: the number of processes; 0 takes threads of this one.
-            finish: turns a made batch into what iteration returns, in this process.
+            workers: the number of processes; 0: threads of this process.
+            finish: turns a batch into the iterator's result, in this process.
         """
         import grain  # half a second: not for `import kdjax`
 
@@ -79,13 +79,13 @@ class Batches(Closing, Iterator[T], Generic[T]):
         """Returns the next batch.
 
         Raises:
-            UserError: a worker has died, or what `make` and `finish` raise.
+            UserError: a worker has died. Errors of `make` and `finish` are raised, too.
         """
         if self._iterator is None:
             raise StopIteration
         try:
             *arrays, broken = next(self._iterator)
-            # Copies: the memory shared with a worker is given back at once, so that
+            # Copies: the memory shared with a worker is released at once, so that
             # none is left when the program ends.
             first, second, third = map(np.array, arrays)
             return self._finish((first, second, third, broken))
@@ -95,15 +95,15 @@ class Batches(Closing, Iterator[T], Generic[T]):
                 raise
             raise UserError(
                 "a process that reads data has died: too little memory, or the main "
-                "program lacks `if __name__ == '__main__':`; fewer workers need less, "
-                "and with workers=0 there is none"
+                "program lacks `if __name__ == '__main__':`; take fewer workers, which "
+                "need less memory, or workers=0"
             ) from error
         except BaseException:  # the end of the data is one
             self.close()
             raise
 
     def close(self) -> None:
-        """Ends the workers; nothing more is returned."""
+        """Ends the workers and the iteration."""
         if self._iterator is not None:
             iterator, self._iterator = self._iterator, None
             iterator.close()
@@ -112,7 +112,7 @@ class Batches(Closing, Iterator[T], Generic[T]):
 
 
 def _free_shared_memory() -> None:
-    """Gives back the memory shared with workers that have ended.
+    """Releases the memory shared with workers that have ended.
 
     Grain's threads keep each worker's last batch in a reference cycle of an exception
     and its frame, and Python warns of shared memory that is left when a program ends.
@@ -128,9 +128,9 @@ def _close_all() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process to end only when its parent stops it or dies."""
-    # A signal to the whole group, as from Ctrl-C or Slurm, is the parent's: it finishes
-    # a step with the workers' help, saves, and closes them.
+    """Makes a worker process end only when its parent stops it or dies."""
+    # A signal to the whole group, as from Ctrl-C or Slurm, is handled by the parent: it
+    # finishes a step with the workers' help, saves, and closes them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -35,17 +35,17 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         format: 'PyTorch' or 'safetensors'.
-        wrapping: the keys that lead to the state dict, from the outermost.
-        prefix: that all of its keys had, such as 'module.'.
-        keys: of its tensors, BatchNorm's counters of batches left out.
+        wrapping: the nested keys under which the state dict is, from the outermost.
+        prefix: the common prefix of its keys, such as 'module.'.
+        keys: of its tensors, without BatchNorm's batch counters.
         num_values: in all tensors together.
         guesses: the networks that have exactly these tensors, by layout.
-        num_classes: outputs of the last dense layer, or None where there is none.
-        seems: in words, what the file seems to hold.
+        num_classes: outputs of the last dense layer, or None if there is none.
+        seems: a description of the file's content in words.
     """
 
     format: str
@@ -59,7 +59,7 @@ class Found:
 
 
 def inspect(path: str | Path) -> Found:
-    """Returns what a file of tensors holds and which networks it may be.
+    """Returns the content of a file of tensors and the networks that it may hold.
 
     Raises:
         UserError: the file cannot be read, or holds more than tensors.
@@ -86,7 +86,7 @@ def num_classes_of(path: str | Path) -> int:
     """
     found = inspect(path)
     if found.num_classes is None or not found.guesses:
-        raise UserError(f"{path} is no network that can be imported: {found.seems}")
+        raise UserError(f"{path} holds no network that can be imported: {found.seems}")
     return found.num_classes
 
 
@@ -121,7 +121,7 @@ def load(
 def rows_of(
     path: str | Path, name: str, num_classes: int, image_shape: tuple[int, int, int]
 ) -> tuple[Layout, tuple[Row, ...]]:
-    """Returns the layout in which a file is a network, and its mapping.
+    """Returns the layout of a file that holds a network, and its mapping.
 
     Arguments and errors are those of `load`.
     """
@@ -137,17 +137,18 @@ def to_state_dict(
 ) -> dict[str, np.ndarray]:
     """Returns PyTorch's state dict of a network's variables.
 
-    PyTorch's modules load it with `strict=True`: BatchNorm's counters of batches, which
-    are not in it, start at 0.
+    PyTorch modules load it with `strict=True`: BatchNorm's batch counters, which are
+    not in it, start at 0.
 
     Args:
         variables: of the network.
         name: the network's.
-        layout: whose names: the name of one of `LAYOUTS` of the network's family.
+        layout: the repository whose tensor names are used: the name of one of `LAYOUTS`
+            for the network's family.
         image_shape: height, width and channels, on which plain CNNs depend.
 
     Raises:
-        UserError: there is no such network or layout of its family.
+        UserError: there is no such network, or no such layout for its family.
     """
     known = {each.name: each for each in layouts_of(name)}
     if layout not in known:

@@ -30,7 +30,7 @@ _VGG = by_rules(
 )
 
 
-def _tell_vgg(shapes: Shapes) -> Guess | None:
+def _guess_vgg(shapes: Shapes) -> Guess | None:
     layers = [0] * 5
     for block in range(5):
         while f"block{block}.{3 * layers[block]}.weight" in shapes:
@@ -63,7 +63,7 @@ def _plain(module: nn.Module, path: str) -> str:
     return f"conv_layers.{position + (match[1] == 'bn')}"
 
 
-def _tell_plain(shapes: Shapes) -> Guess | None:
+def _guess_plain(shapes: Shapes) -> Guess | None:
     convolutions = {
         int(key.split(".")[1]): shape[0]
         for key, shape in shapes.items()
@@ -119,7 +119,7 @@ _MOBILENETV2 = by_rules(
 )
 
 
-def _tell_mobilenetv2(shapes: Shapes) -> Guess | None:
+def _guess_mobilenetv2(shapes: Shapes) -> Guess | None:
     stem = shapes.get("conv1.0.weight")
     if stem is None or "blocks.0.0.conv.0.weight" not in shapes:
         return None
@@ -159,23 +159,23 @@ _SHUFFLENETV2 = by_rules(
 )
 
 
-def _tell_shufflenetv1(shapes: Shapes) -> Guess | None:
+def _guess_shufflenetv1(shapes: Shapes) -> Guess | None:
     # Depthwise is the second convolution of every block.
     if shapes.get("layer1.0.conv2.weight", ())[1:2] != (1,):
         return None
     return guess(shapes, "shufflenetv1", "conv1", "linear")
 
 
-def _tell_shufflenetv2(shapes: Shapes) -> Guess | None:
+def _guess_shufflenetv2(shapes: Shapes) -> Guess | None:
     if "layer1.0.conv5.weight" not in shapes:
         return None
     return guess(shapes, "shufflenetv2", "conv1", "linear")
 
 
 LAYOUTS = (
-    Layout("RepDistiller", "vgg", _VGG, _tell_vgg),
-    Layout("TAKD and DGKD", "plain", _plain, _tell_plain),
-    Layout("RepDistiller", "mobilenetv2", _MOBILENETV2, _tell_mobilenetv2),
-    Layout("RepDistiller", "shufflenetv1", _SHUFFLENETV1, _tell_shufflenetv1),
-    Layout("RepDistiller", "shufflenetv2", _SHUFFLENETV2, _tell_shufflenetv2),
+    Layout("RepDistiller", "vgg", _VGG, _guess_vgg),
+    Layout("TAKD and DGKD", "plain", _plain, _guess_plain),
+    Layout("RepDistiller", "mobilenetv2", _MOBILENETV2, _guess_mobilenetv2),
+    Layout("RepDistiller", "shufflenetv1", _SHUFFLENETV1, _guess_shufflenetv1),
+    Layout("RepDistiller", "shufflenetv2", _SHUFFLENETV2, _guess_shufflenetv2),
 )

@@ -1,4 +1,4 @@
-"""What a state dict that is no network of kdjax seems to be."""
+"""Describes a state dict that is not one of kdjax's networks."""
 
 import re
 
@@ -6,13 +6,13 @@ from kdjax.models.import_torch.layout import Shapes, count
 
 
 def num_classes(shapes: Shapes) -> int | None:
-    """Returns the outputs of the last dense layer, or None where there is none."""
+    """Returns the number of outputs of the last dense layer, or None without one."""
     matrices = [shape for shape in shapes.values() if len(shape) == 2]
     return matrices[-1][0] if matrices else None
 
 
 def describe(shapes: Shapes) -> str:
-    """Returns in words what a state dict holds, as far as names and shapes tell."""
+    """Returns a description of a state dict, from its names and shapes."""
     classes = num_classes(shapes)
     of = f" with {classes} classes" if classes else ""
     if any(re.match(r"features\.\d+\.", key) for key in shapes):

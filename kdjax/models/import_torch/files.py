@@ -1,4 +1,4 @@
-"""Reading files of tensors: nothing else in them is unpickled or run."""
+"""Reads files of tensors; nothing else in them is unpickled or run."""
 
 import dataclasses
 import pickle
@@ -15,23 +15,23 @@ from kdjax.runtime.files import expand
 TORCH = (".pth", ".pt", ".th", ".bin", ".tar", ".pkl", ".ckpt")
 SUFFIXES = (*TORCH, ".safetensors")
 
-# Under which key a training script puts the state dict, beside epoch and optimizer.
+# Keys under which training scripts store the state dict, beside epoch and optimizer.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher")
-# What wraps the module itself: DataParallel, torch.compile, and modules around it.
+# Prefixes of wrappers: DataParallel, torch.compile, and modules around the network.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
 class StateDict:
-    """The tensors of a file, without what they were wrapped in.
+    """The tensors of a file, without their wrapping.
 
     Attributes:
         path: of the file.
         format: 'PyTorch' or 'safetensors'.
-        wrapping: the keys that lead to the state dict, from the outermost.
-        prefix: that all of its keys had, such as 'module.'.
-        tensors: by key; BatchNorm's counters of batches are left out.
+        wrapping: the nested keys under which the state dict is, from the outermost.
+        prefix: the common prefix of its keys, such as 'module.'.
+        tensors: by key, without BatchNorm's batch counters.
     """
 
     path: Path
@@ -53,8 +53,8 @@ def read(path: str | Path) -> StateDict:
         path: a file of `torch.save`, or a .safetensors file.
 
     Raises:
-        UserError: there is no such file; it is damaged, of another kind, or holds more
-            than tensors; or a library that reads it is not installed.
+        UserError: the file does not exist, is damaged or of another kind, or contains
+            more than tensors; or the library that reads it is not installed.
     """
     path = expand(path)
     if path.suffix not in SUFFIXES:
@@ -72,7 +72,7 @@ def read(path: str | Path) -> StateDict:
             if _is_dict(content)
             else (f"a {type(content).__name__}")
         )
-        raise UserError(f"{path} has no tensors under names: it holds {holds}")
+        raise UserError(f"{path} has no named tensors: it holds {holds}")
     prefix, tensors = _without_prefix(found)
     arrays = {
         key: _array(path, key, tensor)
@@ -91,7 +91,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no whole .safetensors file: {error}") from error
+        raise UserError(
+            f"{path} is not a complete .safetensors file: {error}"
+        ) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -104,18 +106,20 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
-    except Exception as error:  # whatever a damaged file makes of the reader
+    except Exception as error:  # any error that a damaged file causes in the reader
         text = str(error).strip().splitlines() or [type(error).__name__]
         if "TorchScript" in str(error):
             text = ["it is a TorchScript program; save its `state_dict()` instead"]
-        raise UserError(f"{path} is no whole file of torch.save: {text[0]}") from error
+        raise UserError(
+            f"{path} is not a complete file of torch.save: {text[0]}"
+        ) from error
 
 
 def _harmless() -> list[Any]:
-    """Returns what else may be built: numbers and options, as scripts save them.
+    """Returns the classes besides tensors that the reader may construct.
 
-    Training scripts put NumPy's numbers and argparse's options beside the weights.
-    Building them runs no code of the file.
+    Training scripts save NumPy scalars and argparse options beside the weights.
+    Constructing them runs no code from the file.
     """
     import argparse
 
@@ -132,7 +136,7 @@ def _harmless() -> list[Any]:
 
 
 def _refused(path: Path, message: str) -> UserError:
-    """Returns the error for a pickle that PyTorch's reader of tensors refuses."""
+    """Returns the error for a pickle that PyTorch's `weights_only` reader refuses."""
     if named := re.search(r"GLOBAL ([\w.]+)", message):
         return UserError(
             f"{path} holds more than tensors (it names {named[1]}), and nothing else "
@@ -140,7 +144,7 @@ def _refused(path: Path, message: str) -> UserError:
         )
     reason = re.search(r"WeightsUnpickler error: (.*)", message)
     text = reason[1].strip() if reason else message.splitlines()[0]
-    return UserError(f"{path} is no whole file of torch.save: {text}")
+    return UserError(f"{path} is not a complete file of torch.save: {text}")
 
 
 def _not_installed(library: str, path: Path) -> UserError:
@@ -167,10 +171,10 @@ def _tensors(content: Any) -> dict[str, Any]:
 
 
 def _unwrap(content: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Returns the keys that lead to the state dict, and its tensors.
+    """Returns the nested keys under which the state dict is, and its tensors.
 
-    A known wrapping counts before tensors beside it: an accuracy may be a tensor too.
-    Without one, the only other part that holds nothing but tensors is it.
+    Known keys take precedence over tensors beside them, such as an accuracy. Without a
+    known key, the state dict is the only part that contains nothing but tensors.
     """
     if not _is_dict(content):
         return (), {}
@@ -193,7 +197,7 @@ def _unwrap(content: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _without_prefix(tensors: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Returns the prefix that all keys have, and the tensors without it."""
+    """Returns the keys' common prefix, and the tensors without it."""
     prefix = ""
     while True:
         for start in _PREFIXES:
@@ -205,10 +209,10 @@ def _without_prefix(tensors: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
-    """Returns a tensor as an array; brain floats, which NumPy lacks, as float32.
+    """Returns a tensor as an array; bfloat16, which NumPy lacks, as float32.
 
     Raises:
-        UserError: it is sparse or quantised, or has values that are not finite.
+        UserError: the tensor is sparse or quantised, or has values that are not finite.
     """
     if not isinstance(tensor, np.ndarray):
         try:
@@ -216,7 +220,7 @@ def _array(path: Path, key: str, tensor: Any) -> np.ndarray:
             tensor = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         except (RuntimeError, TypeError) as error:
             raise UserError(
-                f"{path}: {key} is no plain tensor: {str(error).splitlines()[0]}"
+                f"{path}: {key} is not a dense tensor: {str(error).splitlines()[0]}"
             ) from error
     if not np.all(np.isfinite(tensor.astype(np.float32))):
         raise UserError(f"{path}: {key} has values that are not finite")

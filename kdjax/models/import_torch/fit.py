@@ -1,4 +1,4 @@
-"""Which network a state dict holds, and what is wrong where it is another."""
+"""Matches state dicts to networks, and names the differences."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ _LISTED = 3  # keys of each kind in an error
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """What keeps a state dict from being a network.
+    """The differences between a state dict and a network.
 
     Attributes:
-        missing: keys that it lacks.
+        missing: keys of the network that the state dict lacks.
         extra: keys that the network does not have.
-        misshapen: keys, with both shapes.
+        misshapen: keys whose shapes differ, with both shapes.
     """
 
     missing: tuple[str, ...]
@@ -45,7 +45,7 @@ def _first(keys: tuple[str, ...]) -> str:
 
 
 def compare(rows: Iterable[Row], shapes: Shapes) -> Mismatch:
-    """Returns what of a mapping a state dict lacks, has besides, or has otherwise."""
+    """Returns the differences between a mapping and a state dict."""
     expected = {row.key: row.shape for row in rows}
     return Mismatch(
         tuple(key for key in expected if key not in shapes),
@@ -62,7 +62,7 @@ def layouts_of(model: str) -> tuple[Layout, ...]:
     """Returns the layouts of a network's family.
 
     Raises:
-        UserError: there is no such network, or none of its family is known in PyTorch.
+        UserError: there is no such network, or no layout is known for its family.
     """
     models.version(model)  # refuses an unknown family
     family = model.split("-")[0]
@@ -98,18 +98,18 @@ def fitting(
     image_shape: tuple[int, int, int],
     what: str,
 ) -> tuple[Layout, tuple[Row, ...]]:
-    """Returns the layout in which a state dict is a network, and the mapping.
+    """Returns the layout of a state dict that holds a network, and the mapping.
 
     Args:
         shapes: of the tensors, by key.
         model: the network's name.
         num_classes: the number of classes.
         image_shape: height, width and channels.
-        what: the file, for the error.
+        what: the file's name for the error message.
 
     Raises:
-        UserError: it is not that network; the message says what it seems to be and
-            lists the first keys that differ.
+        UserError: it is another network; the message describes it and lists the first
+            keys that differ.
     """
     closest = None
     for layout in layouts_of(model):
@@ -128,7 +128,7 @@ def fitting(
 
 
 def seems(shapes: Shapes) -> str:
-    """Returns in words what a state dict holds, as far as its tensors tell."""
+    """Returns a description of a state dict from its tensors."""
     for guess in guesses(shapes).values():
         return f"it looks like {guess}"
     return describe(shapes)

@@ -1,4 +1,4 @@
-"""How a public repository names the modules of a network that kdjax has."""
+"""The names that public repositories give the modules of kdjax's networks."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ class Guess:
         model: its name.
         num_classes: the number of classes.
         image_shape: height, width and channels. Only plain CNNs depend on height and
-            width; for all others 32x32 or 224x224 stands for any size.
+            width; for all others 32x32 or 224x224 means any size.
     """
 
     model: str
@@ -40,11 +40,11 @@ class Layout:
     """One repository's names for one family.
 
     Attributes:
-        name: the repository that people know it by.
+        name: the repository's.
         family: a key of `models.MODELS`.
         prefix: see `mapping.table`.
-        guess: the only network of the family that may have a state dict's shapes, or
-            None. Whether all of them fit is another question.
+        guess: returns the only network of the family that may have a state dict's
+            shapes, or None. It looks at few shapes; `fit` compares all.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Layout:
 def guess(
     shapes: Shapes, model: str, stem: str, head: str, side: int = 32
 ) -> Guess | None:
-    """Returns a guess with the channels and classes that the shapes tell.
+    """Returns a guess, with channels and classes taken from the shapes.
 
     Args:
         shapes: of the tensors, by key.
@@ -76,7 +76,7 @@ def by_rules(rules: Mapping[str, str | Callable[..., str]]) -> Prefix:
 
     Args:
         rules: by regular expression of the whole path, the name, or a function from
-            the groups, numbers as integers, to the name. The first that fits counts.
+            the groups, numbers as integers, to the name. The first match counts.
     """
 
     def prefix(module: nn.Module, path: str) -> str:
@@ -102,7 +102,7 @@ def in_sequence(number: int, kind: str) -> int:
 
 
 def count(shapes: Shapes, form: str, start: int = 0) -> int:
-    """Returns how many keys of a form there are, numbered without a gap.
+    """Counts the keys of a form that are numbered without a gap.
 
     Args:
         shapes: of the tensors, by key.

@@ -1,4 +1,4 @@
-"""All layouts that are known, of every family."""
+"""All known layouts of every family."""
 
 from kdjax.models.import_torch import compact, residual
 

@@ -1,4 +1,4 @@
-"""From the names and orders of PyTorch's tensors to those of Flax, and back.
+"""Maps the names and axes of PyTorch's tensors to those of Flax, and back.
 
 A mapping is data: one row for every array of a network. It is made from the network's
 own shapes and a layout's names of its modules, so that it is complete by construction.
@@ -19,7 +19,7 @@ from kdjax.models.plain import Plain
 Path = tuple[str, ...]
 Prefix = Callable[[nn.Module, str], str]
 
-# What PyTorch calls the leaves of flax's layers.
+# PyTorch's names of the leaves of flax's layers.
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -31,7 +31,7 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How the axes of an array are ordered in PyTorch and in Flax.
+    """The order of an array's axes in PyTorch and in Flax.
 
     Attributes:
         axes: of PyTorch's array, split by `split`, in Flax's order.

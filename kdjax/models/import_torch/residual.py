@@ -19,9 +19,9 @@ from kdjax.models.import_torch.layout import (
 )
 from kdjax.models.import_torch.mapping import Prefix
 
-# The depths that shapes tell. ResNet-50 for images of 32x32 is told by one of its two
-# names, that of the configs of the CIFAR-100 benchmark.
-_TOLD = {
+# The depths that can be recognised by shapes. ResNet-50 for images of 32x32 has two
+# names; the one in the configs of the CIFAR-100 benchmark is returned.
+_RECOGNISED = {
     "imagenet_resnet": tuple(imagenet_resnet.BLOCKS),
     "bottleneck_resnet": (50,),
     "cifar_resnet": (18, 34),
@@ -46,7 +46,7 @@ def _names(shortcut: str, head: str) -> Prefix:
 def _small(name: str, shortcut: str, head: str, family: str = "resnet") -> Layout:
     """Returns the layout of networks of three stages of basic blocks."""
 
-    def tell(shapes: Shapes) -> Guess | None:
+    def recognise(shapes: Shapes) -> Guess | None:
         first = shapes.get("layer1.0.conv1.weight")
         # Bottlenecks have a third convolution, networks of large images a stage more.
         others = {"layer1.0.conv3.weight", "layer4.0.conv1.weight"}
@@ -56,7 +56,7 @@ def _small(name: str, shortcut: str, head: str, family: str = "resnet") -> Layou
         model = f"{family}-{depth}{'x4' if first[0] == 64 else ''}"
         return guess(shapes, model, "conv1", head)
 
-    return Layout(name, family, _names(shortcut, head), tell)
+    return Layout(name, family, _names(shortcut, head), recognise)
 
 
 def _four_stages(
@@ -68,11 +68,11 @@ def _four_stages(
     block: Callable[[int, int | str], str],
     layer: Callable[[int], str],
 ) -> Callable[[Shapes], Guess | None]:
-    """Returns what tells the networks of a family with four stages.
+    """Returns a function that recognises networks of a family with four stages.
 
     Args:
         family: a key of `models.MODELS`.
-        depths: of its networks that are told.
+        depths: of the networks that it recognises.
         size: of the first kernel.
         stem: the first convolution.
         head: the classifier.
@@ -80,7 +80,7 @@ def _four_stages(
         layer: the name of a convolution in it, of its number from 1.
     """
 
-    def tell(shapes: Shapes) -> Guess | None:
+    def recognise(shapes: Shapes) -> Guess | None:
         if shapes.get(f"{stem}.weight", ())[-2:] != (size, size):
             return None
         blocks = tuple(
@@ -95,20 +95,20 @@ def _four_stages(
                 return guess(shapes, f"{family}-{depth}", stem, head, side)
         return None
 
-    return tell
+    return recognise
 
 
 def _large(family: str, size: int, name: str, shortcut: str, head: str) -> Layout:
-    tell = _four_stages(
+    recognise = _four_stages(
         family,
-        _TOLD[family],
+        _RECOGNISED[family],
         size,
         "conv1",
         head,
         lambda stage, number: f"layer{stage}.{number}",
         lambda number: f"conv{number}",
     )
-    return Layout(name, family, _names(shortcut, head), tell)
+    return Layout(name, family, _names(shortcut, head), recognise)
 
 
 # The paper's conv2_x is the first stage.
@@ -129,16 +129,16 @@ _IN_SEQUENCES = by_rules(
 
 
 def _weiaicunzai(family: str) -> Layout:
-    tell = _four_stages(
+    recognise = _four_stages(
         family,
-        _TOLD[family],
+        _RECOGNISED[family],
         3,
         "conv1.0",
         "fc",
         lambda stage, number: f"conv{stage + 1}_x.{number}",
         lambda number: f"residual_function.{in_sequence(number, 'conv')}",
     )
-    return Layout("weiaicunzai", family, _IN_SEQUENCES, tell)
+    return Layout("weiaicunzai", family, _IN_SEQUENCES, recognise)
 
 
 _WRN = by_rules(

@@ -304,6 +304,7 @@ class Step(Networks):
         moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
         return Gradients(grads, metrics), moved, train_logits
 
+    @jax.named_scope("update")  # in profiles, and for `preflight.hlo.kernels`
     def apply_gradients(self, state: TrainState, grads: dict[str, Any]) -> TrainState:
         """Returns the state after the optimiser's update, at the next step.
 

@@ -24,7 +24,7 @@ from kdjax.runtime import backend
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt
-from kdjax.train.program import evenly
+from kdjax.train.dispatch import evenly
 
 LIMIT = 0.02
 CONFIG = "configs/ctkd.py:cifar10"

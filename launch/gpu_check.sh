@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What a GPU that is lent for minutes is asked for, in calls of less than ten minutes.
 #
-#   launch/gpu_check.sh measure OUT DATA              speed, with the profile
-#   launch/gpu_check.sh train OUT DATA [PACKED]       the CTKD paper's Table I, its left half
+#   launch/gpu_check.sh steps OUT DATA             a second start, the steps, their profile
+#   launch/gpu_check.sh epochs OUT DATA            whole epochs
+#   launch/gpu_check.sh train OUT DATA [PACKED]    the CTKD paper's Table I, its left half
 #
 # OUT gets figures and logs, and from `train` the folder OUT/packed, which the next
 # call takes as PACKED, on whatever machine; the call after which no stage is left ends
@@ -34,17 +35,24 @@ step() {
   ((status == 0)) || failed=1
 }
 
-measure() {
-  local size=() rounds=5 epochs=(--epochs=4)
-  if [[ -n ${TINY:-} ]]; then
-    size=(--tiny) rounds=1 epochs=(--epochs=1 --train-size=256 --test-size=100)
-  fi
-  # First a second start, from the compilation cache: it once failed in cuDNN.
-  step start 15 "$python" -m benchmarks.start --rounds=1 "${size[@]}" --out="$out/start.json"
-  step profile 15 "$python" -m benchmarks.steps --profile "${size[@]}" --out="$out/profile.json"
-  step steps 45 "$python" -m benchmarks.steps --rounds=$rounds "${size[@]}" --out="$out/steps.json"
-  step epochs 25 "$python" -m benchmarks.epochs --data-dir="$data" --rounds=1 \
-    --precision="$precision" "${epochs[@]}" --out="$out/epochs.json"
+# A second start comes first: from the compilation cache it once failed in cuDNN. The
+# profile comes after the steps, whose programs it finds in the cache.
+steps() {
+  local size=(--rounds=5)
+  [[ -z ${TINY:-} ]] || size=(--rounds=1 --busy=1 --tiny)
+  step start 15 "$python" -m benchmarks.start "${size[@]}" --rounds=1 --cases supervised \
+    --out="$out/start.json"
+  step steps 65 "$python" -m benchmarks.steps "${size[@]}" --out="$out/steps.json"
+  step profile 20 "$python" -m benchmarks.steps "${size[@]}" --profile \
+    --cases supervised ctkd --out="$out/profile.json"
+  return $failed
+}
+
+epochs() {
+  local size=(--epochs=4)
+  [[ -z ${TINY:-} ]] || size=(--epochs=1 --busy=1 --train-size=256 --test-size=100)
+  step epochs 100 "$python" -m benchmarks.epochs "${size[@]}" --rounds=1 \
+    --data-dir="$data" --precision="$precision" --out="$out/epochs.json"
   return $failed
 }
 
@@ -81,7 +89,8 @@ run() {
 mkdir -p "$2" || exit 2
 out=$(realpath "$2") data=$(realpath "$3") packed=${4:-}
 case $1 in
-  measure) measure ;;
+  steps) steps ;;
+  epochs) epochs ;;
   train) train ;;
   *) usage ;;
 esac

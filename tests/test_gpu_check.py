@@ -49,19 +49,18 @@ def check(tmp_path):
 
 @pytest.mark.parametrize("failing", ["nothing", "benchmarks.start"])
 def test_what_is_measured_goes_on_after_a_failure(check, tmp_path, failing):
-    done, calls = check("measure", tmp_path / "out", tmp_path, failing=failing)
+    done, calls = check("steps", tmp_path / "out", tmp_path, failing=failing)
 
     names = [" ".join(call[1:3]) for call in calls]
     assert [name.split()[0] for name in names] == [
         "benchmarks.start",
         "benchmarks.steps",
         "benchmarks.steps",
-        "benchmarks.epochs",
     ]
-    assert "--profile" in calls[1]
-    assert "--profile" not in calls[2]
+    assert "--profile" not in calls[1]
+    assert "--profile" in calls[2]
     assert done.returncode == (failing != "nothing")
-    assert (tmp_path / "out" / "epochs.log").exists()
+    assert (tmp_path / "out" / "profile.log").exists()
 
 
 def test_a_stopped_run_is_packed_and_the_next_call_goes_on(check, tmp_path):
@@ -99,6 +98,6 @@ def test_the_runs_have_flags_that_kdjax_takes(check, tmp_path, monkeypatch, tiny
 
 
 def test_misuse_tells_how_it_is_used(check, tmp_path):
-    done, calls = check("measure", tmp_path / "out")
+    done, calls = check("epochs", tmp_path / "out")
     assert (done.returncode, calls) == (2, [])
     assert "gpu_check.sh train OUT DATA" in done.stderr

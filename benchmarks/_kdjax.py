@@ -38,7 +38,10 @@ def images(case: Case, test: int = 16) -> Dataset:
 
 
 def program(
-    case: Case, dtype: jnp.dtype = jnp.float32, compute: jnp.dtype | None = None
+    case: Case,
+    dtype: jnp.dtype = jnp.float32,
+    compute: jnp.dtype | None = None,
+    ahead: jax.Device | None = None,
 ) -> Program:
     """Returns a case's program on one device, not compiled yet.
 
@@ -46,9 +49,10 @@ def program(
         case: what it trains.
         dtype: of parameters, statistics and losses.
         compute: of the networks' computation; None: `dtype`.
+        ahead: a device that is not there, to compile for; None: this machine's first.
     """
     dataset = images(case)
-    mesh = parallel.make_mesh(jax.devices()[:1])
+    mesh = parallel.make_mesh([ahead] if ahead else jax.devices()[:1])
     crop = 4 if min(case.image[:2]) >= 32 else 1
     augment = Augment(crop=crop, flip=True)
     stream = Stream(
@@ -68,7 +72,8 @@ def program(
         dtype=dtype,
         compute=compute,
     )
-    data = device_feed.place(dataset, mesh)
+    place = device_feed.shapes if ahead else device_feed.place
+    data = place(dataset, mesh)
     return Program(step, device_feed.DeviceFeed(data, stream, mesh))
 
 

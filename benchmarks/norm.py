@@ -27,7 +27,8 @@ from kdjax.runtime import backend
 from kdjax.runtime.console import console
 from kdjax.runtime.files import write_json
 from kdjax.train.recipe import Recipe
-from kdjax.train.step import Step, StepInputs
+from kdjax.train.state import StepInputs
+from kdjax.train.step import Step
 
 STUDENT, TEACHER = "wrn-16-1", "wrn-40-1"
 BATCH, SHAPE, CLASSES = 128, (32, 32, 3), 10

@@ -1,6 +1,7 @@
 """What the benchmarks count and report; no times."""
 
 import argparse
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks import (
     crd,
     epochs,
     host,
+    kernels,
     measure,
     methods,
     start,
@@ -157,6 +159,20 @@ def test_the_clock_of_the_host_counts_questions_and_never_interrupts():
     assert clock.number is None
     assert len(clock.times) == 2
     assert np.all(np.diff(clock.times, axis=0) >= 0)
+
+
+def test_kernels_of_a_gpu_need_its_compiler(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda module: None)
+        assert kernels.main(["--cases", "supervised"]) == 2
+    assert "jax-cuda12-plugin" in capsys.readouterr().out
+
+
+def test_kernels_are_added_up(capsys):
+    parts = {"reductions": kernels.Part(2, 500_000), "update": kernels.Part(1, 10**6)}
+    kernels.show("ctkd", parts)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["all", "3", "1.5"] in [[w for w in row if w not in "│|"] for row in rows]
 
 
 def test_a_cached_start_is_compared_with_the_cold_one_before_it(monkeypatch):

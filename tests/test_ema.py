@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from kdjax.train import loop
-from kdjax.train.step import AveragedState, TrainState
+from kdjax.train.state import AveragedState, TrainState
 
 pytestmark = pytest.mark.usefixtures("x64")
 

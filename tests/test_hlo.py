@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
-from kdjax.preflight.hlo.kernels import kernels
+from kdjax.preflight.hlo.kernels import kernels, step_by_kind
 from kdjax.preflight.hlo.module import Array, Module, arrays
 from kdjax.preflight.hlo.traffic import traffic
 
@@ -244,8 +244,7 @@ def test_traffic_is_what_kernels_read_and_write():
     assert found == 3 * sized(64, 64) + 2 * sized(64, 32)
 
 
-def test_kernels_are_counted_by_kind_and_by_turn_of_a_loop():
-    text = """HloModule m
+TURNS = """HloModule m
 %fused (p: f32[8]) -> f32[8] {
   %p = f32[8]{0} parameter(0)
   ROOT %t = f32[8]{0} tanh(%p)
@@ -268,10 +267,27 @@ ENTRY %main (p: (s32[], f32[8])) -> (s32[], f32[8]) {
   ROOT %w = (s32[], f32[8]{0}) while(%copy.1), condition=%condition, body=%body, COUNT
 }
 """
+
+
+def test_kernels_are_counted_by_name_and_by_turn_of_a_loop():
     known = 'backend_config={"known_trip_count":{"n":"5"}}'
     expected = {"tanh_fusion": 10, "copy": 1}
-    assert kernels(text.replace("COUNT", known)) == expected
-    assert kernels(text.replace(", COUNT", ""), unknown=5) == expected
+    assert kernels(TURNS.replace("COUNT", known)) == expected
+    assert kernels(TURNS.replace(", COUNT", ""), unknown=5) == expected
+
+
+def test_a_step_s_kernels_are_told_by_kind_without_what_runs_once():
+    text = TURNS.replace("COUNT", 'backend_config={"known_trip_count":{"n":"5"}}')
+    text = text.replace("%tanh_fusion.4.0", "%loop_add_fusion")
+    text = text.replace("%tanh_fusion.3", "%loop_tanh_fusion.3")
+    moved = 2 * 4 * 8  # reads eight numbers and writes eight
+    assert step_by_kind(text, 5) == {"elementwise": (2, 2 * moved)}
+    scope = 'calls=%fused, metadata={op_name="jit(f)/while/body/update/add"}'
+    text = text.replace("calls=%fused", scope, 1)
+    assert step_by_kind(text, 5) == {
+        "update": (1, moved),
+        "elementwise": (1, moved),
+    }
 
 
 SLICED = """HloModule m

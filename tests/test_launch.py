@@ -15,7 +15,7 @@ import yaml
 from tests import processes
 
 LAUNCH = processes.ROOT / "launch"
-SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
+SCRIPTS = ("gpu_check.sh", "local.sh", "slurm.sbatch", "tpu_pod.sh")
 
 # Tells what it got, then does what its argument for its number says.
 PROGRAM = """

@@ -14,7 +14,8 @@ import tiny
 from kdjax import losses, models
 from kdjax.data.stream import Batch
 from kdjax.methods.base import Method, Term, cross_entropy, only
-from kdjax.train.step import Step, StepInputs
+from kdjax.train.state import StepInputs
+from kdjax.train.step import Step
 
 (LOSSES,) = pages.blocks("README.md", "python")
 OWN = pages.blocks("docs/own-data.md", "python")[1]

@@ -248,7 +248,7 @@ def test_networks_are_traced_for_their_shapes_only_where_a_method_asks(monkeypat
     def trace(*args):
         raise TracedError
 
-    monkeypatch.setattr(networks, "_outputs", trace)
+    monkeypatch.setattr(networks, "output_shapes", trace)
     tiny.program("kd")
     with pytest.raises(TracedError):
         tiny.program("vid")

@@ -13,8 +13,8 @@ from kdjax import models
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.signals import Interrupted
 from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.dispatch import evenly
 from kdjax.train.loop import load_network
-from kdjax.train.program import evenly
 from kdjax.train.replica_step import EpochTargets
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -30,7 +30,8 @@ from kdjax.runtime.files import (
 )
 from kdjax.train import rounding
 from kdjax.train.loop import load_network
-from kdjax.train.networks import Networks, apply_model
+from kdjax.train.model_outputs import apply_model
+from kdjax.train.networks import Networks
 
 
 class Store:

@@ -19,7 +19,7 @@ from kdjax.report.runs import STUDENT, Run, Stage
 from kdjax.runtime import backend
 from kdjax.runtime.errors import UserError
 from kdjax.train.loop import load_network
-from kdjax.train.networks import apply_model
+from kdjax.train.model_outputs import apply_model
 
 _BATCH = 256
 

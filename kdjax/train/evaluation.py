@@ -11,7 +11,8 @@ from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.train import metrics
 from kdjax.train.replica_step import evaluate_batches
-from kdjax.train.step import Step, TrainState
+from kdjax.train.state import TrainState
+from kdjax.train.step import Step
 
 
 def lower(step: Step, feed: Feed, state: Any) -> jax.stages.Lowered:

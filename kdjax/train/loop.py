@@ -25,7 +25,7 @@ from kdjax.train.program import Program
 from kdjax.train.recipe import Recipe
 from kdjax.train.replica import Replica
 from kdjax.train.replica_step import EpochTargets
-from kdjax.train.step import TrainState
+from kdjax.train.state import TrainState
 
 _IN_FLIGHT = 2  # dispatches that may wait: signals and the progress stay prompt
 _ASK_EVERY = 16  # dispatches between questions to other processes, which wait for all

@@ -9,7 +9,7 @@ import numpy as np
 from kdjax.data.stream import normalise
 from kdjax.models import Variables
 from kdjax.runtime import backend
-from kdjax.train.networks import apply_model
+from kdjax.train.model_outputs import apply_model
 
 _BATCH = 256
 

@@ -17,24 +17,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kdjax import models
-from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
+from kdjax.data.feed import DispatchInputs, Feed
 from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
-from kdjax.train import evaluation, metrics, mixup, rounding
-from kdjax.train.metrics import Metrics
-from kdjax.train.replica_step import EpochTargets, train_step
-from kdjax.train.step import Step, TrainState
+from kdjax.train import evaluation, mixup, rounding
+from kdjax.train.dispatch import RECORDING, Dispatch, Totals, evenly
+from kdjax.train.replica_step import EpochTargets
+from kdjax.train.state import TrainState
+from kdjax.train.step import Step
 from kdjax.train.teacher_targets import TeacherTargets
 
 Tree = TypeVar("Tree")
 """A tree of arrays."""
-Totals = dict[str, Any]
-"""An epoch's sums so far: `metrics.zeros`, and with a recording its logits."""
-
-_Carry = tuple[TrainState, Totals, dict[str, Any] | None]
-_RECORDING = "said"
-"""The recorded logits' key in `Totals`, and so in checkpoints: it keeps its name."""
 
 
 class Program:
@@ -84,9 +79,8 @@ class Program:
         # Train programs by their number of steps, which is compiled in.
         self._train: dict[int, jax.stages.Compiled] = {}
         self._evaluate: jax.stages.Compiled | None = None
-        # Inside jit, so that tracing it for its shapes serves the program as well.
-        self._train_step = jax.jit(
-            functools.partial(train_step, step, feed), inline=True
+        self._dispatch = Dispatch(
+            step, feed, record=record, looped=self.steps_per_dispatch > 1
         )
         try:
             self.specs = self._trace()
@@ -142,33 +136,10 @@ class Program:
             keys,
         )
 
-        def one_step(state: TrainState, frozen: Any, *rest: Any) -> Any:
-            frozen = step.cast_frozen(frozen)
-            params = self._compute_params(state)
-            return self._train_step(state, frozen, *rest, params)
-
-        traced = parallel.by_replica(one_step, self.mesh, shared=(3,))
+        traced = parallel.by_replica(self._dispatch.metrics, self.mesh, shared=(3,))
         with jax.set_mesh(self.mesh):
-            _, measured, _ = jax.eval_shape(traced, self._stacked(state), *self._inputs)
-        return state, jax.eval_shape(lambda: self._zeros(measured))
-
-    def _compute_params(self, state: TrainState) -> dict[str, Any] | None:
-        """Returns the parameters that a loop of steps hands on beside the state.
-
-        The update that makes a parameter then makes its bfloat16 as well: compiled for
-        an H100, a bf16 step of CTKD has 815 kernels instead of 871. One step casts.
-        """
-        if self.steps_per_dispatch == 1:
-            return None
-        return self.step.compute_params(state.params)
-
-    def _zeros(self, measured: Metrics) -> Totals:
-        """Returns one replica's sums before the first step of an epoch."""
-        totals = metrics.zeros(measured)
-        if self.record:
-            size = self.feed.stream.size, self.step.num_classes
-            totals[_RECORDING] = jnp.zeros(size, self.step.dtype)
-        return totals
+            measured = jax.eval_shape(traced, self._stacked(state), *self._inputs)
+        return state, jax.eval_shape(lambda: self._dispatch.zeros(measured))
 
     def _epoch_specs(self) -> EpochTargets:
         size, step = self.feed.stream.size, self.step
@@ -230,7 +201,7 @@ class Program:
 
     def zero_metrics(self) -> Totals:
         """Returns one replica's sums before the first step of an epoch, on the host."""
-        return jax.device_get(self._zeros(self.specs[1]["sums"]))
+        return jax.device_get(self._dispatch.zeros(self.specs[1]["sums"]))
 
     def stack_replicas(self, trees: Sequence[Tree]) -> Tree:
         """Returns the replicas' trees as one, on the devices."""
@@ -334,7 +305,7 @@ class Program:
 
     def recorded_logits(self, totals: Totals) -> np.ndarray:
         """Returns the student's logits of an epoch, `[N, classes]`, from its sums."""
-        return totals[_RECORDING]
+        return totals[RECORDING]
 
     def evaluate(self, state: TrainState) -> list[dict[str, float]]:
         """Returns 'accuracy/ROLE', 'top5/ROLE' and 'loss/ROLE' on all test images.
@@ -343,44 +314,3 @@ class Program:
         """
         assert self._evaluate
         return evaluation.run(self._evaluate, state, self.feed)
-
-    def _dispatch(
-        self,
-        count: int,
-        state: TrainState,
-        totals: Totals,
-        frozen: Mapping[str, Variables],
-        targets: EpochTargets,
-        train_arrays: TrainArrays,
-        dispatch_inputs: DispatchInputs,
-        key: jax.Array,
-    ) -> tuple[TrainState, Totals]:
-        """Returns one replica's state and sums after `count` steps."""
-        frozen = self.step.cast_frozen(frozen)  # once, not in every step
-
-        def one(_: jax.Array | int, carry: _Carry) -> _Carry:
-            state, totals, params = carry
-            new, measured, (index, logits) = self._train_step(
-                state, frozen, targets, train_arrays, dispatch_inputs, key, params
-            )
-            sums = metrics.add(totals, measured, state.step)
-            if self.record:
-                sums[_RECORDING] = totals[_RECORDING].at[index].set(logits)
-            return new, sums, self._compute_params(new)
-
-        carry: _Carry = (state, totals, self._compute_params(state))
-        if count == 1:
-            return one(0, carry)[:2]
-        return jax.lax.fori_loop(0, count, one, carry)[:2]
-
-
-def evenly(steps: int, most: int) -> int:
-    """Returns how many steps of an epoch one dispatch makes, `most` at the most.
-
-    The largest divisor of the epoch's steps, so that one program serves them all; but
-    `most` where only small numbers divide them: a further program then makes the rest.
-    """
-    most = min(most, steps)
-    return next(
-        (count for count in range(most, most // 2, -1) if steps % count == 0), most
-    )

@@ -16,7 +16,8 @@ from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import digest
 from kdjax.train import metrics, recordings, records
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.step import Step, TrainState
+from kdjax.train.state import TrainState
+from kdjax.train.step import Step
 
 _SCORE = "test/accuracy/student"
 

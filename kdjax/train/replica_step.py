@@ -18,7 +18,8 @@ from kdjax.runtime.rng import fold
 from kdjax.train import rounding
 from kdjax.train.metrics import Metrics
 from kdjax.train.mixup import mix
-from kdjax.train.step import Gradients, Step, StepInputs, TrainLogits, TrainState
+from kdjax.train.state import Gradients, StepInputs, TrainLogits, TrainState
+from kdjax.train.step import Step
 
 
 class EpochTargets(NamedTuple):

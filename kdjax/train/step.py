@@ -1,107 +1,31 @@
-"""The train state, the one train step of every method, and the evaluation step."""
+"""The one train step of every method, and the evaluation step."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kdjax import losses
-from kdjax.data.stream import Batch
 from kdjax.methods import Context, MemoryInit, weighted_sum
 from kdjax.methods.base import Path
 from kdjax.models import Outputs, Variables
 from kdjax.runtime.rng import fold
 from kdjax.train.metrics import Metrics
-from kdjax.train.networks import Networks, cast
-
-TrainLogits = tuple[jax.Array, jax.Array]
-"""A batch's positions in the training set and the student's logits on it, in training
-mode: what is recorded for a stage that replays them."""
-
-
-class Gradients(NamedTuple):
-    """What a micro-batch adds to the step: averaged over the micro-batches.
-
-    Attributes:
-        params: gradients of the total loss, of what the phase trains.
-        metrics: scalars: the total 'loss', every raw term by name, and 'accuracy/ROLE'
-            of every trained network.
-    """
-
-    params: dict[str, Any]
-    metrics: Metrics
-
-
-@flax.struct.dataclass
-class StepInputs:
-    """What one micro-batch of a step is computed from, besides the state.
-
-    Attributes:
-        batch: images, with all views of each, labels and positions; blended ones have
-            labels `[batch, classes]`.
-        targets: every teacher's targets on this batch, by stage.
-        recorded: logits that teachers had at this step of their own training, by stage;
-            of those that the method replays.
-        frozen: variables of the teachers that run in the step, by stage.
-    """
-
-    batch: Batch
-    targets: Mapping[str, Any]
-    recorded: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
-    frozen: Mapping[str, Variables] = flax.struct.field(default_factory=dict)
-
-
-@flax.struct.dataclass
-class Average:
-    """A moving average of a phase's networks: what is evaluated and saved.
-
-    Attributes:
-        params: as the state's.
-        batch_stats: as the state's.
-        count: number of steps in it.
-    """
-
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    count: jax.Array
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a step changes.
-
-    Attributes:
-        step: number of steps done.
-        params: of trained roles and adapters, by name, without tied ones.
-        batch_stats: of trained roles and adapters, by name.
-        opt_state: the optimiser's, of what the phase trains.
-        memory: the method's.
-        phase: the number of the phase.
-    """
-
-    step: jax.Array
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    opt_state: Any
-    memory: Any
-    phase: jax.Array
-
-
-@flax.struct.dataclass
-class AveragedState(TrainState):
-    """The state of a recipe with `ema`: others' checkpoints stay as they were.
-
-    Attributes:
-        average: of the networks.
-    """
-
-    average: Average
+from kdjax.train.model_outputs import cast
+from kdjax.train.networks import Networks
+from kdjax.train.state import (
+    Average,
+    AveragedState,
+    Gradients,
+    StepInputs,
+    TrainLogits,
+    TrainState,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +228,7 @@ class Step(Networks):
         moved = state.replace(batch_stats=new_stats, memory=memory)  # type: ignore[attr-defined]
         return Gradients(grads, metrics), moved, train_logits
 
+    @jax.named_scope("update")  # in profiles, and for `preflight.hlo.kernels`
     def apply_gradients(self, state: TrainState, grads: dict[str, Any]) -> TrainState:
         """Returns the state after the optimiser's update, at the next step.
 

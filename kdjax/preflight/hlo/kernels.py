@@ -1,19 +1,35 @@
-"""How many kernels a compiled program launches, by kind."""
+"""How many kernels a compiled program launches, and what they move, by kind."""
 
 import re
 from collections import Counter
+from typing import NamedTuple
 
-from kdjax.preflight.hlo.module import Module
-from kdjax.preflight.hlo.traffic import kernel_computations, moves_data
+from kdjax.preflight.hlo import traffic
+from kdjax.preflight.hlo.module import Instruction
+
+UPDATE = "update"
+"""The scope of the optimiser's operations in the train step."""
 
 _NUMBER = re.compile(r"(\.\d+)*$")
+_OPERATION = re.compile(r'op_name="([^"]*)"')
+# The beginnings of names that XLA gives to kernels of GPUs.
+_KINDS = {
+    "cudnn-conv": "convolutions",
+    "gemm": "products",
+    "input": "reductions",
+    "loop": "elementwise",
+}
+
+
+class Part(NamedTuple):
+    """Kernels of a step of one kind, and the bytes that they move."""
+
+    kernels: int
+    bytes: int
 
 
 def kernels(text: str, *, unknown: int = 1) -> Counter[str]:
-    """Returns how often kernels of each kind run in one run of a program.
-
-    An instruction outside of fusions counts as one kernel; a library call may launch
-    several. Instructions that only name or forward arrays count for nothing.
+    """Returns how often kernels of each name run in one run of a program.
 
     Args:
         text: of a module: `compiled.as_text()`.
@@ -23,11 +39,37 @@ def kernels(text: str, *, unknown: int = 1) -> Counter[str]:
         Counts by the instructions' names without their numbers, such as
         'loop_add_fusion', 'input_reduce_fusion' or 'cudnn-conv'.
     """
-    module = Module.parse(text)
-    runs = module.runs(unknown)
     counts = Counter[str]()
-    for name in kernel_computations(module):
-        for instruction in module.computations[name].values():
-            if moves_data(instruction):
-                counts[_NUMBER.sub("", instruction.name)] += runs[name]
+    for instruction, runs, _ in traffic.kernels(text, unknown=unknown):
+        counts[_NUMBER.sub("", instruction.name)] += runs
     return counts
+
+
+def step_by_kind(text: str, steps: int) -> dict[str, Part]:
+    """Returns what one step consists of in a program for GPUs.
+
+    Args:
+        text: of a program that makes several steps in a loop.
+        steps: how many; what runs less often, before or after the loop, is left out.
+
+    Returns:
+        By kind: 'convolutions', 'products', 'reductions', 'elementwise', 'update' (the
+        optimiser's kernels, and BatchNorm's of few numbers that XLA fuses with them)
+        and 'other', such as copies.
+    """
+    counts, sizes = Counter[str](), Counter[str]()
+    for instruction, runs, size in traffic.kernels(text):
+        times, kind = runs // steps, _kind(instruction)
+        counts[kind] += times
+        sizes[kind] += times * size
+    return {kind: Part(counts[kind], sizes[kind]) for kind in counts if counts[kind]}
+
+
+def _kind(instruction: Instruction) -> str:
+    operation = _OPERATION.search(instruction.rest)
+    if operation and UPDATE in operation[1].split("/"):
+        return "update"
+    return next(
+        (kind for start, kind in _KINDS.items() if instruction.name.startswith(start)),
+        "other",
+    )

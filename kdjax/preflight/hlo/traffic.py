@@ -5,7 +5,7 @@ result, once. Arrays in on-chip memory are not counted. Where a kernel reads onl
 or rows of an operand, only these are counted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from kdjax.preflight.hlo.module import Array, Instruction, Module
 
@@ -39,16 +39,28 @@ def traffic(text: str, *, unknown: int = 1) -> int:
         text: of a module: `compiled.as_text()`.
         unknown: how often the body of a loop without a known trip count runs.
     """
+    return sum(runs * moved for _, runs, moved in kernels(text, unknown=unknown))
+
+
+def kernels(text: str, *, unknown: int = 1) -> Iterator[tuple[Instruction, int, int]]:
+    """Yields every kernel, how often it runs, and the bytes that one run moves.
+
+    An instruction outside of fusions counts as one kernel; a library call may launch
+    several. Instructions that only name or forward arrays count for nothing.
+
+    Args:
+        text: as for `traffic`.
+        unknown: as for `traffic`.
+    """
     module = Module.parse(text)
     runs = module.runs(unknown)
-    return sum(
-        runs[name] * _moved(module, name, instruction)
-        for name in kernel_computations(module)
-        for instruction in module.computations[name].values()
-    )
+    for name in _kernel_computations(module):
+        for instruction in module.computations[name].values():
+            if _moves_data(instruction):
+                yield instruction, runs[name], _moved(module, name, instruction)
 
 
-def kernel_computations(module: Module) -> set[str]:
+def _kernel_computations(module: Module) -> set[str]:
     """Returns the computations whose instructions are kernels."""
     reached, waiting = set(), [module.entry]
     while waiting:
@@ -61,7 +73,7 @@ def kernel_computations(module: Module) -> set[str]:
     return reached
 
 
-def moves_data(instruction: Instruction) -> bool:
+def _moves_data(instruction: Instruction) -> bool:
     """Returns whether an instruction outside of fusions is a kernel."""
     kind = instruction.kind
     harmless = kind in _FREE or kind in _CALLS or kind in _ASYNC
@@ -71,8 +83,6 @@ def moves_data(instruction: Instruction) -> bool:
 def _moved(module: Module, computation: str, instruction: Instruction) -> int:
     """Returns the bytes that one instruction reads and writes."""
     kind = instruction.kind
-    if not moves_data(instruction):
-        return 0
     around = module.computations[computation]
     if kind != "fusion":
         return _alone(around, instruction)

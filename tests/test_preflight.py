@@ -127,6 +127,8 @@ def test_chips_have_their_published_figures():
             assert min(chip.bandwidth, chip.interconnect, *chip.peak.values()) > 0
     assert CHIPS["v5e"].peak == {"float32": 197e12, "bf16": 197e12}
     assert CHIPS["h100"].limit == 60e9
+    h200 = target._gpu(CHIPS["h200"])
+    assert "memory_size: 141000000000\n  memory_bandwidth: 4800000000000\n" in h200
     # Two devices to a chip.
     assert (CHIPS["v4"].peak["bf16"] * 2, CHIPS["v4"].memory * 2) == (275e12, 2**35)
 

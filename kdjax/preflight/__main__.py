@@ -33,8 +33,8 @@ def _parse(
         "--topology",
         required=True,
         metavar="NAME",
-        help="v5e:4x4, v4:2x2x1, v5p:2x2x1, v6e:2x4 and the like; h100:HOSTSxGPUS; "
-        "cpu:N",
+        help="v5e:4x4, v4:2x2x1, v5p:2x2x1, v6e:2x4 and the like; h100:HOSTSxGPUS, "
+        "h200:HOSTSxGPUS; cpu:N",
     )
     parser.add_argument("--stage", metavar="NAME", help="(default: the last)")
     parser.add_argument(

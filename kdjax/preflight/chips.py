@@ -63,6 +63,22 @@ def _tpu(
     )
 
 
+def _hopper(name: str, gigabytes: int, bandwidth: float) -> Chip:
+    """Returns a GPU of NVIDIA's Hopper series, SXM, from its memory and bytes/s."""
+    return Chip(
+        name,
+        "gpu",
+        gigabytes * 10**9,
+        # Dense: the data sheets' figures with sparsity are twice these.
+        {"float32": 494.7e12, "bf16": 989.4e12, "float64": 66.9e12},
+        bandwidth,
+        900e9,
+        ("1x1", "1x8", "4x8"),
+        f"NVIDIA's {name.upper()} data sheet, SXM; H100 architecture white paper",
+        usable=0.75,
+    )
+
+
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -72,18 +88,8 @@ CHIPS = {
         _tpu("v5e", 16, 197, 819, 400, "1x1", "2x2", "4x4", "4x8", "8x8", "16x16"),
         _tpu("v5p", 95, 459, 2765, 1200, "2x2x1", "2x2x2", "4x4x4"),
         _tpu("v6e", 32, 918, 1638, 800, "1x1", "2x2", "2x4", "4x4", "16x16"),
-        Chip(
-            "h100",
-            "gpu",
-            80 * 10**9,
-            # Dense: the data sheet's figures with sparsity are twice these.
-            {"float32": 494.7e12, "bf16": 989.4e12, "float64": 66.9e12},
-            3.35e12,
-            900e9,
-            ("1x1", "1x8", "4x8"),
-            "NVIDIA's H100 data sheet and architecture white paper, SXM5",
-            usable=0.75,
-        ),
+        _hopper("h100", 80, 3.35e12),
+        _hopper("h200", 141, 4.8e12),
         Chip("cpu", "cpu", None, {}, None, None, ("1", "4"), "none"),
     )
 }

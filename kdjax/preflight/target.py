@@ -31,16 +31,16 @@ _COMPILERS = {
         "nvidia-cuda-runtime-cu12",
     ),
 }
-# NVIDIA's figures of the H100 SXM5 and of compute capability 9.0 (CUDA C++ programming
-# guide, technical specifications).
-_H100 = """
+# NVIDIA's figures of the H100 and H200 SXM, which differ in their memory alone, and of
+# compute capability 9.0 (CUDA C++ programming guide, technical specifications).
+_HOPPER = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
   core_count: 132
   fpus_per_core: 128
   clock_rate_ghz: 1.98
-  device_memory_size: 80000000000
-  memory_bandwidth: 3350000000000
+  device_memory_size: %d
+  memory_bandwidth: %d
   l2_cache_size: 52428800
   threads_per_warp: 32
   threads_per_block_limit: 1024
@@ -56,7 +56,7 @@ gpu_device_info {
 }
 platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 }
-device_description_str: "H100"
+device_description_str: "%s"
 """
 
 
@@ -97,7 +97,7 @@ def find(name: str) -> Target:
     _check_compiler(chip)
     if chip.platform == "gpu":
         topology = topologies.get_topology_desc(
-            chip.name, "cuda", target_config=_H100, topology=f"1x{shape}"
+            chip.name, "cuda", target_config=_gpu(chip), topology=f"1x{shape}"
         )
     else:
         for variable, value in _QUIET.items():
@@ -109,13 +109,18 @@ def find(name: str) -> Target:
     return Target(name, chip, tuple(topology.devices))
 
 
+def _gpu(chip: Chip) -> str:
+    """Returns what XLA's compiler knows of a GPU."""
+    return _HOPPER % (chip.memory, chip.bandwidth, chip.name.upper())
+
+
 def _unknown(name: str) -> UserError:
     choices = ", ".join(
         f"{chip.name}:{shape}" for chip in CHIPS.values() for shape in chip.shapes
     )
     return UserError(
         f"unknown topology {name!r}; choices: {choices} and the like "
-        "(chips by dimension; h100: hosts x GPUs)"
+        "(chips by dimension; GPUs: hosts x GPUs)"
     )
 
 

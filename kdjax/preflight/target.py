@@ -116,7 +116,9 @@ def _gpu(chip: Chip) -> str:
 
 def _unknown(name: str) -> UserError:
     choices = ", ".join(
-        f"{chip.name}:{shape}" for chip in CHIPS.values() for shape in chip.shapes
+        f"{chip.name}:{shape}"
+        for chip in CHIPS.values()
+        for shape in (chip.shapes[0], chip.shapes[-1])
     )
     return UserError(
         f"unknown topology {name!r}; choices: {choices} and the like "

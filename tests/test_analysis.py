@@ -293,3 +293,14 @@ def test_a_damaged_network(error, copied):
 @pytest.mark.parametrize("count", [1, 10, 11, 20, 21, 40])
 def test_every_network_has_a_colour_of_its_own(count):
     assert len({tuple(colour) for colour in report._colours(count)}) == count
+
+
+@pytest.mark.parametrize(
+    ("classes", "legend"),
+    [((), ["class 0", "1", "wrong"]), (("cat", "dog"), ["cat", "dog", "wrong"])],
+)
+def test_tsne_names_the_classes(rng, classes, legend):
+    labels = np.arange(8) % 2
+    panel = features.Panel("net", rng.normal(size=(8, 2)), labels, labels == 1)
+    figure = features.draw_tsne([panel], classes=classes)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == legend

@@ -107,12 +107,15 @@ def plot_tsne(panels: Sequence[Panel], title: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_tsne(panels: Sequence[Panel], most: int = 5) -> "Figure":
+def draw_tsne(
+    panels: Sequence[Panel], most: int = 5, classes: Sequence[str] = ()
+) -> "Figure":
     """Draws one panel for every network: images coloured by class, errors crossed.
 
     Args:
         panels: the networks.
         most: panels in a row; of more, every row has one less.
+        classes: their names by label; empty: the labels are their names.
     """
     from matplotlib import rcParams
     from matplotlib.figure import Figure
@@ -142,11 +145,14 @@ def draw_tsne(panels: Sequence[Panel], most: int = 5) -> "Figure":
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     labels = np.unique(np.concatenate([panel.labels for panel in panels]))
+    names = {label: classes[label] if classes else str(label) for label in labels}
+    numbered = all(name.isdigit() for name in names.values())
     handles = [
-        Line2D([], [], marker="o", ls="", ms=5, color=COLOURS[label], label=f"{label}")
-        for label in labels
+        Line2D([], [], marker="o", ls="", ms=5, color=COLOURS[label], label=name)
+        for label, name in names.items()
     ]
-    handles[0].set_label(f"class {labels[0]}")
+    if numbered:
+        handles[0].set_label(f"class {names[labels[0]]}")
     handles.append(
         Line2D(
             [], [], marker="x", ls="", ms=5, color=rcParams["text.color"], label="wrong"
@@ -155,7 +161,9 @@ def draw_tsne(panels: Sequence[Panel], most: int = 5) -> "Figure":
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=len(handles) if columns > 2 else math.ceil(len(handles) / 2),
+        ncols=len(handles)
+        if numbered and columns > 2
+        else math.ceil(len(handles) / (2 if numbered or columns > 2 else 3)),
         frameon=False,
         columnspacing=1,
         handletextpad=0.1,

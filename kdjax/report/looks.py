@@ -117,7 +117,7 @@ def _tsne(looker: Looker, gallery: Gallery) -> None:
         return
 
     def plot(theme: Theme) -> Figure:
-        return features.draw_tsne(panels, most=3 if len(panels) < 5 else 4)
+        return features.draw_tsne(panels, 3 if len(panels) < 5 else 4, test.classes)
 
     gallery.add(
         "tsne",

@@ -112,3 +112,14 @@ def test_only_seeds_side_by_side_may_differ_by_rounding(tmp_path, monkeypatch):
         assert not kinds.same(kind, "rounded")
         assert kinds.same_but_rounding(kind, "rounded") == close
         assert not kinds.same_but_rounding(kind, "other")
+
+
+def test_every_file_is_damaged_once_before_one_is_twice(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    folders = {"finished": tmp_path}
+    once = list(damage.chosen(folders, 3, random.Random(0)))
+    assert {file for _, file, _ in once} == {"a", "b", "c"}
+    every = list(damage.chosen(folders, 100, random.Random(0)))
+    assert len(set(every)) == len(every) == 3 * len(damage.DAMAGES)
+    assert every[:3] == once

@@ -16,7 +16,7 @@ PARTS = {
     "disks": disks.trials,
     "rivals": rivals.trials,
 }
-NUMBERS = {"kills": 200, "damage": 500, "disks": 120, "rivals": 40, "fuzz": 5000}
+NUMBERS = {"kills": 200, "damage": 1000, "disks": 120, "rivals": 40, "fuzz": 5000}
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Working folders of which one file is damaged."""
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -61,15 +62,20 @@ def files(workdir: Path) -> list[str]:
 def chosen(
     folders: dict[str, Path], number: int, rng: random.Random
 ) -> Iterator[tuple[str, str, str]]:
-    """Yields folder, file and damage of some trials, at random; all if they are few."""
-    every = [
-        (name, file, damage)
-        for name, workdir in folders.items()
-        for file in files(workdir)
-        for damage in DAMAGES
-    ]
+    """Yields folder, file and damage of some trials, at random.
+
+    No file comes twice before all have come once, and no damage of a file twice; if
+    `number` is large enough, all are yielded.
+    """
+    every = [(name, file) for name, root in folders.items() for file in files(root)]
     rng.shuffle(every)
-    yield from every[:number]
+    orders = [rng.sample(list(DAMAGES), len(DAMAGES)) for _ in every]
+    rounds = (
+        (*which, order[turn])
+        for turn in range(len(DAMAGES))
+        for which, order in zip(every, orders, strict=True)
+    )
+    yield from itertools.islice(rounds, number)
 
 
 def trials(

@@ -52,7 +52,7 @@ def test_a_boundary_connector_passes_on_what_fits():
 
 
 def test_a_boundary_connector_that_cannot_fit_names_the_shapes():
-    with pytest.raises(UserError, match=r"ab: .*\(8, 6\).*\(9, 6\); it must be"):
+    with pytest.raises(UserError, match=r"ab: .*\(8, 6\).*\(9, 6\); choices: half"):
         shapes(BoundaryConnector((9, 6, 4)), True)
 
 

@@ -120,7 +120,9 @@ def test_dropout_takes_a_key_of_the_step_and_micro_batch():
         )
         rngs = {"dropout": fold(key, "step", 0, "dropout", name, 0, index[0])}
         variables = {"params": params, "batch_stats": stats}
-        outputs, new = network.apply(variables, images, True, ["batch_stats"], rngs)
+        outputs, new = network.apply(
+            variables, images, True, mutable=["batch_stats"], rngs=rngs
+        )
         return losses.cross_entropy(outputs.logits, labels).mean(), new["batch_stats"]
 
     half = tiny.BATCH // 2

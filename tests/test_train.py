@@ -33,13 +33,19 @@ def trained(supervised, tmp_path_factory):
         return folder, tiny.training(supervised, folder).run()
 
 
+def of_two_steps_a_dispatch(method="supervised", **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "steps_per_dispatch", lambda: 2)
+        made = tiny.program(method, **options)
+    assert made.steps_per_dispatch == 2
+    return made
+
+
 @pytest.fixture(scope="module")
 def looped():
     """A program of two steps a dispatch: epochs of three have one that is left."""
     with jax.enable_x64(True):
-        made = tiny.program()
-        made.steps_per_dispatch = 2
-        return made
+        return of_two_steps_a_dispatch()
 
 
 def networks_of(folder):
@@ -113,8 +119,7 @@ def test_an_epoch_is_cut_evenly_where_it_can_be(steps, most, count):
 def test_parameters_cast_beside_the_state_train_the_same_networks():
     half = {"dtype": jnp.float32, "compute": jnp.bfloat16}
     expected = tiny.steps(tiny.program("kd", **half), 3)[0]
-    made = tiny.program("kd", **half)
-    made.steps_per_dispatch = 2
+    made = of_two_steps_a_dispatch("kd", **half)
     text = made.lower_train(2).as_text()
     chex.assert_trees_all_equal(tiny.steps(made, 3)[0], expected)
     # They go round with the state, so that an update writes both.

@@ -81,6 +81,6 @@ def test_a_dry_run_and_a_run_tell_it(tmp_path, monkeypatch, capsys, request):
     assert command.main(["kdjax", *flags, "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert told.count(line) == 1
-    assert "levels of torch_own:Sized: conv head\n" in told
+    assert "levels of torch_own:Sized: conv, head\n" in told
     assert command.main(["kdjax", *flags]) == 0
     assert capsys.readouterr().out.count(line) == 1

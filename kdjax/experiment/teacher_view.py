@@ -40,7 +40,7 @@ class TeacherView:
         height, width, _ = image_shape
         if self.size:
             rows, columns = self.size
-            # By the same library it is said once, behind the normalisation.
+            # One source of both is named once, behind the normalisation.
             by = "" if self.size_by == self.norm_by else f"; {_by(self.size_by)}"
             size = f"{rows}x{columns} ({self.interpolation}{by})"
         else:

@@ -90,6 +90,11 @@ def theirs(options: argparse.Namespace, flags: Sequence[str], cache: Path) -> Ra
     }
 
 
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    names = "train_size", "test_size", "epochs", "precision"
+    return {key: getattr(options, key) for key in names}
+
+
 def _sizes(options: argparse.Namespace, form: str) -> str:
     sizes = {"train_size": options.train_size, "test_size": options.test_size}
     return "".join(form.format(key, size) for key, size in sizes.items() if size)
@@ -111,7 +116,11 @@ def rivals(precision: str) -> dict[str, list[str]]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the figures of all rounds."""
+    """Returns the figures of all rounds.
+
+    After every run `options.out` has what was measured so far, so that a benchmark that
+    is stopped, as on a machine that is lent for minutes, leaves what it has.
+    """
     runs: dict[str, list[Rates]] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)  # decoded images and programs, for all rounds
@@ -125,7 +134,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             def turn() -> float:
                 begin = time.perf_counter()
                 runs.setdefault(name, []).append(commands[name]())
-                return time.perf_counter() - begin
+                seconds = time.perf_counter() - begin
+                measure.save(options.out, {**_about(options), "runs_so_far": runs})
+                return seconds
 
             return turn
 
@@ -204,9 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         console.print(f"epochs: {error}", markup=False)
         return 1
-    names = "train_size", "test_size", "epochs", "precision"
-    sizes = {key: getattr(options, key) for key in names}
-    measure.save(options.out, {**sizes, **found})
+    measure.save(options.out, {**_about(options), **found})
     show(found)
     return 0
 

@@ -191,6 +191,12 @@ def test_a_cached_start_is_compared_with_the_cold_one_before_it(monkeypatch):
     assert found["first_step"]["ratio"]["median"] == 0.5
 
 
+def _epochs_options(**options):
+    sizes = {"train_size": 8, "test_size": 4, "epochs": 1}
+    common = {"precision": "float32", "rounds": 2, "busy": 0.1, "out": None}
+    return argparse.Namespace(**{**sizes, **common, **options})
+
+
 def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
     def rates(speed):
         return {
@@ -210,13 +216,31 @@ def test_epochs_take_the_rounds_that_are_kept(monkeypatch, capsys):
     monkeypatch.setattr(epochs, "theirs", lambda options, flags, cache: rates(300.0))
     monkeypatch.setattr(epochs, "rivals", lambda precision: {"torch NCHW": []})
     monkeypatch.setattr(measure.interleave, "__defaults__", (Watch([0.9, 0.0, 0.0]),))
-    found = epochs.run(argparse.Namespace(rounds=2, busy=0.1, precision="float32"))
+    found = epochs.run(_epochs_options())
     ratio = found["stages"]["ctkd"]["ratio"]
     assert ratio["kdjax"]["torch NCHW"]["values"] == [2.0, 3.0]
     assert ratio["replay"]["torch NCHW"]["values"] == [4.0, 8.0]
     assert ratio["replay"]["kdjax"]["values"] == pytest.approx([2.0, 8 / 3])
     epochs.show(found)
     assert "2.50 [2.25, 2.75]" in capsys.readouterr().out
+
+
+def test_epochs_that_are_stopped_leave_what_they_have(monkeypatch, tmp_path):
+    figures = {"images_per_second": 100.0, "accuracy": 0.5, "compile_seconds": 1.0}
+    rates = dict.fromkeys(epochs.STAGES, figures)
+
+    def stopped(options, flags, cache):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(epochs, "ours", lambda options, scratch, cache: rates)
+    monkeypatch.setattr(epochs, "theirs", stopped)
+    monkeypatch.setattr(epochs, "rivals", lambda precision: {"torch NCHW": []})
+    out = tmp_path / "epochs.json"
+    with pytest.raises(KeyboardInterrupt):
+        epochs.run(_epochs_options(out=out))
+    saved = json.loads(out.read_text())
+    assert saved["runs_so_far"] == {"kdjax": [rates], "replay": [rates]}
+    assert saved["epochs"] == 1
 
 
 @pytest.mark.parametrize("scratch", ["joint", "replay"])

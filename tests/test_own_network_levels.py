@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from kdjax import methods, models
+from kdjax.report import lineage
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
 
@@ -100,3 +101,13 @@ def test_missing_features_are_told_with_those_there_are():
     with pytest.raises(UserError) as error:
         jax.eval_shape(method.teacher_targets, outputs)
     assert "levels=" not in str(error.value)
+
+
+def test_the_name_inside_wrappers_needs_no_module():
+    seen = models.preprocessed("gone.nets:Net(width=3)", (2.0,))
+    wrapped = models.with_levels(models.resized(seen, (96, 96), "bilinear"), ("stem",))
+    assert "Levels" in wrapped
+    assert "Resized" in wrapped
+    assert models.inner(wrapped) == "gone.nets:Net(width=3)"
+    assert lineage.plain(wrapped) == "gone.nets:Net(width=3)"
+    assert models.inner("gone.nets:Net(network='x')") == "gone.nets:Net(network='x')"

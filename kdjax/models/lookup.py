@@ -5,6 +5,9 @@ from typing import Any
 from kdjax.models import construct, families, names, own, registered, wrapped
 from kdjax.models.names import is_own
 
+_WRAPPERS = "kdjax.models.wrapped", "kdjax.models.foreign.views"
+"""Modules whose classes are wrappers around the network that their `network` names."""
+
 
 def create(name: str, num_classes: int) -> Any:
     """Returns a network by its name in the papers, such as 'wrn-16-1', or one's own.
@@ -70,13 +73,18 @@ def torch_network(name: str, num_classes: int) -> Any:
 def inner(name: str) -> str:
     """Returns the name without the wrappers `preprocessed`, `with_levels` and others.
 
-    The variables are those of the network inside, at the same paths.
+    The variables are those of the network inside, at the same paths. Nothing is
+    imported: the network itself need not be there any more.
 
     Args:
         name: the network's.
     """
-    if is_own(name) and registered.find(name) is None and is_wrapped(target(name)):
-        return inner(*networks_inside(name))
+    if not names.is_own(name) or names.is_object(name):
+        return name
+    reference = names.parse(name)
+    inside = reference.kwargs.get("network")
+    if reference.module in _WRAPPERS and isinstance(inside, str):
+        return inner(inside)
     return name
 
 

@@ -90,5 +90,12 @@ def path(model: str, teachers: Sequence[str], ancestors: Sequence[str]) -> str:
 
 
 def plain(model: str) -> str:
-    """Returns a model's name as the papers have it: without how its weights start."""
+    """Returns a model's name as the papers have it.
+
+    It is without how its weights start, how it sees images and what its levels are.
+    """
+    if ":" in model:
+        from kdjax import models  # here: it imports JAX, which `kdjax.watch` need not
+
+        model = models.inner(model)
     return model.removesuffix("-fan_out")

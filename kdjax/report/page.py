@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import kdjax
-from kdjax import models
 from kdjax.report import lineage, statistics, tables
 from kdjax.report.figures.style import Picture
 from kdjax.report.runs import STUDENT, Run, Stage
@@ -150,7 +149,7 @@ def row(
     return {
         "name": name,
         "label": stage.label if role == STUDENT else f"(trained beside {stage.name})",
-        "model": lineage.plain(models.inner(network.model)),
+        "model": lineage.plain(network.model),
         "parameters": network.parameters,
         "cell": tables.accuracy(run, stage, network, out),
         "top5": 100 * float(np.median(network.top5)),

@@ -27,6 +27,7 @@ ROOT, PAGES = pages.ROOT, pages.PAGES
 
 # What only a certain machine, or a file of the reader's, can run.
 NOT_PARSED = {
+    "cp": "copies files",
     "pip": "installs packages",
     "sphinx-build": "see test_the_site_is_built",
     "ruff": "a tool of the tests",
@@ -78,6 +79,10 @@ def parsed_config(words):
     configs = [word for word in words if word.startswith("configs/own.py:")]
     if configs:
         assert parse_arg(configs[0].partition(":")[2], ("",), own.ARGUMENTS)
+        return
+    examples = [word for word in words if word.startswith("docs/examples/")]
+    if examples:  # of data of the reader's: see test_own_command.py
+        compile((ROOT / examples[0]).read_text(), examples[0], "exec")
         return
     parsed = parse_flags(["kdjax", *words])
     stages = parse_config(parsed.config).stages

@@ -1,5 +1,8 @@
 """`configs/own.py` on a command line: a folder of images and a teacher from a file."""
 
+import importlib.util
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +10,10 @@ import tiny  # noqa: F401 (its networks)
 from PIL import Image
 
 from kdjax import main, models
+from kdjax.experiment.config import parse_config
 from kdjax.models import import_torch
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ("cross", "disc", "square")
 
 
@@ -134,3 +139,26 @@ def test_mistakes_end_with_2_and_one_line(
     for word in words:
         assert word in err
     assert not list(workdir.glob("stages/*"))
+
+
+def test_the_config_of_the_page_on_pretrained_teachers(photos, monkeypatch):
+    path = ROOT / "docs" / "examples" / "pretrained.py"
+    spec = importlib.util.spec_from_file_location("pretrained", path)
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    students = {"resnet": "tiny-6", "mobilenet": "mobilenetv2-0.5"}
+    monkeypatch.setattr(page, "STUDENTS", students)
+    config = page.get_config(f"data={photos},teacher=tiny-8,epochs=2,seeds=1")
+    stages = parse_config(config).stages
+    taught = {name: tuple(stage.teachers) for name, stage in stages.items()}
+    assert taught == {
+        "teacher": (),
+        "resnet_alone": (),
+        "resnet": ("teacher",),
+        "mobilenet_alone": (),
+        "mobilenet": ("teacher",),
+    }
+    # A student learns with the same recipe alone and taught, the one that fits it.
+    rates = {name: stage.recipe.learning_rate for name, stage in stages.items()}
+    assert rates["resnet"] == rates["resnet_alone"] == 0.05
+    assert rates["mobilenet"] == rates["mobilenet_alone"] == 0.01

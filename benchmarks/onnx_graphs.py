@@ -59,6 +59,18 @@ class Logits(torch.nn.Module):
         return self.network(x)[0]
 
 
+def trained(network: torch.nn.Module) -> torch.nn.Module:
+    """Returns a network whose BatchNorms have values as after training.
+
+    Those of a new one add nothing: PyTorch would leave the convolutions' biases out.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.bias, std=0.1)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return network
+
+
 def write(name: str, folder: Path) -> dict[str, Path]:
     """Writes the three graphs of a network."""
     make, side = NETWORKS[name]
@@ -68,7 +80,7 @@ def write(name: str, folder: Path) -> dict[str, Path]:
     variables = models.init(jax.random.key(0), name, classes, shape)
     deployed = Deployed(name, classes, shape, variables, (0.5,) * 3, (0.25,) * 3)
     writer.write(deployed, paths["kdjax"])
-    network, images = Logits(make()).eval(), torch.zeros(2, 3, side, side)
+    network, images = Logits(trained(make())).eval(), torch.zeros(2, 3, side, side)
     batch = {0: torch.export.Dim("N")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

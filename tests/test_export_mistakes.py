@@ -140,8 +140,8 @@ def test_an_onnxruntime_that_is_too_old(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sessions.onnxruntime, "InferenceSession", refuse)
     argv = [workdir, "--stage=student", f"--out={tmp_path / 'out'}"]
     line = told([*argv, f"--opset={writer.newest()}"], capsys)
-    assert line == (
-        f"kdjax: model.onnx is not exported: onnxruntime {sessions.onnxruntime.__version__}"
+    assert "kdjax: model.onnx is not exported: onnxruntime " in line
+    assert line.endswith(
         " cannot open it; a smaller opset may help: Unsupported model IR version: 14, "
         "max: 10"
     )

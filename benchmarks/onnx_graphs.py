@@ -4,8 +4,9 @@
 
 PyTorch exports by both of its exporters, the one built on TorchScript and the one built
 on `torch.export` (which needs the package onnxscript). Counted are the nodes; measured
-is the latency at batch 1 under onnxruntime on this CPU, in turns. The ratio is the
-faster of PyTorch's two graphs over kdjax's: above 1 kdjax's is faster.
+is the latency at batch 1 under onnxruntime on this CPU, in turns, by one thread:
+several would wait for each other wherever another program runs. The ratio is the faster
+of PyTorch's two graphs over kdjax's: above 1 kdjax's is faster.
 """
 
 import functools
@@ -102,7 +103,11 @@ _TORCH = ("torchscript", "torch.export")
 
 def latency(path: Path, side: int, repeats: int) -> Callable[[], float]:
     """Returns a function that measures the median milliseconds of one image."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
     images = np.random.default_rng(0).normal(size=(1, 3, side, side))
     feed = {session.get_inputs()[0].name: images.astype(np.float32)}
 

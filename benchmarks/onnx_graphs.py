@@ -4,8 +4,9 @@
 
 PyTorch exports by both of its exporters, the one built on TorchScript and the one built
 on `torch.export` (which needs the package onnxscript). Counted are the nodes; measured
-is the latency at batch 1 under onnxruntime on this CPU, in turns. The ratio is the
-faster of PyTorch's two graphs over kdjax's: above 1 kdjax's is faster.
+is the latency at batch 1 under onnxruntime on this CPU, in turns, by one thread:
+several would wait for each other wherever another program runs. The ratio is the faster
+of PyTorch's two graphs over kdjax's: above 1 kdjax's is faster.
 """
 
 import functools
@@ -59,6 +60,18 @@ class Logits(torch.nn.Module):
         return self.network(x)[0]
 
 
+def trained(network: torch.nn.Module) -> torch.nn.Module:
+    """Returns a network whose BatchNorms have values as after training.
+
+    Those of a new one add nothing: PyTorch would leave the convolutions' biases out.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.bias, std=0.1)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return network
+
+
 def write(name: str, folder: Path) -> dict[str, Path]:
     """Writes the three graphs of a network."""
     make, side = NETWORKS[name]
@@ -68,7 +81,7 @@ def write(name: str, folder: Path) -> dict[str, Path]:
     variables = models.init(jax.random.key(0), name, classes, shape)
     deployed = Deployed(name, classes, shape, variables, (0.5,) * 3, (0.25,) * 3)
     writer.write(deployed, paths["kdjax"])
-    network, images = Logits(make()).eval(), torch.zeros(2, 3, side, side)
+    network, images = Logits(trained(make())).eval(), torch.zeros(2, 3, side, side)
     batch = {0: torch.export.Dim("N")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,7 +103,11 @@ _TORCH = ("torchscript", "torch.export")
 
 def latency(path: Path, side: int, repeats: int) -> Callable[[], float]:
     """Returns a function that measures the median milliseconds of one image."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
     images = np.random.default_rng(0).normal(size=(1, 3, side, side))
     feed = {session.get_inputs()[0].name: images.astype(np.float32)}
 

@@ -96,6 +96,9 @@ def test_the_bound_is_relative_to_the_largest_logit():
         (["--stage=student", "--format=safetensors", "--uint8"], "uint8 is for format"),
         (["--stage=student", "--opset=7"], "opset 7; choices: 13 to "),
         (["--stage=student", "--calibration=0"], "calibration=0 must be at least 1"),
+        (["--stage=student", "--calibration=5"], "calibration=5 is for 8 bits: give "),
+        (["--stage=student", "--activations=uint8"], "activations=uint8 is for 8 bits"),
+        (["--stage=student", "--data=nowhere"], "data=nowhere: no such file or folder"),
         (
             ["--stage=student", "--activations=int4"],
             "unknown activations 'int4'; choices: int8, uint8",
@@ -121,9 +124,28 @@ def test_folders_that_are_none(workdir, tmp_path, capsys):
     (tmp_path / "model.onnx").touch()
     line = told([workdir, "--stage=student", f"--out={tmp_path}"], capsys)
     assert line == f"kdjax: {tmp_path} is not empty: choose another folder"
+    line = told(
+        [workdir, "--stage=student", f"--out={tmp_path / 'model.onnx'}"], capsys
+    )
+    assert line == f"kdjax: {tmp_path / 'model.onnx'} is a file: choose a new folder"
     file = tmp_path / "model.onnx" / "out"
     line = told([workdir, "--stage=student", f"--out={file}"], capsys)
     assert f"{file} cannot be written" in line
+
+
+def test_an_onnxruntime_that_is_too_old(workdir, tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("Unsupported model IR version: 14,\nmax: 10")
+
+    monkeypatch.setattr(sessions.onnxruntime, "InferenceSession", refuse)
+    argv = [workdir, "--stage=student", f"--out={tmp_path / 'out'}"]
+    line = told([*argv, f"--opset={writer.newest()}"], capsys)
+    assert "kdjax: model.onnx is not exported: onnxruntime " in line
+    assert line.endswith(
+        " cannot open it; a smaller opset may help: Unsupported model IR version: 14, "
+        "max: 10"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

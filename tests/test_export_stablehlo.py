@@ -29,6 +29,29 @@ def test_networks(name, uint8, tmp_path):
         np.testing.assert_allclose(logits, expected[:count], rtol=1e-4, atol=1e-5)
 
 
+# One of each further kind of network, and the side of its images.
+FAMILIES = {
+    "imagenet_resnet-18": 32,
+    "mobilenetv2-0.5": 32,
+    "padded_resnet-8": 16,
+    "shufflenetv1": 16,
+    "shufflenetv2": 16,
+    "simkd-2:resnet-8:resnet-8x4": 16,
+    "vgg-8": 16,
+    "wrn-16-1": 16,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name, tmp_path):
+    network = exported.deployed(name, (FAMILIES[name], FAMILIES[name], 3))
+    stablehlo.write(network, tmp_path / "model.stablehlo", uint8=True)
+    images = exported.pixels(network.image_shape)
+    expected = np.asarray(jax.jit(network.apply(uint8=True))(images))
+    logits = jax.jit(stablehlo.load(tmp_path / "model.stablehlo"))(images)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_it_is_for_all_platforms_and_folded(tmp_path):
     network = exported.deployed("resnet-8", (8, 8, 3))
     stablehlo.write(network, tmp_path / "model.stablehlo")

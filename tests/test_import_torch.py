@@ -14,7 +14,10 @@ import torch_compact as compact
 import torch_nets as nets
 
 from kdjax import models
+from kdjax.export import tensors as export
+from kdjax.export.deployed import Deployed
 from kdjax.models import import_torch
+from kdjax.models.import_torch import LAYOUTS
 from kdjax.models.import_torch.fit import guesses
 from kdjax.models.import_torch.mapping import table
 from kdjax.runtime import backend
@@ -226,6 +229,33 @@ def test_a_network_goes_back_to_pytorch(case, layout, shape, tmp_path):
     other.load_state_dict(state, strict=True)
     for key, value in network.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exported_files_hold_what_was_imported(case, tmp_path):
+    make, side = CASES[case]
+    network, name, shape = randomised(make()), case.split()[0], (side, side, 3)
+    path, out = saved(network, tmp_path / "net.pth"), tmp_path / "out.pth"
+    variables = import_torch.load(path, name, 10, shape)
+    deployed = Deployed(name, 10, shape, variables, (0.5,) * 3, (0.25,) * 3)
+    own = export.layout_of(name, shape, 10, [str(path)])
+    family = name.split("-")[0]
+    names = [layout.name for layout in LAYOUTS if layout.family == family]
+    assert own in names
+    for layout in names:
+        export.write_torch(deployed, name, out, layout)
+        state = torch.load(out, weights_only=True)
+        if layout == own:
+            assert state.keys() == tensors(network).keys()
+            for key, value in tensors(network).items():
+                assert torch.equal(state[key], value), key
+        again = import_torch.load(out, name, 10, shape)
+        jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_every_layout_is_here():
+    families = {case.split("-")[0] for case in CASES}
+    assert families == {layout.family for layout in LAYOUTS}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import compiled
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 from quick import QUICK
 
@@ -115,14 +117,25 @@ def test_the_command_runs_a_published_config(installed):
     Image.new("L", (9, 8), 77).save(installed.folder / "image.png")
     (installed.folder / "more").mkdir()
     (installed.folder / "more" / "broken.png").touch()
+    Image.new("RGB", (20, 30), "red").save(installed.folder / "more" / "fine.png")
+    images = ("image.png", "more/broken.png", "more/fine.png")  # more/*.png
     for options in ((), ("--int8",)):
-        images = ("image.png", "more/broken.png", "--json", *options)
-        done = installed.run("python", "-m", "kdjax.predict", "student/", *images)
-        (answer,) = map(json.loads, done.stdout.splitlines())
-        shares = [one["probability"] for one in answer["classes"]]
-        assert len(shares) == 5
-        assert shares == sorted(shares, reverse=True)
-        assert "more/broken.png cannot be read" in done.stderr
+        predict = ("python", "-m", "kdjax.predict", "student/", *images, *options)
+        answers = installed.run(*predict, "--json")
+        named = [json.loads(answer) for answer in answers.stdout.splitlines()]
+        assert [answer["image"] for answer in named] == [images[0], images[2]]
+        for answer in named:
+            shares = [one["probability"] for one in answer["classes"]]
+            assert len(shares) == 5
+            assert shares == sorted(shares, reverse=True)
+        assert answers.stderr.count("\n") == 1
+        assert "more/broken.png cannot be read" in answers.stderr
+        lines = installed.run(*predict).stdout.splitlines()
+        told = [text.split(": ") for text in lines]
+        for (name, words), answer in zip(told, named, strict=True):
+            assert name == answer["image"]
+            assert words.count("%") == 5
+    installed.run("python", "-m", "kdjax.predict", "student/", images[1], code=2)
     for path in installed.folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert list(results["stages"]) == ["expert", "student"]
@@ -179,6 +192,28 @@ def test_every_dependency_is_known_by_its_module():
     for name in set(wanted) - {"jax", "optax"}:
         assert re.sub(r"[-_.]+", "-", name) in known, name
     assert len(DEPENDENCIES) == len(wanted) - 2
+
+
+def test_extras_bring_no_package_that_the_core_does_not_fit():
+    """What is installed here, with which all tests pass, is what each of them wants."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    left = [*project["dependencies"], *extras["export"], *extras["torch"]]
+    seen = set()
+    while left:
+        wanted = Requirement(left.pop())
+        if wanted in seen or (wanted.marker and not wanted.marker.evaluate()):
+            continue
+        seen.add(wanted)
+        try:
+            there = metadata.distribution(wanted.name)
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed here
+        assert wanted.specifier.contains(there.version, prereleases=True), wanted
+        left += [text for text in there.requires or () if "extra ==" not in text]
+    names = {canonicalize_name(wanted.name) for wanted in seen}
+    assert {"jax", "orbax-checkpoint", "onnxruntime", "safetensors", "torch"} <= names
+    assert not names & {"tensorflow", "jax2onnx", "keras"}
 
 
 IMPORTS = """

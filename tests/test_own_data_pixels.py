@@ -129,6 +129,14 @@ class TestModes:
             assert upright_size(image) == turned.shape[:2]
         np.testing.assert_array_equal(view(content, turned.shape), turned)
 
+    @pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF"])
+    def test_what_is_upright_is_not_copied_and_stays_when_closed(self, rng, form):
+        content = saved(Image.fromarray(pixels(rng, 16, 24)), form)
+        with Image.open(io.BytesIO(content)) as image:
+            upright = convert(image, 3)
+            assert (upright is image) == (image.mode == "RGB")
+        np.testing.assert_array_equal(upright, view(content, (16, 24, 3)))
+
     def test_fractions_are_refused(self):
         content = saved(Image.fromarray(np.zeros((16, 16), np.float32)), "TIFF")
         with pytest.raises(ValueError, match="fractions"):

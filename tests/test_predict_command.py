@@ -111,7 +111,7 @@ class TestCommand:
             "code = main(sys.argv[1:])\n"
             "heavy = {'jax', 'flax', 'orbax', 'optax', 'grain', 'absl', 'rich',\n"
             "         'onnx', 'scipy', 'sklearn', 'matplotlib',\n"
-            "         'tensorflow_datasets'}\n"
+            "         'tensorflow_datasets', 'socket', 'zipfile'}\n"
             "print(sorted(heavy & sys.modules.keys()), code)"
         )
         done = subprocess.run(

@@ -111,3 +111,15 @@ class TestDamagedModels:
             f"{folder / 'model.onnx'} needs onnxruntime, which is not installed: "
             "pip install 'kdjax[export]'"
         )
+
+    def test_without_flatbuffers(self, folder, capsys, monkeypatch):
+        def deserialize(content):
+            raise ImportError("Please install 'flatbuffers'")
+
+        monkeypatch.setattr("jax.export.deserialize", deserialize)
+        (folder / "model.stablehlo").touch()
+        describe(folder, format="stablehlo", files={"float32": "model.stablehlo"})
+        assert failure(capsys, folder, "x.png") == (
+            f"{folder / 'model.stablehlo'} needs flatbuffers, which is not installed: "
+            "pip install 'kdjax[export]'"
+        )

@@ -3,9 +3,12 @@
 import functools
 import os
 import struct
-import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it imports every compression: not for decoding images
+    import zipfile
 
 MOST_PIXELS = 89_478_485
 """Of an image. PIL warns about larger ones; converting one takes more than a gigabyte
@@ -48,7 +51,7 @@ def check_fits(size: int, what: str) -> None:
         )
 
 
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+def read_member(archive: "zipfile.ZipFile", name: str) -> bytes:
     """Returns a member of a zip file.
 
     Zip files state sizes beforehand, and no more than that is unpacked.

@@ -64,7 +64,9 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     Raises:
         ValueError: pixels are fractions or have more than 16 bits.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()  # of some formats mode and size are known only then
+    if is_turned(image):  # the others PIL would copy
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("its pixels are fractions (float32)")
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -111,7 +111,7 @@ def _main(argv: Sequence[str] | None) -> None:
         layout=parsed.layout,
         calibration=parsed.calibration,
         activations=parsed.activations,
-        data=parsed.data,
+        data=parsed.data and expand(parsed.data),
         threads=parsed.threads,
     )
     backend.use_compilation_cache()

@@ -278,7 +278,9 @@ def _check_network(found: Finished, stage: Mapping[str, Any], what: str) -> None
 
 
 def _check_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a new folder")
+    if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: choose another folder")
 
 

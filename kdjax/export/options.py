@@ -77,6 +77,12 @@ class Options:
             raise unknown("activations", self.activations, ACTIVATIONS)
         if self.calibration < 1:
             raise UserError(f"calibration={self.calibration} must be at least 1")
+        for name in ("activations", "calibration"):
+            value = getattr(self, name)
+            if not self.int8 and value != getattr(Options, name):
+                raise UserError(f"{name}={value} is for 8 bits: give int8 as well")
+        if self.data is not None and not self.data.exists():
+            raise UserError(f"data={self.data}: no such file or folder")
         if self.threads < 0:
             raise UserError(f"threads={self.threads} is negative")
 

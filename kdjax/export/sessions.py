@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from kdjax.export.onnx.builder import IMAGES
+from kdjax.runtime.errors import UserError
 
 _BATCH = 64
 _SECONDS = 1.0
@@ -29,14 +30,24 @@ class Session:
             path: of the file.
             prepare: makes the network's input from images, uint8 `[N, H, W, C]`.
             threads: the number of threads for one batch.
+
+        Raises:
+            UserError: this onnxruntime cannot run it, for instance because it is older
+                than the file's version of the operators.
         """
         self._prepare = prepare
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only, no remarks on the graph
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's have no class in common
+            raise UserError(
+                f"{path.name} is not exported: onnxruntime {onnxruntime.__version__} "
+                f"cannot open it; a smaller opset may help: {error}"
+            ) from error
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns logits, float32 `[N, classes]`.

@@ -10,6 +10,7 @@ is reported on stderr, and the command continues with the others.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -18,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kdjax.predict.files import find
 from kdjax.predict.model import BATCH, ClassScore, Model
@@ -126,5 +128,13 @@ def _line(path: str, best: Sequence[ClassScore], as_json: bool) -> str:
     return f"{path}: " + ", ".join(f"{one.name} {one.probability:.2%}" for one in best)
 
 
+def _end(code: int) -> NoReturn:
+    """Ends the process at once: unloading the libraries takes as long as 50 images."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the command has told it
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

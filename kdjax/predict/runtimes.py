@@ -69,10 +69,7 @@ def _onnx(description: Description, batch_size: int) -> Network:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(
-            f"{description.path} needs onnxruntime, which is not installed: "
-            "pip install 'kdjax[export]'"
-        ) from error
+        raise _missing(description, "onnxruntime") from error
     options = onnxruntime.SessionOptions()
     # Several calls at once keep the cores busy, without waiting for each other.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -142,7 +139,11 @@ def _stablehlo(description: Description, batch_size: int) -> Network:
     import jax
     import jax.export
 
-    exported = jax.export.deserialize(bytearray(description.path.read_bytes()))
+    content = bytearray(description.path.read_bytes())
+    try:
+        exported = jax.export.deserialize(content)
+    except ImportError as error:
+        raise _missing(description, "flatbuffers") from error
     call = jax.jit(exported.call)
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -152,6 +153,13 @@ def _stablehlo(description: Description, batch_size: int) -> Network:
         return np.asarray(call(prepare(filled, description)))[: len(images)]
 
     return run
+
+
+def _missing(description: Description, package: str) -> UserError:
+    return UserError(
+        f"{description.path} needs {package}, which is not installed: "
+        "pip install 'kdjax[export]'"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,9 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from kdjax.runtime import distributed
 from kdjax.runtime.errors import UserError, one_line
-from kdjax.runtime.signals import Interrupted
 
 _PATIENCE = 5.0  # seconds that threads get to end, as some may wait forever
 
@@ -65,19 +63,31 @@ def run(command: Callable[[], object], prefix: str = "kdjax: ") -> int:
     except KeyboardInterrupt:
         print(f"{prefix}stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
-    except Interrupted as interruption:
-        print(f"{prefix}{interruption}", file=sys.stderr)
-        return interruption.exit_code
     except Exception as error:
-        if distributed.lost_peer(error):
-            print(f"{prefix}{distributed.LOST}", file=sys.stderr)
-            return distributed.leave(1, patience=0)
-        line = one_line(error)
-        if line is not None:
-            print(f"{prefix}{line}", file=sys.stderr)
-            return distributed.leave(2)
-        if not distributed.several():
+        code = _failed(error, prefix)
+        if code is None:
             raise
-        traceback.print_exc()
-        return distributed.leave(1)
+        return code
     return 0
+
+
+def _failed(error: Exception, prefix: str) -> int | None:
+    """Prints a command's error; returns the exit code, or None for a traceback."""
+    # Imported late: a command that ends well starts sooner without them.
+    from kdjax.runtime import distributed
+    from kdjax.runtime.signals import Interrupted
+
+    if isinstance(error, Interrupted):
+        print(f"{prefix}{error}", file=sys.stderr)
+        return error.exit_code
+    if distributed.lost_peer(error):
+        print(f"{prefix}{distributed.LOST}", file=sys.stderr)
+        return distributed.leave(1, patience=0)
+    line = one_line(error)
+    if line is not None:
+        print(f"{prefix}{line}", file=sys.stderr)
+        return distributed.leave(2)
+    if not distributed.several():
+        return None
+    traceback.print_exc()
+    return distributed.leave(1)

@@ -136,6 +136,18 @@ class TestCommand:
             assert process.stderr.read() == b""
             assert process.wait(timeout=60) == 141
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+    def test_output_on_a_full_disk(self, folder, photos):
+        program = [sys.executable, "-m", "kdjax.predict", folder, photos]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                program, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60
+            )
+        assert done.returncode == 2
+        assert done.stderr.decode() == (
+            "kdjax: the output cannot be written: No space left on device\n"
+        )
+
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [

@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -91,6 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    """Tells of an output that cannot be written, such as a file on a full disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"the output cannot be written: {error.strerror}") from error
+
+
 def _main(argv: Sequence[str] | None) -> None:
     options = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -115,8 +126,10 @@ def _main(argv: Sequence[str] | None) -> None:
                 report(answer)
                 continue
             readable += 1
-            print(_line(path, model.best(answer, options.top), options.json))
-    sys.stdout.flush()
+            with _output():
+                print(_line(path, model.best(answer, options.top), options.json))
+    with _output():
+        sys.stdout.flush()
     if not readable:
         raise UserError("no image could be read")
 

@@ -72,6 +72,19 @@ def run(made, folder, observe=lambda stage, seed, record: None):
     return summary, results
 
 
+def snapshot(folder, copy, tries=20):
+    """Copies a folder in which a checkpoint may be written at the same time."""
+    for left in reversed(range(tries)):
+        try:
+            shutil.copytree(folder, copy)
+        except shutil.Error:  # what was listed has its final name by now
+            shutil.rmtree(copy)
+            if not left:
+                raise
+        else:
+            return
+
+
 @pytest.mark.parametrize("train", ["head", "all"])
 def test_a_new_head_that_is_stopped_ends_in_the_same_bits(
     weights, tmp_path, capsys, train
@@ -82,7 +95,7 @@ def test_a_new_head_that_is_stopped_ends_in_the_same_bits(
     def killed(stage, seed, record):
         """What a kill in the middle of the new head's stage would leave behind."""
         if stage == "teacher" and record["epoch"] == 5:
-            shutil.copytree(tmp_path / "whole", copy)
+            snapshot(tmp_path / "whole", copy)
 
     summary, whole = run(made, tmp_path / "whole", killed)
     # The stage of the new head is one like any other.

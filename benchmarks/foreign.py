@@ -5,6 +5,8 @@
 In one run and interleaved: the forward pass of a frozen WRN-40-1 that is lifted from
 PyTorch over the built-in one's; a training step of a lifted WRN-16-1 over the built-in
 one's; and PyTorch's step of KD, both networks its own, over kdjax's with both lifted.
+PyTorch runs in channels_last and eagerly: `torch.compile` does not work in a process
+that has loaded torchax. Compiled it is no faster in this case (`benchmarks.steps`).
 Where other processes keep the machine busy, `--cpu` counts this process's CPU time.
 """
 
@@ -18,7 +20,7 @@ import jax
 import numpy as np
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import measure, torch_steps
 from benchmarks.cases import CASES, Case
 from benchmarks.torch_networks import WideResNet
 from kdjax import models
@@ -68,11 +70,10 @@ def step(case: Case) -> tuple[Callable[[], Any], int]:
 
 
 def torch_step(case: Case) -> Callable[[], Any]:
-    """Returns PyTorch's train step of a case in channels_last."""
+    """Returns PyTorch's train step of a case."""
     from benchmarks import _kdjax
-    from benchmarks.torch_steps import TorchStep
 
-    made = TorchStep(case, "channels_last")
+    made = torch_steps.TorchStep(case, torch_steps.Form("channels_last"))
     data = _kdjax.images(dataclasses.replace(case, size=case.batch)).train
     pixels = (data.images / 255 - 0.5) / 0.25
     batch = made.place(pixels.astype(np.float32), data.labels.astype(np.int64))

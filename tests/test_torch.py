@@ -1,6 +1,8 @@
 """The PyTorch side of the benchmarks computes what kdjax does."""
 
+import importlib.util
 import json
+import time
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ pytest.importorskip("torch", reason="torch, of the benchmarks' extra, is not ins
 
 import torch
 
-from benchmarks import steps, torch_networks, torch_steps, torch_training
+from benchmarks import foreign, steps, torch_networks, torch_steps, torch_training
 from benchmarks.cases import CASES, tiny
 from kdjax import models
 from kdjax.data.sources import Dataset, Split
@@ -159,6 +161,19 @@ def test_forms_are_those_of_the_device(cuda, monkeypatch, capsys):
     left = torch_steps.forms(cuda)
     assert left == [form for form in found if not form.compiled]
     assert "no g++" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
+)
+def test_lifted_networks_are_compared_with_pytorch(monkeypatch):
+    small = "benchmarks.foreign:Wide(depth=10)"
+    monkeypatch.setattr(foreign, "CASES", {k: tiny(v) for k, v in CASES.items()})
+    monkeypatch.setattr(foreign, "BUILT_IN", dict.fromkeys((16, 40), "wrn-10-1"))
+    monkeypatch.setattr(foreign, "lifted", lambda depth: small)
+    found = foreign.run(1, 1, 1.0, time.perf_counter)
+    assert all(ratio["median"] > 0 for ratio in found["ratio"].values())
+    assert "kd PyTorch / lifted" in found["ratio"]
 
 
 def test_an_attention_map_is_that_of_the_loss():

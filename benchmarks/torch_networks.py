@@ -58,6 +58,11 @@ class WideResNet(nn.Module):
             self.groups.append(names)
         self.bn = nn.BatchNorm2d(inputs)
         self.head = nn.Linear(inputs, classes)
+        # As kdjax's networks start: He normal with the fan of the inputs, no biases.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Classifies images `[batch, channels, height, width]`."""

@@ -50,6 +50,17 @@ def test_plain_networks_have_the_parameters_of_kdjax(depth, classes):
     assert logits.shape == (2, classes)
 
 
+def test_wide_networks_start_as_those_of_kdjax():
+    torch.manual_seed(0)
+    theirs = torch_networks.create("wrn-16-2", 100, (32, 32, 3)).state_dict()
+    ours = models.init(jax.random.key(0), "wrn-16-2", 100, (32, 32, 3))
+    for name, leaf in torch_networks.tensors(ours).items():
+        if leaf.numel() < 2000:  # too few for a comparison of deviations
+            continue
+        np.testing.assert_allclose(theirs[name].std(), leaf.std(), rtol=0.1)
+    assert not theirs["head.bias"].any()
+
+
 def test_guides_are_differentiated_without_no_grad_and_only_then():
     case = tiny(CASES["dgkd"])
     for no_grad in (True, False):

@@ -6,7 +6,7 @@ In one run and interleaved: the forward pass of a frozen WRN-40-1 that is lifted
 PyTorch over the built-in one's; a training step of a lifted WRN-16-1 over the built-in
 one's; and PyTorch's step of KD, both networks its own, over kdjax's with both lifted.
 PyTorch runs in channels_last and eagerly: `torch.compile` does not work in a process
-that has loaded torchax. Compiled it is no faster in this case (`benchmarks.steps`).
+that has loaded torchax. `benchmarks.steps` has this step of PyTorch compiled as well.
 Where other processes keep the machine busy, `--cpu` counts this process's CPU time.
 """
 

@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 
 from kdjax import methods, models
+from kdjax.models import lookup, wrapped
+from kdjax.models.foreign import views  # noqa: F401 (its wrappers)
 from kdjax.report import lineage
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.rng import fold
@@ -111,3 +113,9 @@ def test_the_name_inside_wrappers_needs_no_module():
     assert models.inner(wrapped) == "gone.nets:Net(width=3)"
     assert lineage.plain(wrapped) == "gone.nets:Net(width=3)"
     assert models.inner("gone.nets:Net(network='x')") == "gone.nets:Net(network='x')"
+
+
+def test_wrappers_are_where_their_names_are_looked_for():
+    classes = wrapped.Wrapped.__subclasses__()
+    assert len(classes) >= 3
+    assert {cls.__module__ for cls in classes} <= set(lookup._WRAPPERS)

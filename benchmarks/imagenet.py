@@ -22,7 +22,8 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks import photos
-from kdjax.data.streaming.dataset import Streamed, open_streamed
+from kdjax.data.streaming.dataset import Streamed
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.data.streaming.prefetch import THREADS
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError

@@ -7,7 +7,7 @@ from pictures import BROKEN, SIZE, TEST, files
 
 from benchmarks import photos
 from configs import dgkd, own
-from kdjax.data.streaming.dataset import open_streamed
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.report import test_set
 from kdjax.report.runs import Run
 from kdjax.runtime.errors import UserError

@@ -13,8 +13,8 @@ from benchmarks import photos
 from configs import dgkd
 from kdjax.data.stream import Stream
 from kdjax.data.streaming.crop import Crop
-from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.feed import StreamedFeed
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.run import Run
 from kdjax.runtime import parallel

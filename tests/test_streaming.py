@@ -15,8 +15,8 @@ from benchmarks import photos
 from kdjax.data import tfds_files
 from kdjax.data.streaming import crop
 from kdjax.data.streaming.batches import BatchMaker
-from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.encoded import Encoded, Example
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.runtime.errors import UserError
 
 
@@ -249,7 +249,7 @@ def test_a_program_that_leaves_early_ends_without_noise(data_dir, tmp_path):
     script.write_text(
         "import sys\n"
         "import numpy as np\n"
-        "from kdjax.data.streaming.dataset import open_streamed\n"
+        "from kdjax.data.streaming.opening import open_streamed\n"
         "slow = {'tensorflow_datasets', 'grain', 'jax'} & set(sys.modules)\n"
         "assert not slow, slow\n"
         "if __name__ == '__main__':\n"

@@ -10,8 +10,8 @@ from pictures import BROKEN, SIZE, TEST, TRAIN, files
 from benchmarks import photos
 from kdjax.data import prepare, sources, tfds_files
 from kdjax.data.streaming import crop
-from kdjax.data.streaming.dataset import open_streamed
 from kdjax.data.streaming.encoded import Encoded
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.data.subsets import stratified
 from kdjax.runtime.errors import UserError
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.data import tfds_files
+from kdjax.data import digits, tfds_files
 from kdjax.data.subsets import check_held, check_size, stratified
 from kdjax.runtime.errors import UserError, unknown
 from kdjax.runtime.files import digest, expand
 
 _OF_DIGITS = ("digits", "svhn")  # whose classes are these
-_DIGITS_TEST = 360  # a fifth of the 1,797 digits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,7 +211,8 @@ def load(
             f"data set {name!r} does not fit into memory: it can only be streamed"
         )
     if source.tfds_name is None:
-        version, train, test = "1", *_digits()
+        version = "1"
+        train, test = (Split(*part) for part in digits.read())
     else:
         prepared = tfds_files.locate(name, source.tfds_name, dir)
         version = prepared.version
@@ -256,8 +256,9 @@ def expected(
 ) -> Source:
     """Returns the description of a data set, without reading its files.
 
-    It takes the arguments of `load` and `streaming.open_streamed`, of which some have
-    no effect here. One's own data takes those of `own.OwnData`, and its files are read.
+    It takes the arguments of `load` and `streaming.opening.open_streamed`, of which
+    some have no effect here. One's own data takes those of `own.OwnData`, and its files
+    are read.
 
     Raises:
         UserError: a size is not between 1 and that of the split.
@@ -326,22 +327,6 @@ def fits_memory(data: Mapping[str, Any]) -> bool:
     if data["name"] in SOURCES:
         return SOURCES[data["name"]].in_memory
     return expected(**data).in_memory
-
-
-def _digits() -> tuple[Split, Split]:
-    """Returns scikit-learn's digits, 8x8x1, split into 1,437 and 360 images."""
-    from sklearn import datasets  # takes a second: not for `import kdjax`
-
-    digits = datasets.load_digits()
-    # Values of 0..16 become 0..255; [N, 8, 8] -> [N, 8, 8, 1].
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    labels = digits.target.astype(np.int32)
-    is_test = np.zeros(len(labels), bool)
-    is_test[stratified(labels, _DIGITS_TEST)] = True
-    return (
-        Split(images[~is_test], labels[~is_test]),
-        Split(images[is_test], labels[is_test]),
-    )
 
 
 def _subset(split: Split, size: int | None, what: str) -> Split:

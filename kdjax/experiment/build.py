@@ -14,8 +14,9 @@ from kdjax.data.own.vary import Vary
 from kdjax.data.sources import Source
 from kdjax.data.stream import Stream, check_batch_size
 from kdjax.data.streaming.crop import Crop
-from kdjax.data.streaming.dataset import Images, Streamed, open_streamed
+from kdjax.data.streaming.dataset import Images, Streamed
 from kdjax.data.streaming.feed import StreamedFeed
+from kdjax.data.streaming.opening import open_streamed
 from kdjax.experiment.config import PRECISIONS, Experiment
 from kdjax.experiment.stage import Stage
 from kdjax.runtime.errors import UserError

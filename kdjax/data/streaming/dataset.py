@@ -1,6 +1,6 @@
 """Data sets that do not fit into memory: read, decoded and cropped by worker processes.
 
-    with open_streamed("imagenet", folder) as data:
+    with opening.open_streamed("imagenet", folder) as data:
         for batch in data.train(order, seed, epoch, batch_size=256):
             ...
 
@@ -8,7 +8,6 @@ Example i in epoch e depends only on the seed, e and i: not on processes, worker
 batches, or how often the run was resumed.
 """
 
-import dataclasses
 import os
 import weakref
 from collections.abc import Callable
@@ -17,21 +16,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from kdjax.data import sources, tfds_files
+from kdjax.data import sources
 from kdjax.data.streaming import crop as crops
 from kdjax.data.streaming.batches import BatchMaker, HostBatch, Varied
-from kdjax.data.streaming.crop import Crop
-from kdjax.data.streaming.encoded import Encoded, Records, content_of
+from kdjax.data.streaming.encoded import Records
 from kdjax.data.streaming.prefetch import Batches, Made
-from kdjax.data.subsets import stratified
 from kdjax.runtime.closing import Closing
 from kdjax.runtime.console import console
-from kdjax.runtime.errors import UserError, unknown
+from kdjax.runtime.errors import UserError
 
 T = TypeVar("T")
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-BROKEN = ("skip", "stop")
 
 
 class Streamed(Closing):
@@ -72,8 +67,8 @@ class Streamed(Closing):
             train: the training records, and the record number of each position.
             test: the same for the test images.
             crop: the augmentation of training images.
-            workers: see `open_streamed`.
-            broken: see `open_streamed`.
+            workers: see `opening.open_streamed`.
+            broken: see `opening.open_streamed`.
             name: of the data set.
             version: of its files.
             content: their hash.
@@ -246,85 +241,6 @@ class Streamed(Closing):
 
 Images = sources.Dataset | Streamed
 """A data set, in memory or streamed."""
-
-
-def open_streamed(
-    name: str,
-    dir: str | None = None,
-    *,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    normalise: bool = True,
-    image_size: int = 224,
-    crop: Crop = Crop(),  # noqa: B008 (it cannot change)
-    workers: int = 2,
-    broken: str = "skip",
-) -> Streamed:
-    """Opens a data set that does not fit into memory.
-
-    Args:
-        name: a key of `sources.SOURCES` with `in_memory=False`.
-        dir: the folder of TFDS data sets; by default TFDS's own.
-        train_size: the number of training images; None: all. A subset is fixed
-            as in `sources.load`; the first time, all labels are read.
-        test_size: the number of test images; None: all.
-        normalise: whether mean and deviation are the data set's, or 0 and 1.
-        image_size: height and width of the images.
-        crop: the augmentation of training images.
-        workers: the number of processes that make batches; 0: threads of this process.
-        broken: 'skip' replaces a training example that cannot be read by the next one,
-            marks such a test image as not valid, and reports both; 'stop' raises.
-
-    Raises:
-        UserError: there is no such data set, it is not prepared or damaged, or a size
-            is not between 1 and that of the split.
-    """
-    if name not in sources.SOURCES:
-        raise unknown("data set", name, sources.SOURCES)
-    source = sources.SOURCES[name]
-    if source.in_memory:
-        raise UserError(f"data set {name!r} is not streamed: it is read into memory")
-    if broken not in BROKEN:
-        raise unknown("treatment of broken images", broken, BROKEN)
-    for what, value, least in (
-        ("image_size", image_size, 8),
-        ("workers", workers, 0),
-    ):
-        if value < least:
-            raise UserError(f"{what}={value} must be at least {least}")
-    prepared = tfds_files.locate(name, source.tfds_name or name, dir)
-    source = dataclasses.replace(
-        source,
-        image_shape=(image_size, image_size, 3),
-        mean=source.mean if normalise else (0.0,) * 3,
-        std=source.std if normalise else (1.0,) * 3,
-    )
-    train = _part(Encoded(prepared, "train"), train_size, f"train_size of {name}")
-    test = _part(
-        Encoded(prepared, source.test_split), test_size, f"test_size of {name}"
-    )
-    return Streamed(
-        source,
-        train,
-        test,
-        crop,
-        workers,
-        broken,
-        name=prepared.name,
-        version=prepared.version,
-        content=content_of(prepared, ("train", source.test_split)),
-    )
-
-
-def _part(examples: Encoded, size: int | None, what: str) -> tuple[Encoded, np.ndarray]:
-    """Returns examples and the records that belong to a subset, in their order."""
-    total = len(examples)
-    if size is None or size == total:
-        return examples, np.arange(total, dtype=np.int32)
-    if not 1 <= size <= total:
-        raise UserError(f"{what} must be from 1 to {total}, not {size}")
-    chosen = stratified(examples.labels(), size)
-    return examples, np.sort(chosen).astype(np.int32)
 
 
 def _share(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:

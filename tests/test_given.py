@@ -9,7 +9,7 @@ import tiny
 
 from configs import kd
 from kdjax import methods, models
-from kdjax.experiment import finished, given, predictions
+from kdjax.experiment import finished, given, given_contents, predictions
 from kdjax.experiment.build import open_data
 from kdjax.experiment.config import parse_config
 from kdjax.experiment.given_stages import with_images
@@ -118,7 +118,7 @@ def test_another_number_of_classes_replaces_the_head(before, capsys):
     workdir, _ = before
     start = finished.find(workdir, "teacher").variables()
     own = models.init(jax.random.key(3), "tiny-4", 7, (8, 8, 1))
-    started = given.with_start("student", own, start)
+    started = given_contents.with_start("student", own, start)
     head = models.init(jax.random.key(3), "tiny-4", 7, (8, 8, 1))["params"]["head"]
     np.testing.assert_array_equal(started["params"]["head"]["kernel"], head["kernel"])
     rest = [name for name in own["params"] if name != "head"]

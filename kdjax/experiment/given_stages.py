@@ -12,7 +12,7 @@ from kdjax.data.sources import Source
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment import given
 from kdjax.experiment.config import Experiment
-from kdjax.experiment.given import Givens
+from kdjax.experiment.given_contents import Givens
 from kdjax.experiment.predictions import is_table
 from kdjax.experiment.stage import Stage
 from kdjax.models import Outputs

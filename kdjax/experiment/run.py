@@ -16,7 +16,7 @@ from kdjax.experiment.bank import Bank
 from kdjax.experiment.bank_plan import why_uncacheable
 from kdjax.experiment.build import make_feed, naming, open_data
 from kdjax.experiment.config import Experiment, ancestry
-from kdjax.experiment.given import with_start
+from kdjax.experiment.given_contents import with_start
 from kdjax.experiment.given_stages import check_given, with_images
 from kdjax.experiment.load_targets import TargetLoader
 from kdjax.experiment.predictions import is_table

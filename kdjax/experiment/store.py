@@ -18,7 +18,7 @@ import kdjax
 from kdjax import methods, models
 from kdjax.data.streaming.dataset import Images
 from kdjax.experiment.config import Experiment
-from kdjax.experiment.given import Givens
+from kdjax.experiment.given_contents import Givens
 from kdjax.models import Variables
 from kdjax.runtime import parallel
 from kdjax.runtime.computation import computation_id

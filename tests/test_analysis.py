@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import in_process
 import jax
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from kdjax.analysis import features, overlap
 from kdjax.data import sources
 from kdjax.experiment import report
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.signals import Interrupt
 from kdjax.train.loop import load_network
 
 ROOT = Path(__file__).parents[1]
@@ -109,9 +109,7 @@ def test_the_command_loads_nothing_before_its_arguments_are_right():
 def _in_this_process():
     """From the repository's root, without signal handlers or cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(Interrupt, "install", lambda self: None)
-        patch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+        in_process.enter(patch, ROOT)
         yield
 
 

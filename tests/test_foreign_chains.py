@@ -1,6 +1,5 @@
 """Chains, ensembles and the bank with networks of PyTorch; stopped and continued."""
 
-import importlib.util
 import json
 import shutil
 
@@ -18,13 +17,9 @@ pytest.importorskip("torch", reason="torch, of the torch extra, is not installed
 
 import torch
 import torch_own
+from torch_parts import needs_torchax
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_torchax]
 CLASSES, SIDE = 3, 8
 TEACHER = "torch_own:Net(width=2, rate=0.1)"
 CHAIN = {"method": "dgkd", "chain": ("torch_own:Padded",), "student": "torch_own:Makes"}

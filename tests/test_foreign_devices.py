@@ -1,6 +1,5 @@
 """Networks of PyTorch in the compiled step: devices, seeds, bf16, several processes."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -19,12 +18,11 @@ pytest.importorskip("torch", reason="torch, of the torch extra, is not installed
 
 import torch
 import torch_own
+from torch_parts import needs_torchax
 
 from kdjax.preflight import __main__ as preflight
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
-)
+pytestmark = needs_torchax
 STUDENT, TEACHER = "torch_own:Net(width=3, rate=0.3)", "torch_own:Padded"
 PAIR = {"student": STUDENT, "teachers": {"expert": TEACHER}}
 

@@ -14,19 +14,15 @@ from kdjax.experiment import own
 from kdjax.experiment.teachers import Teacher
 from kdjax.runtime.errors import UserError
 
-pytest.importorskip("torch", reason="torch, of the torchax extra, is not installed")
+pytest.importorskip("torch", reason="torch, of the torch extra, is not installed")
 
 import torch
 import torch_own
+from torch_parts import needs_timm, needs_torchax
 
 from kdjax.models.foreign import weights, zoo
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
-)
-needs_timm = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None, reason="timm is not installed"
-)
+pytestmark = needs_torchax
 CLASSES, SIDE = 3, 8
 
 

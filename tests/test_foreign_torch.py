@@ -1,33 +1,24 @@
 """Networks of PyTorch, traced by torchax: what PyTorch itself computes."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-pytest.importorskip("torch", reason="torch, of the torchax extra, is not installed")
+pytest.importorskip("torch", reason="torch, of the torch extra, is not installed")
 
 import torch
 import torch_own
+from torch_parts import DEIT, nchw, needs_timm, needs_torchax
 
 from kdjax import losses, models
-from kdjax.models.foreign import functional, tracing
 from kdjax.models.foreign import torch as foreign
 from kdjax.models.foreign.variables import variables_of
-from kdjax.runtime.errors import UserError
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
-)
+pytestmark = needs_torchax
 CLASSES, BATCH = 7, 8
 KEY = jax.random.key(3)
-needs_timm = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None, reason="timm is not installed"
-)
-DEIT = "timm:deit_tiny_patch16_224(img_size=16, patch_size=8, depth=2)"
 NETWORKS = [
     ("torch_own:Net(width=3)", 8, 1e-12),
     ("torch_own:Padded", 8, 1e-12),
@@ -62,10 +53,6 @@ def module(network, variables):
         {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     )
     return made
-
-
-def nchw(images):
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def apart(network, variables, made):
@@ -262,39 +249,6 @@ def test_bf16_is_computed_in_bf16():
     assert new["batch_stats"]["bn1.running_var"].dtype == jnp.float32
 
 
-# Levels
-
-
-def test_levels_are_maps_by_module_path():
-    name = models.with_levels("torch_own:Padded", ("stem", "bn2"))
-    network = models.create(name, CLASSES)
-    variables = models.init(KEY, name, CLASSES, (8, 8, 3))
-    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    outputs = network.apply(variables, images)
-    made = models.torch_network(name, CLASSES).make()
-    made.load_state_dict(models.torch_network(name, CLASSES).state_dict(variables))
-    theirs = made.stem(nchw(images)).detach().numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(outputs.features["stage1"], theirs, atol=1e-5)
-    assert outputs.features["stage2"].shape == (2, 4, 4, 8)
-    wrong = models.with_levels("torch_own:Padded", ("conv9",))
-    with pytest.raises(UserError, match="choices: stem, conv1, bn1, conv2, bn2, fc"):
-        models.shapes(wrong, CLASSES, (8, 8, 3))
-
-
-def test_tokens_become_a_map_besides_the_first():
-    tokens = jnp.arange(2 * 10 * 3.0).reshape(2, 10, 3)
-    found = functional.as_level(tokens, False, None)
-    np.testing.assert_array_equal(found, tokens[:, 1:].reshape(2, 3, 3, 3))
-    assert functional.as_level(tokens[:, :9], False, 0).shape == (2, 3, 3, 3)
-    assert functional.as_level(tokens[:, :7], False, 0).shape == (2, 7, 3)
-    maps = jnp.zeros((2, 3, 4, 5))
-    assert functional.as_level(maps, False, None).shape == (2, 4, 5, 3)
-    assert functional.as_level(maps, True, None).shape == (2, 3, 4, 5)
-
-
-# Out, and what is refused
-
-
 def test_a_state_dict_and_back():
     name = "torch_own:Net(width=2)"
     variables = models.init(KEY, name, CLASSES, (8, 8, 3))
@@ -330,51 +284,3 @@ def test_a_module_keeps_its_mode():
     network.apply(network.init(KEY, None), jnp.zeros((2, 8, 8, 3)))
     assert module.training
     assert not module.bn.training
-
-
-MISTAKES = [
-    ("torch_own:Asks", "forward wants 'mask' besides images"),
-    ("torch_own:Bad('dict')", "returns a dict of 'logits', 'aux'"),
-    ("torch_own:Bad('tuple')", r"returns a tuple of \[2, 7\], \[2, 3\]"),
-    ("torch_own:Bad('branch')", "branches on values"),
-    ("torch_own:Bad('cuda')", "moves tensors to CUDA"),
-    ("torch_own:Bad('random')", "draws numbers .* cannot seed"),
-    ("torch_own:Bad('generator')", "draws numbers from a torch.Generator of its own"),
-    ("torch_own:Bad('to cuda')", "moves tensors to CUDA"),
-    ("torch_own:Bad('attribute')", "choices: register_buffer"),
-    ("torch_own:Bad('noise')", "random numbers in evaluation mode"),
-    ("torch_own:Bad('operation')", "torchax .* has no form of: .*airy_ai"),
-    ("torch_own:Net(depth=3)", "refuses its arguments"),
-]
-
-
-@pytest.mark.parametrize(("name", "message"), MISTAKES)
-def test_mistakes_are_told_in_a_line(name, message):
-    with pytest.raises(UserError, match=message) as caught:
-        models.shapes(name, CLASSES, (8, 8, 3))
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) <= 300
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    found = importlib.util.find_spec
-    tracing.environment.cache_clear()
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name, *rest: None if name == "torchax" else found(name, *rest),
-    )
-    with pytest.raises(UserError, match=r"pip install 'kdjax\[torch\]'"):
-        models.shapes("torch_own:Net(width=5)", CLASSES, (8, 8, 3))
-
-
-def test_what_can_be_a_level_is_listed():
-    found = models.parts("torch_own:Padded", CLASSES, (8, 8, 3))
-    assert found == ["stem", "conv1", "bn1", "conv2", "bn2", "fc"]
-
-
-@needs_timm
-def test_of_many_levels_near_ones_are_told():
-    name = models.with_levels(DEIT, ("blocks.1.atn",))
-    with pytest.raises(UserError, match=r"blocks\.1\.attn.* more, which") as caught:
-        models.shapes(name, CLASSES, (16, 16, 3))
-    assert len(str(caught.value)) <= 300

@@ -1,7 +1,5 @@
 """How a teacher of PyTorch sees images, and the line that tells it."""
 
-import importlib.util
-
 import own_images
 import pytest
 
@@ -14,13 +12,9 @@ pytest.importorskip("torch", reason="torch, of the torch extra, is not installed
 
 import torch
 import torch_own
+from torch_parts import needs_timm, needs_torchax
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torchax") is None, reason="torchax is not installed"
-)
-needs_timm = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None, reason="timm is not installed"
-)
+pytestmark = needs_torchax
 SHAPE = (8, 8, 3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PRETRAINED = TeacherView((224, 224), MEAN, STD, "bicubic", "timm", "timm")

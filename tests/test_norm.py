@@ -3,63 +3,25 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import norm_cases
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 from jax.test_util import check_grads
+from norm_cases import EXACT, SHAPE, assert_close, draw, flax_norm, values
 
 from kdjax import models
 from kdjax.models import layers, norm, wrn
-from kdjax.runtime import backend, parallel
 
-SHAPE, LARGE = (4, 3, 2, 5), (64, 8, 8, 5)
-OWN = pytest.mark.parametrize("own", ["own", "own, joint sums"])
-FORMS = pytest.mark.parametrize("own", ["own", "own, joint sums", "autodiff"])
+LARGE = (64, 8, 8, 5)
+READ = ("before ReLU", "after ReLU", "both")
+FORMS = pytest.mark.parametrize("own", norm_cases.FORMS)
 MODES = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 close = np.testing.assert_allclose
 
 
-def flax_norm(train, **options):
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, **options)
-
-
-def draw(rng, shape=SHAPE, dtype=np.float64):
-    """Returns variables and an input with another mean in every channel."""
-    size = shape[-1]
-    variables = {
-        "params": {"scale": rng.uniform(0.5, 2, size), "bias": rng.normal(size=size)},
-        "batch_stats": {"mean": rng.normal(size=size), "var": rng.uniform(1, 2, size)},
-    }
-    x = rng.normal(size=shape) * rng.uniform(0.5, 2, size) + rng.normal(size=size)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (variables, x))
-
-
-def values(module, variables, x, weights, activations=(lambda y: y, nn.relu)):
-    """Returns outputs, new statistics, and gradients of what depends on all of them."""
-
-    def loss(variables, x):
-        y, new = module.apply(variables, x, mutable=["batch_stats"])
-        total = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(new))
-        for i, activation in enumerate(activations):
-            total += jnp.sum(activation(y) * jnp.roll(weights, i))
-        return total, (y, new)
-
-    grads, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(variables, x)
-    return {"out": out, "grads": grads}
-
-
-def assert_close(found, expected, **tolerance):
-    jax.tree.map(lambda a, b: close(a, b, **tolerance), found, expected)
-
-
-READ = ("before ReLU", "after ReLU", "both")
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-
 @pytest.fixture
 def form(monkeypatch, own):
-    monkeypatch.setattr(backend, "own_batch_norm_gradient", lambda: own != "autodiff")
-    monkeypatch.setattr(backend, "joint_sums", lambda: own == "own, joint sums")
+    norm_cases.choose(monkeypatch, own)
 
 
 @pytest.mark.usefixtures("x64", "form")
@@ -122,113 +84,6 @@ def test_same_start_as_flax():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert a.dtype == b.dtype
-
-
-@pytest.mark.usefixtures("x64", "form")
-@OWN
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own variables"])
-def test_under_vmap(shared, rng):
-    drawn = [draw(rng) for _ in range(2)]
-    weights = rng.normal(size=SHAPE)
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    if shared:
-        drawn = [(drawn[0][0], x) for _, x in drawn]
-        together = drawn[0][0], together[1]
-
-    def run(module):
-        return lambda variables, x: values(module, variables, x, weights)
-
-    found = jax.vmap(run(norm.BatchNorm(True)), in_axes=(None if shared else 0, 0))(
-        *together
-    )
-
-    each = [run(flax_norm(True))(*one) for one in drawn]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    assert_close(found, expected, **EXACT)
-
-
-@pytest.mark.usefixtures("x64", "form")
-@OWN
-def test_a_sharded_batch_is_seen_as_a_whole(rng):
-    variables, x = draw(rng)
-    weights = rng.normal(size=SHAPE)
-    mesh = parallel.make_mesh(jax.devices()[:4])
-    split = jax.device_put((x, weights), parallel.over_devices(mesh))
-
-    @jax.jit
-    def run(variables, x, weights):
-        return values(norm.BatchNorm(True), variables, x, weights)
-
-    found = run(jax.device_put(variables, parallel.replicated(mesh)), *split)
-
-    assert found["grads"][1].sharding.spec == PartitionSpec("data")
-    expected = values(flax_norm(True), variables, x, weights)
-    assert_close(found, expected, **EXACT)
-
-
-@pytest.mark.usefixtures("x64", "form")
-@OWN
-def test_replicas_on_a_manual_axis(rng):
-    drawn = [draw(rng) for _ in range(2)]
-    weights = rng.normal(size=SHAPE)
-    mesh = jax.make_mesh(
-        (2, 2), ("replica", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-    )
-
-    def run(variables, x):
-        variables, x = jax.tree.map(lambda leaf: leaf[0], (variables, x))
-        found = values(norm.BatchNorm(True), variables, x, weights)
-        return jax.tree.map(lambda leaf: leaf[None], found)
-
-    replicas = PartitionSpec("replica")
-    mapped = jax.jit(
-        jax.shard_map(
-            run,
-            mesh=mesh,
-            in_specs=replicas,
-            out_specs=replicas,
-            axis_names={"replica"},
-        )
-    )
-    variables, x = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    x = jax.device_put(x, jax.NamedSharding(mesh, PartitionSpec("replica", "data")))
-    found = mapped(variables, x)
-
-    each = [values(flax_norm(True), *one, weights) for one in drawn]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    assert_close(found, expected, **EXACT)
-
-
-@pytest.mark.usefixtures("x64", "form")
-@OWN
-def test_under_checkpoint(rng):
-    variables, x = draw(rng)
-    weights = rng.normal(size=SHAPE)
-
-    found = values(nn.remat(norm.BatchNorm)(True), variables, x, weights)
-
-    assert_close(found, values(flax_norm(True), variables, x, weights), **EXACT)
-
-
-@pytest.mark.usefixtures("x64", "form")
-@OWN
-def test_its_gradient_has_a_gradient(rng):
-    """As attacks on images inside the loss need it."""
-    variables, x = draw(rng)
-    weights = rng.normal(size=SHAPE)
-
-    def slope(module, x):
-        def loss(x):
-            return jnp.sum(
-                module.apply(variables, x, mutable=["batch_stats"])[0] ** 3 * weights
-            )
-
-        return jnp.sum(jax.grad(loss)(x) ** 2)
-
-    found = jax.grad(lambda x: slope(norm.BatchNorm(True), x))(x)
-
-    expected = jax.grad(lambda x: slope(flax_norm(True), x))(x)
-    assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("form")
@@ -306,17 +161,6 @@ def test_a_clipped_variance_does_not_move():
     close(to_x, [[-1264.911], [1264.911]], rtol=1e-5)
     close(to_scale, [4 / np.sqrt(1e-5)], rtol=1e-5)
     close(to_bias, [14])
-
-
-@pytest.mark.usefixtures("x64")
-def test_forward_mode_is_refused(rng):
-    variables, x = draw(rng)
-
-    def apply(x):
-        return norm.BatchNorm(True).apply(variables, x, mutable=["batch_stats"])[0]
-
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(apply, (x,), (x,))
 
 
 @FORMS

@@ -6,9 +6,10 @@ import math
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
+import browser
+import in_process
 import numpy as np
 import pytest
 
@@ -17,7 +18,6 @@ from kdjax.compare import __main__ as compare
 from kdjax.report import __main__ as command
 from kdjax.report import history, reading, test_set
 from kdjax.runtime.errors import UserError
-from kdjax.runtime.signals import Interrupt
 from kdjax.watch import __main__ as watch
 from kdjax.watch import frame, state
 
@@ -26,16 +26,13 @@ CONFIG = (
     "--config=configs/kd.py:supervised/kd/ctkd,dataset=digits,teacher=plain4,"
     "student=plain2,epochs=2,train_size=64,test_size=64,batch_size=16,seeds=3"
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _in_this_process():
     """From the repository's root, without signal handlers or cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(Interrupt, "install", lambda self: None)
-        patch.setattr("kdjax.runtime.backend.use_compilation_cache", lambda: None)
+        in_process.enter(patch, ROOT)
         yield
 
 
@@ -127,59 +124,10 @@ def test_the_page_has_the_papers_figures(reported):
     assert "Student's paired t-test" in text
 
 
-PROBE = """<script>
-window.problems = [];
-addEventListener("error", (e) => problems.push(e.message || e.target.outerHTML), true);
-const complain = console.error;
-console.error = (...words) => { problems.push(words.join(" ")); complain(...words); };
-addEventListener("load", () => {
-  const table = [...document.querySelectorAll("table")].find(
-    (one) => one.caption.textContent.trim() === "All networks");
-  const column = [...table.tHead.rows[0].cells].findIndex(
-    (cell) => cell.textContent.includes("parameters"));
-  const read = () => [...table.tBodies[0].rows].map(
-    (row) => Number(row.cells[column].dataset.value));
-  const button = table.tHead.rows[0].cells[column].querySelector("button");
-  button.click(); const up = read(); button.click(); const down = read();
-  location.hash = document.querySelector("details[id]").id;
-  setTimeout(() => {
-    parent.postMessage(JSON.stringify({
-      problems, up, down,
-      images: [...document.images].map((one) => one.naturalWidth),
-      dark: [...document.images].every((one) => one.currentSrc.includes("-dark")),
-      width: document.documentElement.scrollWidth, window: innerWidth,
-      opened: document.querySelector("details[id]").open,
-      overlapping: [...document.querySelectorAll("figure")].some(
-        (one) => one.scrollWidth > one.clientWidth + 1),
-    }), "*");
-  }, 50);
-});
-</script>"""
-# A browser's own window is never as narrow as a phone.
-FRAME = """<body><script>
-addEventListener("message", (e) => { document.body.dataset.found = e.data; });
-</script><iframe src="probe.html" width="WIDTH" height="900" style="border: 0">
-</iframe>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium is installed")
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_the_page_in_a_browser(reported, tmp_path, width, dark):
-    out = shutil.copytree(reported[1], tmp_path / "report")
-    text = (out / "index.html").read_text()
-    (out / "probe.html").write_text(text.replace("<head>", f"<head>{PROBE}", 1))
-    (out / "frame.html").write_text(FRAME.replace("WIDTH", f"{width}"))
-    command = [
-        *(CHROMIUM, "--headless", "--disable-gpu", "--no-sandbox", "--no-first-run"),
-        *("--proxy-server=127.0.0.1:9", f"--user-data-dir={tmp_path / 'user'}"),
-        *("--window-size=1400,1000", "--virtual-time-budget=4000"),
-        *(("--blink-settings=preferredColorScheme=0",) if dark else ()),
-        *("--dump-dom", (out / "frame.html").as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    found = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert found, done.stderr[-2000:]
-    found = json.loads(found[1].replace("&quot;", '"'))
+    found = browser.look(reported[1], tmp_path, width, dark)
     assert found["problems"] == []
     assert len(found["images"]) > 9
     assert min(found["images"]) > 100

@@ -63,6 +63,8 @@ CASES = {
     "dgkd": Case("dgkd", teachers=_GUIDES),
 }
 """By name: the CTKD paper's networks, and a chain of three assistants between them."""
+RESNETS = Case("kd", "resnet-20", {"teacher": "resnet-56"}, classes=100)
+"""KD of the CIFAR-100 benchmark; PyTorch's side has Wide ResNets alone."""
 
 
 def tiny(case: Case) -> Case:

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks import _kdjax, measure
-from benchmarks.cases import CASES, Case
+from benchmarks import _kdjax, cases, measure
+from benchmarks.cases import Case
 from kdjax.preflight import target
 from kdjax.preflight.hlo.kernels import Part, step_by_kind
 from kdjax.runtime import backend
 from kdjax.runtime.console import console
 from kdjax.runtime.errors import UserError
 
+CASES = {**cases.CASES, "kd-resnet": cases.RESNETS}
 _STEPS = 7  # in one dispatch: more than any loop outside of the steps has turns
 _COMPUTE = {"float32": None, "bf16": jax.numpy.bfloat16}
 
@@ -61,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"kernels: {error}", markup=False)
             return 2
         show(f"{name}, {options.precision}", found[name])
-        cases = {
+        figures = {
             name: {kind: part._asdict() for kind, part in parts.items()}
             for name, parts in found.items()
         }
-        measure.save(options.out, {"precision": options.precision, "cases": cases})
+        measure.save(options.out, {"precision": options.precision, "cases": figures})
     return 0
 
 

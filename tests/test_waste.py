@@ -68,9 +68,11 @@ def test_phases_views_memory_and_attacks_are_counted(name, options, parts, least
 
 
 def test_a_step_that_differentiates_the_teacher_is_caught(least, monkeypatch):
-    honest = Step.targets
+    honest = Step.targets_of
 
-    def wasteful(self, frozen, images):
+    def wasteful(self, teachers, images):
+        frozen = {name: teacher.variables for name, teacher in teachers.items()}
+
         def total(frozen):
             logits = [
                 self.outputs(self.teachers[name], variables, images).logits
@@ -79,8 +81,8 @@ def test_a_step_that_differentiates_the_teacher_is_caught(least, monkeypatch):
             return jnp.sum(jnp.square(jnp.stack(logits)))
 
         gradient = sum(map(jnp.sum, jax.tree.leaves(jax.grad(total)(frozen))))
-        read = honest(self, frozen, images)
+        read = honest(self, teachers, images)
         return jax.tree.map(lambda leaf: leaf + 1e-9 * gradient, read)
 
-    monkeypatch.setattr(Step, "targets", wasteful)
+    monkeypatch.setattr(Step, "targets_of", wasteful)
     assert waste.compare(made("kd"), least)["ratio"] > waste.LIMIT

@@ -21,6 +21,7 @@ from kdjax.experiment.store import Store
 from kdjax.runtime import parallel
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.files import replace_whole, write_json
+from kdjax.train import rounding
 
 Compute = Callable[[int, int], list[np.ndarray]]
 """Returns a teacher's targets from the seed of a stream and an epoch: arrays `[N, ...]`
@@ -48,8 +49,8 @@ class Bank:
             if store.result(stage, seed) is None:
                 self._waiting.setdefault(entry, set()).add((stage, seed))
         for entry in plan.epochs:
-            if entry not in self._waiting:
-                self._remove(entry)
+            waits = entry in self._waiting
+            self._remove(entry, keep=self._path(entry) if waits else None)
         self.passes = 0
 
     def entry(self, stage: str, seed: int, teacher: str) -> BankEntry:
@@ -100,14 +101,25 @@ class Bank:
                 del self._waiting[entry]
                 self._remove(entry)
 
-    def _remove(self, entry: BankEntry) -> None:
-        if parallel.is_first():
-            shutil.rmtree(self._path(entry), ignore_errors=True)
+    def _remove(self, entry: BankEntry, keep: Path | None = None) -> None:
+        """Removes an entry, also as other versions of the library stored it.
+
+        Args:
+            entry: whose files.
+            keep: a folder that stays.
+        """
+        if not parallel.is_first():
+            return
+        name, _, _ = self._path(entry).name.rpartition("-")
+        for folder in self._folder.glob(f"{name}*"):
+            if folder != keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, entry: BankEntry) -> Path:
         fingerprint = self._store.fingerprint(entry.teacher, entry.replica)
         stream = "plain" if entry.stream is None else str(entry.stream)
-        return self._folder / f"{fingerprint}-{stream}-{entry.target_id}"
+        name = f"{fingerprint}-{stream}-{entry.target_id}-{rounding.VERSION}"
+        return self._folder / name
 
     def _about(self, entry: BankEntry) -> dict[str, Any]:
         """Returns what the files of an entry must have been made from: 'bank.json'."""

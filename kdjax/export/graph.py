@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from kdjax.runtime import private_names
+from kdjax.runtime import equations, private_names
 
 BATCH = 7919
 """The batch's size in a traced graph: a prime that no other side is a multiple of.
@@ -251,7 +251,7 @@ def _inline(
         source = private_names.source_line(eqn) or caller
         if eqn.primitive.name in _IDENTITIES:
             results = arguments
-        elif (called := _called(eqn)) is not None:
+        elif (called := equations.called(eqn)) is not None:
             consts = [np.asarray(const) for const in called.consts]
             results = _inline(called.jaxpr, consts, arguments, operations, source)
         elif eqn.primitive.name == "scan" and _is_of_layers(eqn, arguments):
@@ -264,17 +264,6 @@ def _inline(
 
 _IDENTITIES = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
 """Primitives that return their input unchanged."""
-
-
-def _called(eqn: Any) -> core.ClosedJaxpr | None:
-    """Returns the function that an equation only calls, or None."""
-    keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-    known = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
-    name = eqn.primitive.name
-    if name not in known and not name.startswith(("custom_jvp", "custom_vjp")):
-        return None
-    (inside,) = [eqn.params[key] for key in keys if key in eqn.params]
-    return inside if hasattr(inside, "consts") else core.ClosedJaxpr(inside, ())
 
 
 def _is_of_layers(eqn: Any, inputs: Sequence[Input]) -> bool:

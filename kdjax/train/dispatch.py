@@ -37,6 +37,7 @@ class Dispatch:
         """
         self._step, self._record, self._looped = step, record, looped
         self._size = feed.stream.size
+        self._rows = step.num_rows(feed.stream.batch_size // feed.micro_batches)
         # Inside jit, so that tracing it for its shapes serves the program as well.
         self._train_step = jax.jit(
             functools.partial(train_step, step, feed), inline=True
@@ -54,12 +55,12 @@ class Dispatch:
         key: jax.Array,
     ) -> tuple[TrainState, Totals]:
         """Returns state and sums after `count` steps; arguments as of `train_step`."""
-        frozen = self._step.cast_frozen(frozen)  # once, not in every step
+        teachers = self._step.prepare(frozen, self._rows)
 
         def one(_: jax.Array | int, carry: _Carry) -> _Carry:
             state, totals, params = carry
             new, measured, (index, logits) = self._train_step(
-                state, frozen, targets, train_arrays, dispatch_inputs, key, params
+                state, teachers, targets, train_arrays, dispatch_inputs, key, params
             )
             sums = metrics.add(totals, measured, state.step)
             if self._record:
@@ -75,8 +76,9 @@ class Dispatch:
         self, state: TrainState, frozen: Mapping[str, Variables], *inputs: Any
     ) -> Metrics:
         """Returns the metrics of one step; arguments as of `train_step`."""
-        frozen, params = self._step.cast_frozen(frozen), self._compute_params(state)
-        return self._train_step(state, frozen, *inputs, params)[1]
+        teachers = self._step.prepare(frozen, self._rows)
+        params = self._compute_params(state)
+        return self._train_step(state, teachers, *inputs, params)[1]
 
     def zeros(self, measured: Metrics) -> Totals:
         """Returns the sums before the first step of an epoch.

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -18,14 +18,27 @@ from kdjax.methods import Method
 from kdjax.models import Outputs, Variables
 from kdjax.runtime import backend
 from kdjax.runtime.computation import computation_id, used_inputs
+from kdjax.runtime.lazy import Lazy
+from kdjax.train.frozen import Frozen
 from kdjax.train.model_outputs import apply_model, cast, output_shapes
 
 Tree = TypeVar("Tree")
 """A tree of arrays."""
-Value = TypeVar("Value")
 _STAGE = re.compile(r"stage\d+")
 Random = Callable[[str, int], jax.Array]
 """Returns the random key of a micro-batch for a model's name and an `init_index`."""
+
+
+class PreparedTeacher(NamedTuple):
+    """A frozen teacher as a stage's programs use it.
+
+    Attributes:
+        variables: parameters as they are computed with, for methods that call it.
+        weights: what its targets are computed from: `Frozen.prepare`.
+    """
+
+    variables: Variables
+    weights: list[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +70,7 @@ class Networks:
         def evaluated(teacher: str) -> Outputs:
             return self._outputs(self.teachers[teacher], 2, train=False)
 
-        teachers = _Lazy(self.teachers, evaluated)
+        teachers = Lazy(self.teachers, evaluated)
         fitted = self.method.fit(self.output_specs, teachers)
         object.__setattr__(self, "method", fitted)
 
@@ -151,27 +164,69 @@ class Networks:
             frozen: variables of some teachers or all, by stage.
             images: `[batch, height, width, channels]`, normalised.
         """
+        return self.targets_of(self.prepare(frozen, len(images)), images)
+
+    def prepare(
+        self, frozen: Mapping[str, Variables], batch: int
+    ) -> dict[str, PreparedTeacher]:
+        """Returns what is computed of teachers once, before a loop of steps.
+
+        Args:
+            frozen: variables of some teachers or all, by stage.
+            batch: how many images `targets_of` gets.
+        """
+        shape = batch, *self.image_shape
+        return {
+            name: PreparedTeacher(
+                {**variables, "params": self._lower(variables["params"])},
+                self._frozen_network(self.teachers[name], shape).prepare(variables),
+            )
+            for name, variables in frozen.items()
+        }
+
+    def targets_of(
+        self, teachers: Mapping[str, PreparedTeacher], images: jax.Array
+    ) -> dict[str, Any]:
+        """Returns what `targets` does, of prepared teachers."""
         # By model: equal networks can run as one vmapped call, see `stack_teachers`.
         groups: dict[str, list[str]] = {}
-        for teacher in frozen:
+        for teacher in teachers:
             groups.setdefault(self.teachers[teacher], []).append(teacher)
         targets = {}
         for model, names in groups.items():
-
-            def compute(variables: Variables, model: str = model) -> Any:
-                outputs = self.outputs(model, variables, images)
-                return jax.lax.stop_gradient(self.method.teacher_targets(outputs))
-
+            compute = functools.partial(
+                self._frozen_network(model, images.shape), images=images
+            )
+            weights = [teachers[name].weights for name in names]
             if len(names) > 1 and backend.stack_teachers():
-                variables = jax.tree.map(
-                    lambda *leaves: jnp.stack(leaves), *(frozen[n] for n in names)
+                stacked = jax.vmap(compute)(
+                    jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
                 )
-                stacked = jax.vmap(compute)(variables)
                 for i, name in enumerate(names):
                     targets[name] = jax.tree.map(operator.itemgetter(i), stacked)
             else:
-                targets |= {name: compute(frozen[name]) for name in names}
-        return targets
+                targets |= dict(zip(names, map(compute, weights), strict=True))
+        return jax.lax.stop_gradient(targets)
+
+    def _frozen_network(self, model: str, shape: tuple[int, ...]) -> Frozen:
+        """Returns the computation of a teacher's targets for images of a shape."""
+        if (model, shape) not in self._traced:
+
+            def compute(variables: Variables, images: jax.Array) -> Any:
+                return self.method.teacher_targets(
+                    self.outputs(model, variables, images)
+                )
+
+            images = jax.ShapeDtypeStruct(shape, self.dtype)
+            self._traced[model, shape] = Frozen(
+                compute, self._model_shapes(model), images
+            )
+        return self._traced[model, shape]
+
+    @functools.cached_property
+    def _traced(self) -> dict[tuple[str, tuple[int, ...]], Frozen]:
+        """The teachers' computations so far, by model and shape of the images."""
+        return {}
 
     def outputs(self, name: str, variables: Variables, images: jax.Array) -> Outputs:
         """Returns a network's outputs in evaluation mode.
@@ -183,20 +238,6 @@ class Networks:
         """
         compute = self.compute or self.dtype
         return apply_model(name, self.num_classes, compute, False, variables, images)[0]
-
-    def cast_frozen(self, frozen: Mapping[str, Variables]) -> dict[str, Variables]:
-        """Returns teachers' variables with parameters as they are computed with.
-
-        `outputs` does so as well. Before a loop of steps it is done once: compiled for
-        an H100, a bf16 step of CTKD has 39 kernels fewer.
-
-        Args:
-            frozen: by stage.
-        """
-        return {
-            name: {**variables, "params": self._lower(variables["params"])}
-            for name, variables in frozen.items()
-        }
 
     def compute_params(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the kernels as they are computed with; None: they are so already.
@@ -262,25 +303,26 @@ class Networks:
         """
 
         def trained(role: str) -> Outputs:
-            return self._outputs(self.roles[role], self._num_rows, train=True)
+            return self._outputs(self.roles[role], self.num_rows(2), train=True)
 
-        return _Lazy(self.roles, trained)
+        return Lazy(self.roles, trained)
 
     @functools.cached_property
     def target_specs(self) -> Mapping[str, Any]:
         """Shapes of the teachers' targets for two images, by stage; lazy as well."""
 
         def target(teacher: str) -> Any:
-            outputs = self._outputs(self.teachers[teacher], self._num_rows, train=False)
+            outputs = self._outputs(
+                self.teachers[teacher], self.num_rows(2), train=False
+            )
             return jax.eval_shape(self.method.teacher_targets, outputs)
 
-        return _Lazy(self.teachers, target)
+        return Lazy(self.teachers, target)
 
-    @functools.cached_property
-    def _num_rows(self) -> int:
-        """How many rows a batch of two images has, with all their views."""
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), self.dtype)
-        return len(jax.eval_shape(self.method.make_views, images))
+    def num_rows(self, images: int) -> int:
+        """Returns how many rows a batch has with all views of its images."""
+        specs = jax.ShapeDtypeStruct((images, *self.image_shape), self.dtype)
+        return len(jax.eval_shape(self.method.make_views, specs))
 
     def _outputs(self, name: str, batch: int, train: bool) -> Outputs:
         compute = self.compute or self.dtype
@@ -300,21 +342,3 @@ class Networks:
     def _lower(self, tree: Tree) -> Tree:
         """Returns parameters or images in the dtype of the networks' computation."""
         return cast(tree, self.compute or self.dtype)
-
-
-class _Lazy(Mapping[str, Value]):
-    """Values by name, each of which is made when it is first asked for."""
-
-    def __init__(self, names: Iterable[str], make: Callable[[str], Value]):
-        self._names, self._make = tuple(names), functools.cache(make)
-
-    def __getitem__(self, name: str) -> Value:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from kdjax.data.feed import DispatchInputs, Feed, TestBatches, TrainArrays
 from kdjax.data.stream import Batch, Stream, normalise
-from kdjax.models import Variables
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.rng import fold
 from kdjax.train import rounding
 from kdjax.train.metrics import Metrics
 from kdjax.train.mixup import mix
+from kdjax.train.networks import PreparedTeacher
 from kdjax.train.state import Gradients, StepInputs, TrainLogits, TrainState
 from kdjax.train.step import Step
 
@@ -39,7 +39,7 @@ def train_step(
     step: Step,
     feed: Feed,
     state: TrainState,
-    frozen: Mapping[str, Variables],
+    teachers: Mapping[str, PreparedTeacher],
     targets: EpochTargets,
     train_arrays: TrainArrays,
     dispatch_inputs: DispatchInputs,
@@ -52,7 +52,7 @@ def train_step(
         step: the stage's.
         feed: makes the batch.
         state: before the step.
-        frozen: variables of the teachers that run in the step.
+        teachers: those that run in the step.
         targets: the other teachers' in this epoch.
         train_arrays: the feed's.
         dispatch_inputs: one replica's, from the feed.
@@ -75,7 +75,7 @@ def train_step(
                 num_classes=step.num_classes,
                 number=number,
             )
-        inputs = _step_inputs(step, batch, frozen, targets)
+        inputs = _step_inputs(step, batch, teachers, targets)
         return step.gradients(state, inputs, key, compute_params)
 
     gradients, state, train_logits = _over_micro_batches(
@@ -86,13 +86,16 @@ def train_step(
 
 
 def _step_inputs(
-    step: Step, batch: Batch, frozen: Mapping[str, Variables], targets: EpochTargets
+    step: Step,
+    batch: Batch,
+    teachers: Mapping[str, PreparedTeacher],
+    targets: EpochTargets,
 ) -> StepInputs:
     """Returns a micro-batch with its views and all teachers' targets on it."""
     # BatchNorm and losses then see the global batch; XLA adds the all-reduces.
     batch = jax.lax.with_sharding_constraint(batch, parallel.DATA)
     batch = step.with_views(batch)
-    batch_targets = step.targets(frozen, batch.images)
+    batch_targets = step.targets_of(teachers, batch.images)
     if not rounding.needs_teachers(step.method, step.mixup):
         batch_targets = rounding.as_stored(batch_targets, step.dtype)
     # Banked targets are rows of the epoch's table. They are rounded also in the pass
@@ -101,7 +104,8 @@ def _step_inputs(
         lambda leaf: leaf[batch.index].astype(step.dtype), dict(targets.targets)
     )
     recorded = {name: logits[batch.index] for name, logits in targets.recorded.items()}
-    return StepInputs(batch, batch_targets, recorded, frozen)
+    variables = {name: teacher.variables for name, teacher in teachers.items()}
+    return StepInputs(batch, batch_targets, recorded, variables)
 
 
 def _over_micro_batches(

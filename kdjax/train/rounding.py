@@ -14,10 +14,10 @@ from kdjax.methods import Method
 Tree = TypeVar("Tree")
 """A tree of arrays."""
 
-VERSION = 2
-"""Raised when the rounding changes; goes into fingerprints of stages whose targets a
-bank could hold. In the first version those that were computed in the step were not
-rounded."""
+VERSION = 3
+"""Raised when the numbers of targets change; goes into the fingerprints of stages that
+read any, and into the names of the bank's folders. In the first version those that were
+computed in the step were not rounded, in the second BatchNorm was not folded."""
 
 _SMALLEST = 2.0**-14  # float16's smallest normal number
 _SPACING = 2.0**-24  # between the numbers below it

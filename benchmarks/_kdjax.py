@@ -15,11 +15,15 @@ from kdjax.data.sources import Dataset, Split
 from kdjax.data.stream import Stream
 from kdjax.runtime import backend, parallel
 from kdjax.runtime.rng import fold
+from kdjax.train.dispatch import Totals
 from kdjax.train.program import Program
 from kdjax.train.replica_step import EpochTargets
+from kdjax.train.state import TrainState
 from kdjax.train.step import Step
 
 _SEED = 0
+COMPUTE = {"float32": None, "bf16": jnp.bfloat16}
+"""The dtype that networks are computed in, by precision; None: that of parameters."""
 
 
 def images(case: Case, test: int = 16) -> Dataset:
@@ -77,6 +81,46 @@ def program(
     return Program(step, device_feed.DeviceFeed(data, stream, mesh))
 
 
+class Start:
+    """What training begins with, for all programs that are compiled of one.
+
+    Attributes:
+        made: what `program` returns.
+        frozen: the teachers' variables, by name.
+        placed: the same, as the train program takes them.
+        keys: of the seeds.
+        given: what the feed passes to the first dispatch.
+    """
+
+    def __init__(self, made: Program):
+        """Starts the networks.
+
+        Args:
+            made: what `program` returns.
+        """
+        step, self.made = made.step, made
+        # Other seeds than the student's: equal networks would have nothing to teach.
+        self.frozen = {
+            name: models.init(
+                jax.random.key(_SEED + 1 + i),
+                model,
+                step.num_classes,
+                step.image_shape,
+                0,
+                step.dtype,
+            )
+            for i, (name, model) in enumerate(step.teachers.items())
+        }
+        self.keys = made.stack_replicas([jax.random.key(_SEED)])
+        self.placed = made.stack_replicas([self.frozen])
+        self._first = made.start(_SEED, self.frozen), made.zero_metrics()
+        _, self.given = next(made.feed.epoch([_SEED], 0, 0, made.steps_per_dispatch))
+
+    def state(self) -> tuple[TrainState, Totals]:
+        """Returns state and metrics' sums before the first step, on the device."""
+        return self.made.stack_replicas([self._first])
+
+
 class Runner:
     """A program that trains; a call makes one dispatch and waits for it.
 
@@ -90,25 +134,9 @@ class Runner:
         Args:
             made: what `program` returns.
         """
-        step = made.step
         self._program, self.steps = made, made.steps_per_dispatch
-        # Other seeds than the student's: equal networks would have nothing to teach.
-        self._frozen = {
-            name: models.init(
-                jax.random.key(_SEED + 1 + i),
-                model,
-                step.num_classes,
-                step.image_shape,
-                0,
-                step.dtype,
-            )
-            for i, (name, model) in enumerate(step.teachers.items())
-        }
-        self._keys = made.stack_replicas([jax.random.key(_SEED)])
-        self._placed = made.stack_replicas([self._frozen])
-        start = made.start(_SEED, self._frozen), made.zero_metrics()
-        self._state, self._totals = made.stack_replicas([start])
-        _, self._given = next(made.feed.epoch([_SEED], 0, 0, self.steps))
+        self._start = Start(made)
+        self._state, self._totals = self._start.state()
         made.compile()
 
     def __call__(self) -> None:
@@ -116,10 +144,10 @@ class Runner:
         self._state, self._totals, done = self._program.train(
             self._state,
             self._totals,
-            self._placed,
+            self._start.placed,
             EpochTargets(),
-            self._given,
-            self._keys,
+            self._start.given,
+            self._start.keys,
             self.steps,
         )
         done.block_until_ready()
@@ -137,13 +165,12 @@ class Runner:
     @property
     def frozen(self) -> Mapping[str, Any]:
         """The teachers' variables, by name."""
-        return jax.device_get(self._frozen)
+        return jax.device_get(self._start.frozen)
 
     @property
     def loss(self) -> float:
         """The sum of all steps' losses so far."""
-        (totals,) = self._program.unstack_replicas(self._totals)
-        return float(totals["sums"]["loss"])
+        return loss(self._program, self._totals)
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns images and labels of a step of the first epoch.
@@ -151,10 +178,55 @@ class Runner:
         Args:
             number: of the step, counted from 0.
         """
-        feed, (order,) = self._program.feed, np.asarray(self._given)
+        feed, (order,) = self._program.feed, np.asarray(self._start.given)
         key = fold(jax.random.key(_SEED), "stream")
         made = feed.stream.batch(feed.train_arrays, order, key, jnp.asarray(number))
         return np.asarray(made.images), np.asarray(made.labels)
+
+
+class Variant:
+    """A train program compiled with other options; a call makes one dispatch and waits.
+
+    Attributes:
+        compiled: the program.
+        steps: number of training steps in a dispatch.
+    """
+
+    def __init__(self, start: Start, compiled: jax.stages.Compiled):
+        """Begins at the start, with a state of its own.
+
+        Args:
+            start: what training begins with.
+            compiled: its train program.
+        """
+        self.compiled, self.steps = compiled, start.made.steps_per_dispatch
+        self._start = start
+        self._state, self._totals = start.state()
+
+    def __call__(self) -> None:
+        """Trains for one dispatch and waits."""
+        start = self._start
+        self._state, self._totals = self.compiled(
+            self._state,
+            self._totals,
+            start.placed,
+            EpochTargets(),
+            start.made.feed.train_arrays,
+            start.given,
+            start.keys,
+        )
+        self._state.step.block_until_ready()
+
+    @property
+    def loss(self) -> float:
+        """The sum of all steps' losses so far."""
+        return loss(self._start.made, self._totals)
+
+
+def loss(made: Program, totals: Totals) -> float:
+    """Returns the sum of the losses of all steps, from the metrics' sums."""
+    (own,) = made.unstack_replicas(totals)
+    return float(own["sums"]["loss"])
 
 
 def compiled_text(made: Program) -> str:

@@ -22,14 +22,13 @@ from kdjax.runtime.errors import UserError
 
 CASES = {**cases.CASES, "kd-resnet": cases.RESNETS}
 _STEPS = 7  # in one dispatch: more than any loop outside of the steps has turns
-_COMPUTE = {"float32": None, "bf16": jax.numpy.bfloat16}
 
 
 def compiled_step(case: Case, precision: str) -> dict[str, Part]:
     """Returns the kernels of a case's step by kind, compiled for one H100."""
     (device,) = target.find("h100:1x1").devices
     with backend.compiling_for("gpu"):
-        program = _kdjax.program(case, compute=_COMPUTE[precision], ahead=device)
+        program = _kdjax.program(case, compute=_kdjax.COMPUTE[precision], ahead=device)
         compiled = program.lower_train(_STEPS).compile(backend.compiler_options())
     return step_by_kind(compiled.as_text() or "", _STEPS)
 
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compiles the cases and returns the exit status."""
     parser = measure.parser("kernels", __doc__)
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
-    parser.add_argument("--precision", choices=tuple(_COMPUTE), default="bf16")
+    parser.add_argument("--precision", choices=tuple(_kdjax.COMPUTE), default="bf16")
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     found = {}

@@ -179,7 +179,8 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     """Prints a table; the first column is left-aligned."""
     table = Table(title=escape(title))  # brackets are no markup here
     for i, name in enumerate(columns):
-        table.add_column(escape(name), justify="right" if i else "left")
+        side: Any = "right" if i else "left"
+        table.add_column(escape(name), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

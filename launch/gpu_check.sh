@@ -2,6 +2,7 @@
 # What a GPU that is lent for minutes is asked for, in calls of less than ten minutes.
 #
 #   launch/gpu_check.sh steps OUT DATA             a second start, the steps, their profile
+#   launch/gpu_check.sh options OUT DATA           the steps with other options of XLA
 #   launch/gpu_check.sh epochs OUT DATA            whole epochs
 #   launch/gpu_check.sh train OUT DATA [PACKED]    the CTKD paper's Table I, its left half
 #
@@ -10,8 +11,8 @@
 # with status 0, the others with 143. DATA holds CIFAR-10 as TFDS prepares it. Needs the
 # packages of kdjax[benchmark] and JAX for the GPU; give the call ten minutes.
 #
-# Environment: MINUTES (9) is what a call takes at most, PRECISION (bf16) that of epochs
-# and runs, SEEDS (3) of every stage. TINY=1 tries everything at the smallest size, also
+# Environment: MINUTES (9) is what a call takes at most, PRECISION (bf16) that of options,
+# epochs and runs, SEEDS (3) of every stage. TINY=1 tries everything at the smallest size, also
 # on CPU, where PRECISION=float32 is wanted.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
@@ -45,6 +46,15 @@ steps() {
   step steps 65 "$python" -m benchmarks.steps "${size[@]}" --out="$out/steps.json"
   step profile 20 "$python" -m benchmarks.steps "${size[@]}" --profile \
     --cases supervised ctkd --out="$out/profile.json"
+  return $failed
+}
+
+# A tenth of the time is left for starting and for the last set's overtime.
+options() {
+  local size=(--rounds=5)
+  [[ -z ${TINY:-} ]] || size=(--rounds=1 --busy=1 --tiny)
+  step options 100 "$python" -m benchmarks.options "${size[@]}" \
+    --precision="$precision" --seconds=$((seconds * 9 / 10)) --out="$out/options.json"
   return $failed
 }
 
@@ -90,6 +100,7 @@ mkdir -p "$2" || exit 2
 out=$(realpath "$2") data=$(realpath "$3") packed=${4:-}
 case $1 in
   steps) steps ;;
+  options) options ;;
   epochs) epochs ;;
   train) train ;;
   *) usage ;;

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from benchmarks import options
 from kdjax.experiment.flags import parse_flags
 from tests import processes
 
@@ -61,6 +62,25 @@ def test_what_is_measured_goes_on_after_a_failure(check, tmp_path, failing):
     assert "--profile" in calls[2]
     assert done.returncode == (failing != "nothing")
     assert (tmp_path / "out" / "profile.log").exists()
+
+
+@pytest.mark.parametrize("tiny", ["", "1"])
+def test_options_end_before_the_call_does(check, tmp_path, monkeypatch, tiny):
+    sizes = {"TINY": tiny, "MINUTES": "5", "PRECISION": "float32"}
+    done, (call,) = check("options", tmp_path / "out", tmp_path, **sizes)
+
+    assert call[:2] == ["-m", "benchmarks.options"]
+    taken = {}
+    monkeypatch.setattr(
+        options, "measure_case", lambda case, sets, end, **given: taken.update(given)
+    )
+    monkeypatch.setattr(options, "show_times", lambda name, found: None)
+    assert options.main(call[2:]) == 0
+    assert "--seconds=270" in call  # of 300
+    assert ("--tiny" in call) == bool(tiny)
+    assert taken["precision"] == "float32"
+    assert (tmp_path / "out" / "options.json").exists()
+    assert done.returncode == 0
 
 
 def test_a_stopped_run_is_packed_and_the_next_call_goes_on(check, tmp_path):

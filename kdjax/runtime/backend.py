@@ -15,8 +15,10 @@ from kdjax.runtime.files import cache_folder
 Options = dict[str, str | bool]
 """XLA's options, as JAX takes them."""
 
-_COMMAND_BUFFERS = "xla_gpu_enable_command_buffer"
-_CAPTURED = (
+COMMAND_BUFFERS = "xla_gpu_enable_command_buffer"
+"""XLA's option that tells which operations become part of CUDA graphs."""
+
+CAPTURED = (
     "FUSION",
     "CUBLAS",
     "CUBLASLT",
@@ -81,9 +83,9 @@ def compiler_options() -> Options:
         return {}
     if jax.default_backend() == "gpu":
         _start_cudnn()
-    if _COMMAND_BUFFERS in os.environ.get("XLA_FLAGS", ""):
+    if COMMAND_BUFFERS in os.environ.get("XLA_FLAGS", ""):
         return {}
-    return _accepted({_COMMAND_BUFFERS: ",".join(_CAPTURED)}, platform())
+    return _accepted({COMMAND_BUFFERS: ",".join(CAPTURED)}, platform())
 
 
 @functools.cache
@@ -107,7 +109,7 @@ def _start_cudnn() -> None:
                 "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             ),
-            compiler_options={_COMMAND_BUFFERS: ""},
+            compiler_options={COMMAND_BUFFERS: ""},
         )
         convolve(*arrays).block_until_ready()
 

@@ -154,7 +154,7 @@ def test_kernels_of_a_gpu_need_its_compiler(monkeypatch, capsys):
 
 def test_kernels_are_added_up(capsys):
     parts = {"reductions": kernels.Part(2, 500_000), "update": kernels.Part(1, 10**6)}
-    kernels.show("ctkd", parts)
+    kernels.show("ctkd", parts, 2)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["all", "3", "1.5"] in [[w for w in row if w not in "│|"] for row in rows]
 

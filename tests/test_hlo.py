@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.preflight.hlo.collectives import Collective, collectives
 from kdjax.preflight.hlo.flops import flops
-from kdjax.preflight.hlo.kernels import kernels, step_by_kind
+from kdjax.preflight.hlo.kernels import kernels, longest_chain, step_by_kind
 from kdjax.preflight.hlo.module import Array, Module, arrays
 from kdjax.preflight.hlo.traffic import traffic
 
@@ -288,6 +288,16 @@ def test_a_step_s_kernels_are_told_by_kind_without_what_runs_once():
         "update": (1, moved),
         "elementwise": (1, moved),
     }
+
+
+def test_the_longest_chain_leaves_out_what_could_run_beside_it():
+    text = TURNS.replace("COUNT", 'backend_config={"known_trip_count":{"n":"5"}}')
+    assert longest_chain(text, 5) == 2
+    # Two kernels that read the same, and one that reads both.
+    apart = text.replace("fusion(%tanh_fusion.3)", "fusion(%x)")
+    assert longest_chain(apart, 5) == 1
+    both = "  %both.1 = f32[8]{0} add(%tanh_fusion.3, %tanh_fusion.4.0)\n  ROOT %r"
+    assert longest_chain(apart.replace("  ROOT %r", both, 1), 5) == 2
 
 
 SLICED = """HloModule m

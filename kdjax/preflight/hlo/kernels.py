@@ -5,7 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from kdjax.preflight.hlo import traffic
-from kdjax.preflight.hlo.module import Instruction
+from kdjax.preflight.hlo.module import Instruction, Module
 
 UPDATE = "update"
 """The scope of the optimiser's operations in the train step."""
@@ -63,6 +63,34 @@ def step_by_kind(text: str, steps: int) -> dict[str, Part]:
         counts[kind] += times
         sizes[kind] += times * size
     return {kind: Part(counts[kind], sizes[kind]) for kind in counts if counts[kind]}
+
+
+def longest_chain(text: str, steps: int) -> int:
+    """Returns how many kernels of one step must run one after the other.
+
+    Each of them reads, if perhaps through others, what the one before it writes. The
+    other kernels could run beside these.
+
+    Args:
+        text: as for `step_by_kind`.
+        steps: likewise.
+    """
+    module = Module.parse(text)
+    runs = module.runs(unknown=1).items()
+    return max(_chain(module, name) for name, times in runs if times == steps)
+
+
+def _chain(module: Module, computation: str) -> int:
+    """Returns the length of the longest chain of kernels in a computation."""
+    depths: dict[str, int] = {}
+    for name, instruction in module.computations[computation].items():
+        before = max((depths.get(one, 0) for one in instruction.operands), default=0)
+        own = int(traffic.is_kernel(instruction))
+        if instruction.kind in traffic.CALLS:
+            inside = (_chain(module, callee) for callee in instruction.callees)
+            own = max(inside) * (instruction.trips or 1)
+        depths[name] = before + own
+    return max(depths.values())
 
 
 def _kind(instruction: Instruction) -> str:

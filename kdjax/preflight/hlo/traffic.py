@@ -27,7 +27,8 @@ _FREE = frozenset(
         "iota",
     )
 )
-_CALLS = frozenset(("while", "call", "conditional"))
+CALLS = frozenset(("while", "call", "conditional"))
+"""Instructions whose computations' instructions are kernels themselves."""
 _ASYNC = ("async-start", "async-update")
 _SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 
@@ -56,7 +57,7 @@ def kernels(text: str, *, unknown: int = 1) -> Iterator[tuple[Instruction, int, 
     runs = module.runs(unknown)
     for name in _kernel_computations(module):
         for instruction in module.computations[name].values():
-            if _moves_data(instruction):
+            if is_kernel(instruction):
                 yield instruction, runs[name], _moved(module, name, instruction)
 
 
@@ -68,15 +69,15 @@ def _kernel_computations(module: Module) -> set[str]:
         if name not in reached:
             reached.add(name)
             for instruction in module.computations[name].values():
-                if instruction.kind in _CALLS or instruction.kind in _ASYNC:
+                if instruction.kind in CALLS or instruction.kind in _ASYNC:
                     waiting += instruction.callees
     return reached
 
 
-def _moves_data(instruction: Instruction) -> bool:
+def is_kernel(instruction: Instruction) -> bool:
     """Returns whether an instruction outside of fusions is a kernel."""
     kind = instruction.kind
-    harmless = kind in _FREE or kind in _CALLS or kind in _ASYNC
+    harmless = kind in _FREE or kind in CALLS or kind in _ASYNC
     return not harmless and not kind.endswith("-done")
 
 

@@ -8,7 +8,6 @@ Other benchmarks run this module as a process of its own.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from kdjax.data import sources
 from kdjax.data.sources import Split
 from kdjax.experiment import chains
 from kdjax.runtime import command
+from kdjax.runtime.files import write_json
 from kdjax.train.recipe import Recipe
 
 _EVAL_BATCH = 256
@@ -152,10 +152,10 @@ def train(
     test: Images,
     evaluate_every: int = 1,
 ) -> dict[str, Any]:
-    """Trains one stage by its recipe; returns seconds, images and test accuracies.
+    """Trains one stage by its recipe; returns what it took and reached.
 
-    The accuracies are those after the last epoch. What is compiled or captured is in
-    no seconds, as kdjax's are without compilation.
+    'accuracy' is that of the test images after the last epoch, by role. What is
+    compiled or captured is in no 'seconds', as kdjax's are without compilation.
     """
     step.prepare(*step.move(*next(iter(images))))
     rates = drops(step.case.recipe, epochs * len(images))
@@ -174,7 +174,11 @@ def train(
                 for role, network in step.trained.items()
             }
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "images": count, "accuracy": accuracy}
+    name = "cpu"
+    if device().type == "cuda":
+        name = torch.cuda.get_device_name()
+    figures = {"seconds": seconds, "images": count, "accuracy": accuracy}
+    return {**figures, "device": name}
 
 
 def _drop(step: TorchStep, rate: float) -> float:
@@ -307,7 +311,7 @@ def _run(options: argparse.Namespace) -> None:
     if device().type == "cuda":
         torch_steps.use_fast_products()
     stages = _EXPERIMENTS[options.experiment](options)
-    options.out.write_text(json.dumps(stages))
+    write_json(options.out, stages)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@
 
 trains WRN-16-1 on CIFAR-10, some seeds by `python -m kdjax.main` and as many by plain
 PyTorch, and prints the test accuracy after the last epoch of each, the medians and
-their difference. The two share the data's constants and the recipe's numbers, and no
-code that computes with them. Finished seeds stay in the working folder: a command that
-was stopped goes on with the next one. Both evaluate after the last epoch only.
+their difference. The two share the images, the data's constants and the recipe's
+numbers, and no code that computes with them. What differs: the random numbers;
+BatchNorm's running variance, which PyTorch keeps n/(n-1) times as large (n is 8,192 at
+least); and that PyTorch, trained in bf16, evaluates in float32. Both evaluate once,
+after the last epoch. Finished seeds stay in the working folder: a command that was
+stopped goes on with the next one.
 """
 
 import argparse

@@ -125,21 +125,26 @@ def interleave(
     }
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that are compared."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def machine() -> dict[str, Any]:
     """Returns what the figures depend on: processor, devices, versions, load."""
     import jax
 
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "load": os.getloadavg(),
-        "versions": versions,
+        "versions": versions(),
     }
 
 

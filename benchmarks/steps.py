@@ -123,7 +123,8 @@ def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, fl
     Args:
         case: whose networks PyTorch's side has too.
         layout: a key of `torch_steps.LAYOUTS`.
-        steps: of training, from equal weights on equal batches.
+        steps: of training, from equal weights on equal batches. The learning rate is
+            that of the case's recipe, whose epochs have its size.
 
     Returns:
         The largest relative difference of 'loss', and of 'networks': by leaf, the
@@ -131,7 +132,7 @@ def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, fl
     """
     import torch
 
-    from benchmarks import _kdjax, torch_networks
+    from benchmarks import _kdjax, torch_networks, torch_training
     from benchmarks.torch_steps import Form, TorchStep
 
     with jax.enable_x64(True):
@@ -141,8 +142,11 @@ def difference(case: Case, layout: str = "NCHW", steps: int = 3) -> dict[str, fl
             torch_networks.load(theirs.trained[role], variables)
         for network, variables in zip(theirs.frozen, ours.frozen.values(), strict=True):
             torch_networks.load(network, variables)
-        total = 0.0
+        total, recipe = 0.0, case.recipe
+        rates = torch_training.drops(recipe, recipe.epochs * (case.size // case.batch))
         for number in range(steps):
+            if number in rates:
+                theirs.set_learning_rate(rates[number])
             if number % ours.steps == 0:
                 ours()
             total += theirs(*theirs.place(*ours.batch(number)))

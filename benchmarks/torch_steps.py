@@ -195,7 +195,7 @@ class TorchStep:
             no_grad: whether teachers run without recording gradients.
             dtype: of parameters and images.
         """
-        self._case, self._form, self._no_grad = case, form, no_grad
+        self.case, self._form, self._no_grad = case, form, no_grad
         self._method = case.create()
         self._memory, self._dtype = LAYOUTS[form.layout], dtype
 
@@ -282,6 +282,13 @@ class TorchStep:
                 momentum.zero_()  # as at the start: the first one is the gradient
         return self._batch
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Trains at another rate from now on; networks and momenta stay as they are."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        if self._graph:  # which has the rate that it was captured with
+            self._record()
+
     def _forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(
             device().type, torch.bfloat16, self._form.bf16, cache_enabled=False
@@ -289,7 +296,7 @@ class TorchStep:
             trained = {role: network(images) for role, network in self.trained.items()}
             with torch.set_grad_enabled(not self._no_grad):
                 guides = [network(images) for network in self.frozen]
-            return loss(self._case, self._method, trained, guides, labels)
+            return loss(self.case, self._method, trained, guides, labels)
 
     def _eager(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         for network in self.trained.values():
@@ -301,13 +308,16 @@ class TorchStep:
         return total.detach()
 
     def _capture(self) -> None:
-        """Captures a step on the batch whose memory later batches are copied to."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 self._eager(*self._batch)
         torch.cuda.current_stream().wait_stream(aside)
+        self._record()
+
+    def _record(self) -> None:
+        """Captures a step on the batch whose memory later batches are copied to."""
         self._optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

@@ -1,13 +1,13 @@
 """Whole experiments in plain PyTorch, as its fastest public codes run them.
 
-`ctkd` trains the expert and then, with CTKD, student and scratch teacher. `chain`
-trains DGKD's chain without augmentation, with every guide in every step. The images lie
-in the device's memory, where whole batches are gathered, cropped and flipped at once.
+`labels` trains the CTKD paper's student from labels alone. `ctkd` trains the expert and
+then, with CTKD, student and scratch teacher. `chain` trains DGKD's chain without
+augmentation, with every guide in every step. The images lie in the device's memory,
+where whole batches are gathered, cropped and flipped at once.
 Other benchmarks run this module as a process of its own.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,15 @@ from configs import common, dgkd
 from kdjax.data import sources
 from kdjax.data.sources import Split
 from kdjax.experiment import chains
+from kdjax.runtime import command
+from kdjax.runtime.files import write_json
+from kdjax.train.recipe import Recipe
 
 _EVAL_BATCH = 256
+_RECIPE = (
+    *("epochs", "batch_size", "learning_rate", "momentum", "nesterov"),
+    *("weight_decay", "milestones", "decay_factor"),
+)
 
 
 class Images:
@@ -70,13 +77,18 @@ class Images:
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         return (pixels.float() / 255 - self._mean) / self._std
 
+    def __len__(self) -> int:
+        """Returns the number of batches."""
+        size = len(self._labels)
+        return size // self._batch if self._shuffle else -(-size // self._batch)
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields images `[batch, channels, height, width]` and labels."""
         size = len(self._labels)
         order = torch.arange(size, device=device())
         if self._shuffle:
             order = torch.randperm(size, device=device())
-            order = order[: size // self._batch * self._batch]
+            order = order[: len(self) * self._batch]
         for index in order.split(self._batch):
             yield self.images(index), self._labels[index]
 
@@ -115,6 +127,24 @@ def evaluate(network: nn.Module, step: TorchStep, images: Images) -> float:
     return right.item() / count
 
 
+def drops(recipe: Recipe, steps: int) -> dict[int, float]:
+    """Returns the learning rates after the first, by the step from which they hold.
+
+    Written apart from kdjax's own, against which it is tested.
+
+    Args:
+        recipe: with SGD and milestones; of its other options this module knows none.
+        steps: of the whole training; they count from 0.
+    """
+    known = {name: getattr(recipe, name) for name in _RECIPE}
+    assert recipe == Recipe(**known), recipe
+    rates, rate = {}, recipe.learning_rate
+    for milestone in recipe.milestones:
+        rate *= recipe.decay_factor
+        rates[round(milestone * steps)] = rate
+    return rates
+
+
 def train(
     step: TorchStep,
     epochs: int,
@@ -122,17 +152,21 @@ def train(
     test: Images,
     evaluate_every: int = 1,
 ) -> dict[str, Any]:
-    """Trains one stage and returns its seconds, images and test accuracies.
+    """Trains one stage by its recipe; returns what it took and reached.
 
-    What is compiled or captured is so before the clock starts, as kdjax's seconds are
-    without compilation.
+    'accuracy' is that of the test images after the last epoch, by role. What is
+    compiled or captured is in no 'seconds', as kdjax's are without compilation.
     """
     step.prepare(*step.move(*next(iter(images))))
-    begin, count, accuracy = time.perf_counter(), 0, {}
+    rates = drops(step.case.recipe, epochs * len(images))
+    begin, count, done, accuracy = time.perf_counter(), 0, 0, {}
     for epoch in range(1, epochs + 1):
         for batch, labels in images:
+            if done in rates:
+                begin += _drop(step, rates[done])
             total = step.update(*step.move(batch, labels))
             count += len(labels)
+            done += 1
         total.item()  # waits
         if epoch % evaluate_every == 0 or epoch == epochs:
             accuracy = {
@@ -140,14 +174,26 @@ def train(
                 for role, network in step.trained.items()
             }
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "images": count, "accuracy": accuracy}
+    name = "cpu"
+    if device().type == "cuda":
+        name = torch.cuda.get_device_name()
+    figures = {"seconds": seconds, "images": count, "accuracy": accuracy}
+    return {**figures, "device": name}
 
 
-def ctkd(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains the CTKD paper's expert, and its student with the scratch teacher."""
+def _drop(step: TorchStep, rate: float) -> float:
+    """Changes the learning rate and returns the seconds that a new capture took."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()  # earlier steps are not part of it
+    begin = time.perf_counter()
+    step.set_learning_rate(rate)
+    return time.perf_counter() - begin
+
+
+def _paper(options: argparse.Namespace) -> tuple[Images, Images, dict[str, Any]]:
+    """Returns the CTKD paper's images, and what all its cases have."""
     setting = common.SETTINGS["cifar10"]
     data = _load("cifar10", options)
-    form = form_of(options)
     images = Images(
         data.train,
         data.mean,
@@ -157,7 +203,21 @@ def ctkd(options: argparse.Namespace) -> dict[str, Any]:
         shuffle=True,
     )
     tests = Images(data.test, data.mean, data.std, _EVAL_BATCH)
-    sizes = {"recipe": setting.recipe, "image": data.image_shape}
+    return images, tests, {"recipe": setting.recipe, "image": data.image_shape}
+
+
+def labels_alone(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains the CTKD paper's student from labels alone; evaluates it at the end."""
+    images, tests, sizes = _paper(options)
+    case = Case("supervised", common.SETTINGS["cifar10"].student, **sizes)
+    step = TorchStep(case, form_of(options))
+    return {"student": train(step, options.epochs, images, tests, options.epochs)}
+
+
+def ctkd(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains the CTKD paper's expert, and its student with the scratch teacher."""
+    setting, form = common.SETTINGS["cifar10"], form_of(options)
+    images, tests, sizes = _paper(options)
     expert = TorchStep(Case("supervised", setting.teacher, **sizes), form)
     stages = {"expert": train(expert, options.epochs, images, tests)}
     # As in the config's graph: the student learns from the expert that is trained.
@@ -213,14 +273,18 @@ def _load(name: str, options: argparse.Namespace, normalise: bool = True) -> Any
     )
 
 
+_EXPERIMENTS = {"labels": labels_alone, "ctkd": ctkd, "chain": chain}
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.torch_training")
-    made.add_argument("experiment", choices=("ctkd", "chain"))
+    made.add_argument("experiment", choices=tuple(_EXPERIMENTS))
     made.add_argument("--data-dir")
     made.add_argument("--train-size", type=int)
     made.add_argument("--test-size", type=int)
     made.add_argument("--epochs", type=int, required=True)
+    made.add_argument("--seed", type=int, help="of start, order and crops")
     made.add_argument("--layout", choices=tuple(LAYOUTS), default="NCHW")
     made.add_argument("--bf16", action="store_true", help="under autocast")
     made.add_argument("--compile", action="store_true", help="by torch.compile")
@@ -236,13 +300,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs an experiment and writes its stages' figures."""
+    """Runs an experiment and writes its stages' figures; returns the exit status."""
     options = parser().parse_args(argv)
+    return command.run(lambda: _run(options), prefix="torch_training: ")
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.seed is not None:
+        torch.manual_seed(options.seed)
     if device().type == "cuda":
         torch_steps.use_fast_products()
-    stages = {"ctkd": ctkd, "chain": chain}[options.experiment](options)
-    options.out.write_text(json.dumps(stages))
-    return 0
+    stages = _EXPERIMENTS[options.experiment](options)
+    write_json(options.out, stages)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@
 #   launch/gpu_check.sh options OUT DATA           the steps with other options of XLA
 #   launch/gpu_check.sh epochs OUT DATA            whole epochs
 #   launch/gpu_check.sh train OUT DATA [PACKED]    the CTKD paper's Table I, its left half
+#   launch/gpu_check.sh baseline OUT DATA [PACKED] its labels-alone row by PyTorch
 #
 # OUT gets figures and logs, and from `train` the folder OUT/packed, which the next
 # call takes as PACKED, on whatever machine; the call after which no stage is left ends
-# with status 0, the others with 143. DATA holds CIFAR-10 as TFDS prepares it. Needs the
-# packages of kdjax[benchmark] and JAX for the GPU; give the call ten minutes.
+# with status 0, the others with 143. Of `baseline` that folder is OUT/baseline, with
+# the seeds that are finished, and a call that leaves some ends with status 1. DATA
+# holds CIFAR-10 as TFDS prepares it. Needs the packages of kdjax[benchmark] and JAX for
+# the GPU; give the call ten minutes.
 #
 # Environment: MINUTES (9) is what a call takes at most, PRECISION (bf16) that of options,
 # epochs and runs, SEEDS (3) of every stage. TINY=1 tries everything at the smallest size, also
@@ -81,6 +84,18 @@ train() {
   return $status
 }
 
+# Finished seeds are found again; one that is cut off starts anew in the next call.
+baseline() {
+  local workdir=$out/baseline size=("--seeds=${SEEDS:-3}")
+  [[ -z ${TINY:-} ]] || size=(--seeds=1 --epochs=1 --train-size=256 --test-size=100)
+  if [[ -n $packed ]]; then # maybe read-only, as what came back from another machine
+    mkdir -p "$workdir" && cp -R "$packed/." "$workdir" && chmod -R u+w "$workdir" || return
+  fi
+  step baseline 100 "$python" -m benchmarks.baseline "${size[@]}" --only=torch \
+    --data-dir="$data" --precision="$precision" --workdir="$workdir" --out="$out/baseline.json"
+  return $failed
+}
+
 # Trains what is missing until the time is up; the run then saves a checkpoint.
 run() {
   local name=$1 config=$2 left=$((end - SECONDS)) status=0
@@ -103,5 +118,6 @@ case $1 in
   options) options ;;
   epochs) epochs ;;
   train) train ;;
+  baseline) baseline ;;
   *) usage ;;
 esac

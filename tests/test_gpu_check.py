@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import options
+from benchmarks import baseline, options
 from kdjax.experiment.flags import parse_flags
 from tests import processes
 
@@ -115,6 +115,37 @@ def test_the_runs_have_flags_that_kdjax_takes(check, tmp_path, monkeypatch, tiny
     assert ctkd["seeds"] == table["seeds"] == (1 if tiny else 3)
     assert ctkd["data"] == table["data"]
     assert parsed[1].stages == ("baseline", "kd", "at")
+
+
+@pytest.mark.parametrize("tiny", ["", "1"])
+def test_the_baseline_goes_on_from_the_seeds_of_the_last_call(
+    check, tmp_path, monkeypatch, tiny
+):
+    pytest.importorskip("torch", reason="torch is not installed")
+    first, second = tmp_path / "first", tmp_path / "second"
+    done, _ = check("baseline", first, tmp_path, failing="baseline", status="124")
+    assert done.returncode == 1
+    kept = first / "baseline" / "torch" / "0123"
+    kept.mkdir(parents=True)
+    (kept / "seed-0.json").write_text("{}")
+    for path in (kept / "seed-0.json", kept):
+        path.chmod(path.stat().st_mode & ~0o222)
+
+    done, calls = check("baseline", second, tmp_path, first / "baseline", TINY=tiny)
+    assert done.returncode == 0, done.stderr
+    found = second / "baseline" / "torch" / "0123" / "seed-0.json"
+    assert found.read_text() == "{}"
+    # Not by writing: root may write to what is read-only.
+    assert all(path.stat().st_mode & 0o200 for path in (found, found.parent))
+    ((_, module, *words),) = calls
+    assert module == "benchmarks.baseline"
+    monkeypatch.setattr(baseline.tfds_files, "locate", lambda *_: None)
+    options = baseline.parse(words)
+    assert options.programs == ["torch"]
+    assert options.workdir == second / "baseline"
+    assert options.out == second / "baseline.json"
+    assert options.data_dir == str(tmp_path)
+    assert (options.seeds, options.epochs) == ((1, 1) if tiny else (3, 200))
 
 
 def test_misuse_tells_how_it_is_used(check, tmp_path):

@@ -1,5 +1,6 @@
 """The PyTorch side of the benchmarks computes what kdjax does."""
 
+import dataclasses
 import importlib.util
 import json
 import time
@@ -17,6 +18,7 @@ from benchmarks import foreign, steps, torch_networks, torch_steps, torch_traini
 from benchmarks.cases import CASES, tiny
 from kdjax import models
 from kdjax.data.sources import Dataset, Split
+from kdjax.train.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -25,6 +27,81 @@ def test_three_steps_are_the_same_mathematics(name):
     found = steps.difference(tiny(CASES[name]), layout)
     assert found["loss"] < 1e-12
     assert found["networks"] < 1e-10
+
+
+def short(epochs=1, milestones=(0.3, 0.6, 0.8)):
+    """A case of six steps an epoch."""
+    case = tiny(CASES["supervised"])
+    recipe = dataclasses.replace(case.recipe, epochs=epochs, milestones=milestones)
+    return dataclasses.replace(case, size=6 * case.batch, recipe=recipe)
+
+
+def test_both_stay_equal_across_the_milestones():
+    # The rate drops before the third, fifth and sixth of six steps.
+    found = steps.difference(short(), steps=6)
+    assert found["loss"] < 1e-12
+    assert found["networks"] < 1e-10
+
+
+def test_the_difference_sees_a_missing_drop(monkeypatch):
+    monkeypatch.setattr(torch_training, "drops", lambda recipe, steps: {})
+    assert steps.difference(short(), steps=6)["networks"] > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("steps", "milestones"),
+    [(600, (0.3, 0.6, 0.8)), (78_000, (0.3, 0.6, 0.8)), (5, (0.5, 0.5, 1.0)), (1, ())],
+)
+def test_the_learning_rate_drops_when_that_of_kdjax_does(steps, milestones):
+    recipe = Recipe(milestones=milestones)
+    rates, rate = torch_training.drops(recipe, steps), recipe.learning_rate
+    ours = recipe.learning_rates(steps)(np.arange(steps))
+    for step, expected in enumerate(np.broadcast_to(ours, (steps,))):
+        rate = rates.get(step, rate)
+        assert rate == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"warmup": 0.1}, {"optimizer": "adam"}])
+def test_other_recipes_are_refused(changed):
+    with pytest.raises(AssertionError):
+        torch_training.drops(Recipe(**changed), 10)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_training_follows_the_schedule(graph, monkeypatch):
+    """A graph, here a stand-in, trains at the rate that it was captured with."""
+    case, used = short(epochs=2), []
+    step = torch_steps.TorchStep(case, torch_steps.Form(graph=graph))
+
+    def rate():
+        return step._optimiser.param_groups[0]["lr"]
+
+    class Captured:
+        def __init__(self):
+            self.rate = rate()
+
+        def replay(self):
+            used.append(self.rate)
+            step._total = torch.zeros(())
+
+    def record():
+        step._graph = Captured()
+
+    def eager(images, labels):
+        used.append(rate())
+        return torch.zeros(())
+
+    monkeypatch.setattr(step, "_capture", record)
+    monkeypatch.setattr(step, "_record", record)
+    monkeypatch.setattr(step, "_eager", eager)
+    pixels = np.zeros((case.size, *case.image), np.uint8)
+    split = Split(pixels, np.zeros(case.size, np.int32))
+    torch_training.train(
+        step, 2, images(split, 0.0, 1.0, shuffle=True), images(split, 0.0, 1.0)
+    )
+    # The first call is `prepare`'s.
+    expected = case.recipe.learning_rates(12)(np.arange(12))
+    np.testing.assert_allclose(used[1:], expected, rtol=1e-5)
 
 
 def test_the_check_sees_another_learning_rate(monkeypatch):
@@ -195,7 +272,7 @@ def test_an_attention_map_is_that_of_the_loss():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("experiment", ["chain", "ctkd"])
+@pytest.mark.parametrize("experiment", ["chain", "ctkd", "labels"])
 def test_whole_experiments_train_and_report(experiment, tmp_path, monkeypatch, rng):
     def split(count):
         pixels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
@@ -210,6 +287,7 @@ def test_whole_experiments_train_and_report(experiment, tmp_path, monkeypatch, r
     roles = {
         "chain": {"plain-4": 1, "plain-3": 1, "plain-2": 1},
         "ctkd": {"expert": 1, "student": 2},
+        "labels": {"student": 1},
     }[experiment]
     assert {name: len(found["accuracy"]) for name, found in stages.items()} == roles
     assert all(found["images"] == 128 for found in stages.values())

@@ -76,8 +76,11 @@ def longest_chain(text: str, steps: int) -> int:
         steps: likewise.
     """
     module = Module.parse(text)
-    runs = module.runs(unknown=1).items()
-    return max(_chain(module, name) for name, times in runs if times == steps)
+    runs = module.runs(unknown=1)
+    bodies = [
+        name for name in traffic.kernel_computations(module) if runs[name] == steps
+    ]
+    return max(_chain(module, name) for name in bodies)
 
 
 def _chain(module: Module, computation: str) -> int:

@@ -55,13 +55,13 @@ def kernels(text: str, *, unknown: int = 1) -> Iterator[tuple[Instruction, int, 
     """
     module = Module.parse(text)
     runs = module.runs(unknown)
-    for name in _kernel_computations(module):
+    for name in kernel_computations(module):
         for instruction in module.computations[name].values():
             if is_kernel(instruction):
                 yield instruction, runs[name], _moved(module, name, instruction)
 
 
-def _kernel_computations(module: Module) -> set[str]:
+def kernel_computations(module: Module) -> set[str]:
     """Returns the computations whose instructions are kernels."""
     reached, waiting = set(), [module.entry]
     while waiting:

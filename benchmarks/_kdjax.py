@@ -112,7 +112,7 @@ class Start:
             for i, (name, model) in enumerate(step.teachers.items())
         }
         self.keys = made.stack_replicas([jax.random.key(_SEED)])
-        self.placed = made.stack_replicas([self.frozen])
+        self.placed = made.prepare_teachers([self.frozen])
         self._first = made.start(_SEED, self.frozen), made.zero_metrics()
         _, self.given = next(made.feed.epoch([_SEED], 0, 0, made.steps_per_dispatch))
 

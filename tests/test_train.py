@@ -1,6 +1,7 @@
 """The loop around the steps: dispatches, evaluation, the best networks."""
 
 import re
+from collections import Counter
 
 import chex
 import jax
@@ -100,7 +101,7 @@ def test_the_choices_for_a_gpu_train_the_same_networks(method, monkeypatch):
     teachers = tiny.frozen(made.step.teachers)
     start = made.start(0, teachers), made.zero_metrics()
     state, totals = made.stack_replicas([start])
-    inside = made.stack_replicas([made.inside(teachers)])
+    inside = made.prepare_teachers([teachers])
     keys = made.stack_replicas([jax.random.key(0)])
     ((count, inputs),) = made.feed.epoch([0], 0, 0, made.steps_per_dispatch)
     trained = made.train(state, totals, inside, EpochTargets(), inputs, keys, count)
@@ -123,24 +124,31 @@ def test_parameters_cast_beside_the_state_train_the_same_networks():
     text = made.lower_train(2).as_text()
     chex.assert_trees_all_equal(tiny.steps(made, 3)[0], expected)
     # They go round with the state, so that an update writes both.
-    student = jax.tree.leaves(expected.params)
-    teacher = len(student)  # of the same model
-    kernels = sum(leaf.ndim > 1 for leaf in student)
+    kernels = [leaf for leaf in jax.tree.leaves(expected.params) if leaf.ndim > 1]
     loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
-    assert loop.count("xbf16>") == kernels + teacher
+    assert loop.count("xbf16>") == len(kernels) + len(narrow(made))
 
 
-def test_frozen_networks_are_cast_before_the_loop_of_steps():
-    made = tiny.program("kd", dtype=jnp.float32, compute=jnp.bfloat16)
+def narrow(made):
+    """The arrays in bfloat16 of a program's teacher."""
+    leaves = jax.tree.leaves(made.inputs[2])
+    return [leaf for leaf in leaves if leaf.dtype == jnp.bfloat16]
+
+
+@pytest.mark.parametrize("method", ["kd", "bss"])  # BSS also calls the teacher
+def test_teachers_are_cast_and_folded_before_the_steps(method):
+    made = tiny.program(method, dtype=jnp.float32, compute=jnp.bfloat16)
     text = made.lower_train(2).as_text()
     loop = next(line for line in text.splitlines() if "stablehlo.while" in line)
-    # What goes round: of all arrays the teacher's parameters alone are bfloat16.
-    kernels = [
-        leaf.shape
-        for leaf in jax.tree.leaves(tiny.frozen(dtype=jnp.float32)["expert"]["params"])
-    ]
+    # What goes round: of all arrays the teacher's alone are bfloat16.
     shapes = re.findall(r"tensor<([\dx]+)xbf16>", loop)
-    assert sorted(shapes) == sorted("x".join(map(str, s)) for s in kernels)
+    expected = ["x".join(map(str, leaf.shape[1:])) for leaf in narrow(made)]
+    assert sorted(shapes) == sorted(expected)
+    params = jax.tree.leaves(tiny.frozen(dtype=jnp.float32)["expert"]["params"])
+    kernels = ["x".join(map(str, leaf.shape)) for leaf in params if leaf.ndim > 1]
+    twice = 2 if method == "bss" else 1
+    assert Counter(kernels * twice) <= Counter(expected)
+    assert bool(made.inputs[2]["expert"].variables) == (method == "bss")
 
 
 def test_a_further_program_counts_as_compilation(monkeypatch):

@@ -219,7 +219,7 @@ def many_steps(
     state, totals = prog.stack_replicas(
         [(state, prog.zero_metrics()) for state in states]
     )
-    inside = prog.stack_replicas([prog.inside(teachers)] * width)
+    inside = prog.prepare_teachers([teachers] * width)
     keys = prog.stack_replicas([jax.random.key(seed) for seed in seeds])
     for step in range(begin, begin + count):
         epoch, first = divmod(step, prog.feed.stream.steps)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.data.feed import DispatchInputs, Feed, TrainArrays
-from kdjax.models import Variables
 from kdjax.train import metrics
 from kdjax.train.metrics import Metrics
+from kdjax.train.networks import PreparedTeacher
 from kdjax.train.replica_step import EpochTargets, train_step
 from kdjax.train.state import TrainState
 from kdjax.train.step import Step
@@ -37,7 +37,6 @@ class Dispatch:
         """
         self._step, self._record, self._looped = step, record, looped
         self._size = feed.stream.size
-        self._rows = step.num_rows(feed.stream.batch_size // feed.micro_batches)
         # Inside jit, so that tracing it for its shapes serves the program as well.
         self._train_step = jax.jit(
             functools.partial(train_step, step, feed), inline=True
@@ -48,14 +47,13 @@ class Dispatch:
         count: int,
         state: TrainState,
         totals: Totals,
-        frozen: Mapping[str, Variables],
+        teachers: Mapping[str, PreparedTeacher],
         targets: EpochTargets,
         train_arrays: TrainArrays,
         dispatch_inputs: DispatchInputs,
         key: jax.Array,
     ) -> tuple[TrainState, Totals]:
         """Returns state and sums after `count` steps; arguments as of `train_step`."""
-        teachers = self._step.prepare(frozen, self._rows)
 
         def one(_: jax.Array | int, carry: _Carry) -> _Carry:
             state, totals, params = carry
@@ -72,13 +70,9 @@ class Dispatch:
             return one(0, carry)[:2]
         return jax.lax.fori_loop(0, count, one, carry)[:2]
 
-    def metrics(
-        self, state: TrainState, frozen: Mapping[str, Variables], *inputs: Any
-    ) -> Metrics:
+    def metrics(self, state: TrainState, *inputs: Any) -> Metrics:
         """Returns the metrics of one step; arguments as of `train_step`."""
-        teachers = self._step.prepare(frozen, self._rows)
-        params = self._compute_params(state)
-        return self._train_step(state, teachers, *inputs, params)[1]
+        return self._train_step(state, *inputs, self._compute_params(state))[1]
 
     def zeros(self, measured: Metrics) -> Totals:
         """Returns the sums before the first step of an epoch.

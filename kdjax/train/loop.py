@@ -103,9 +103,7 @@ class Training:
             trees = [replica.restore(step, program.specs) for replica in replicas]
         self._state, self._totals = program.stack_replicas(trees)
         self._keys = program.stack_replicas([jax.random.key(r.seed) for r in replicas])
-        self._frozen = program.stack_replicas(
-            [program.inside(r.frozen) for r in replicas]
-        )
+        self._teachers = program.prepare_teachers([r.frozen for r in replicas])
         program.compile()
 
     @property
@@ -194,7 +192,7 @@ class Training:
                 self._state, self._totals, done = program.train(
                     self._state,
                     self._totals,
-                    self._frozen,
+                    self._teachers,
                     targets,
                     dispatch_inputs,
                     self._keys,

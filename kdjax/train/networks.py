@@ -33,12 +33,13 @@ class PreparedTeacher(NamedTuple):
     """A frozen teacher as a stage's programs use it.
 
     Attributes:
-        variables: parameters as they are computed with, for methods that call it.
         weights: what its targets are computed from: `Frozen.prepare`.
+        variables: parameters as they are computed with, for methods that call it; empty
+            for others.
     """
 
-    variables: Variables
     weights: list[jax.Array]
+    variables: Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,20 +170,21 @@ class Networks:
     def prepare(
         self, frozen: Mapping[str, Variables], batch: int
     ) -> dict[str, PreparedTeacher]:
-        """Returns what is computed of teachers once, before a loop of steps.
+        """Returns what is computed of teachers once, before all steps.
 
         Args:
             frozen: variables of some teachers or all, by stage.
             batch: how many images `targets_of` gets.
         """
         shape = batch, *self.image_shape
-        return {
-            name: PreparedTeacher(
-                {**variables, "params": self._lower(variables["params"])},
-                self._frozen_network(self.teachers[name], shape).prepare(variables),
-            )
-            for name, variables in frozen.items()
-        }
+        prepared = {}
+        for name, variables in frozen.items():
+            network = self._frozen_network(self.teachers[name], shape)
+            called: Variables = {}
+            if self.method.call_teachers:
+                called = {**variables, "params": self._lower(variables["params"])}
+            prepared[name] = PreparedTeacher(network.prepare(variables), called)
+        return prepared
 
     def targets_of(
         self, teachers: Mapping[str, PreparedTeacher], images: jax.Array

@@ -23,6 +23,7 @@ from kdjax.runtime import backend, parallel
 from kdjax.runtime.errors import UserError
 from kdjax.train import evaluation, mixup, rounding
 from kdjax.train.dispatch import RECORDING, Dispatch, Totals, evenly
+from kdjax.train.networks import PreparedTeacher
 from kdjax.train.replica_step import EpochTargets
 from kdjax.train.state import TrainState
 from kdjax.train.step import Step
@@ -125,11 +126,10 @@ class Program:
         }
         labels = jax.ShapeDtypeStruct((self.feed.stream.size,), jnp.int32)
         state = jax.eval_shape(step.init, step.shapes(), frozen, key, labels)
-        inside, targets, keys = self._stacked(
-            (self.inside(frozen), self._epoch_specs(), key)
-        )
+        prepared = jax.eval_shape(self._prepare, self.inside(frozen))
+        teachers, targets, keys = self._stacked((prepared, self._epoch_specs(), key))
         self._inputs = (
-            inside,
+            teachers,
             targets,
             self.feed.train_arrays,
             self.feed.dispatch_specs,
@@ -157,6 +157,34 @@ class Program:
     def inside(self, frozen: Mapping[str, Variables]) -> dict[str, Variables]:
         """Returns the variables of those teachers that run inside the step."""
         return {name: frozen[name] for name in frozen if name not in self.banked}
+
+    def _prepare(self, inside: Mapping[str, Variables]) -> dict[str, PreparedTeacher]:
+        """Returns one replica's teachers as its steps take them."""
+        images = self.feed.stream.batch_size // self.feed.micro_batches
+        return self.step.prepare(inside, self.step.num_rows(images))
+
+    def prepare_teachers(
+        self, frozen: Sequence[Mapping[str, Variables]]
+    ) -> dict[str, PreparedTeacher]:
+        """Returns the replicas' teachers as the train program takes them.
+
+        On the devices, all replicas as one. Once for a run: on CPU, where every step
+        is a call, a step of VGG-8 with VGG-13 as its teacher otherwise takes 3 %
+        longer.
+
+        Args:
+            frozen: every replica's teachers' variables, on the host.
+        """
+        inside = self.stack_replicas([self.inside(one) for one in frozen])
+        prepare = jax.jit(
+            parallel.by_replica(self._prepare, self.mesh),
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self._inputs[0]),
+        )
+        begin = time.perf_counter()
+        with jax.set_mesh(self.mesh):
+            compiled = prepare.lower(inside).compile(backend.compiler_options())
+        self._compile_seconds += time.perf_counter() - begin
+        return compiled(inside)
 
     def _stacked(self, specs: Tree) -> Tree:
         """Returns one replica's shapes as those of all, with their shardings."""
@@ -274,7 +302,7 @@ class Program:
         self,
         state: TrainState,
         totals: Totals,
-        frozen: Mapping[str, Variables],
+        teachers: Mapping[str, PreparedTeacher],
         targets: EpochTargets,
         dispatch_inputs: DispatchInputs,
         keys: jax.Array,
@@ -285,7 +313,7 @@ class Program:
         Args:
             state: before them; donated.
             totals: before them; donated.
-            frozen: variables of the teachers in the step.
+            teachers: from `prepare_teachers`.
             targets: the other teachers' in this epoch.
             dispatch_inputs: from the feed.
             keys: the replicas'.
@@ -294,7 +322,7 @@ class Program:
         state, totals = self._train_program(count)(
             state,
             totals,
-            frozen,
+            teachers,
             targets,
             self.feed.train_arrays,
             dispatch_inputs,

@@ -17,6 +17,7 @@ from kdjax.experiment.bank_plan import BankEntry, Plan
 from kdjax.experiment.load_targets import TargetLoader
 from kdjax.runtime.errors import UserError
 from kdjax.runtime.signals import Interrupt, Interrupted
+from kdjax.train import rounding
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -192,6 +193,26 @@ def test_a_bank_of_other_data_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"of another data: .*0123.*delete that folder"):
         reader(make(tmp_path, store))(0)
     assert len(files(tmp_path)) == 2
+
+
+def test_what_another_version_stored_is_replaced(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(rounding, "VERSION", 2)
+        reader(make(tmp_path))(0)
+    old = files(tmp_path)
+    # The first version's name has no number.
+    (tmp_path / old[0].replace("-2/", "/")).parent.mkdir()
+    (tmp_path / "expert0-0-01234567-2").mkdir()  # of a teacher that nobody asks for
+    bank = make(tmp_path)
+    assert not files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["expert0-0-01234567-2"]
+    reader(bank)(0)
+    assert bank.passes == 2
+    assert set(files(tmp_path)).isdisjoint(old)
+    # Its own stay.
+    again = make(tmp_path)
+    reader(again)(0)
+    assert again.passes == 0
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ class Frozen(Generic[Result]):
 
     `prepare` computes what depends on the variables alone, once: weights in the dtype
     that they are used in, with BatchNorm folded into the convolution before it. Calls
-    then compute the rest. It has no derivatives.
+    then compute the rest. They are not to be differentiated: derivatives that the
+    function defines itself, such as ReLU's at 0, are lost.
     """
 
     def __init__(

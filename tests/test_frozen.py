@@ -1,6 +1,7 @@
 """Frozen networks: in two parts, with BatchNorm folded, they compute what they did."""
 
 import collections
+import functools
 import importlib.util
 
 import chex
@@ -13,6 +14,7 @@ from jax import lax
 
 from kdjax import models
 from kdjax.train.frozen import Frozen
+from kdjax.train.model_outputs import apply_model
 
 pytestmark = pytest.mark.usefixtures("x64")
 SHAPE, CLASSES = (8, 8, 3), 10
@@ -34,16 +36,21 @@ def network(name, dtype=jnp.float64):
     rng = np.random.default_rng(1)
 
     def moved(leaf):
-        return leaf * jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+        return leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype)
 
-    variables = jax.tree.map(moved, variables)
-    # Running means start at 0.
-    variables["batch_stats"] = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.uniform(0, 0.5, leaf.shape), leaf.dtype),
-        variables["batch_stats"],
-    )
+    variables = {**variables, "params": jax.tree.map(moved, variables["params"])}
+    variables["batch_stats"] = measured(name, variables, dtype)
     module = models.create(name, CLASSES)
     return lambda tree, x: module.apply(tree, x, train=False), variables
+
+
+def measured(name, variables, dtype):
+    """BatchNorm's statistics of some images: with others a deep network is dead."""
+    start = variables["batch_stats"]
+    key = functools.partial(jax.random.key, 0)
+    _, stats = apply_model(name, CLASSES, dtype, True, variables, images(), key)
+    # A step goes a tenth of the way.
+    return jax.tree.map(lambda old, new: old + 10 * (new - old), start, stats)
 
 
 def calls(frozen, variables, x):
@@ -76,6 +83,7 @@ def test_every_family_computes_what_it_did(name):
     expected = jax.jit(function)(variables, images(seed=5))
     found = jax.jit(frozen)(jax.jit(frozen.prepare)(variables), images(seed=5))
     chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert jnp.std(expected.logits, 0).min() > 1e-3  # the network is alive
     # What is left of a BatchNorm subtracts its mean; nothing else does.
     assert calls(frozen, variables, images())["sub"] == FAMILIES[name]
     assert calls(frozen, variables, images())["rsqrt"] == 0
@@ -196,6 +204,7 @@ def test_in_bfloat16_it_is_as_close_to_float32_as_before(name):
         return function({**tree, "params": params}, x.astype(jnp.bfloat16)).logits
 
     exact = function(variables, x).logits
+    assert jnp.std(exact, 0).min() > 1e-3
     frozen = Frozen(lowered, variables, x)
 
     def error(logits):

@@ -9,7 +9,7 @@ numbers, and no code that computes with them. What differs: the random numbers;
 BatchNorm's running variance, which PyTorch keeps n/(n-1) times as large (n is 8,192 at
 least); and that PyTorch, trained in bf16, evaluates in float32. Both evaluate once,
 after the last epoch. Finished seeds stay in the working folder: a command that was
-stopped goes on with the next one.
+stopped continues with the next one.
 """
 
 import argparse
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command.run(lambda: show(run(parse(argv))), prefix="baseline: ")
     except subprocess.CalledProcessError as error:
-        return error.returncode  # the program has said why
+        return error.returncode  # the program has printed why
 
 
 if __name__ == "__main__":
